@@ -1,0 +1,35 @@
+package driver
+
+import "slices"
+
+// Capability is one thing that a driver can do. What is not listed in its
+// Description, it refuses.
+type Capability string
+
+const (
+	// Caps that it enforces.
+	CapCPU       Capability = "cap.cpu"
+	CapMemory    Capability = "cap.memory"
+	CapPids      Capability = "cap.pids"
+	CapDisk      Capability = "cap.disk"
+	CapBlockIO   Capability = "cap.blockio"
+	CapWallTime  Capability = "cap.walltime"
+	CapOutput    Capability = "cap.output"
+	CapNetNone   Capability = "net.none"
+	CapNetAllow  Capability = "net.allow"
+	CapNetOpen   Capability = "net.open"
+	CapHost      Capability = "host"      // runs on the daemon's host: takes HostSpec, its cgroup and workspace
+	CapFiles     Capability = "files"     // CopyIn, CopyOut
+	CapTTY       Capability = "tty"       // ExecSpec.TTY
+	CapMultiExec Capability = "multiexec" // several execs in one sandbox
+	CapReattach  Capability = "reattach"  // output and exit survive the driver's process
+	CapLease     Capability = "lease"     // the sandbox dies at its deadline by itself
+	CapStats     Capability = "stats"
+	CapInvoke    Capability = "invoke" // implements Invoker
+)
+
+// Capabilities is a driver's list.
+type Capabilities []Capability
+
+// Has reports whether c is in the list.
+func (cs Capabilities) Has(c Capability) bool { return slices.Contains(cs, c) }

@@ -1,0 +1,56 @@
+package step
+
+// Resources are the caps of one step. Zero means "not asked for": the
+// handler's or the daemon's default applies.
+type Resources struct {
+	CPU      float64 `json:"cpu,omitempty"`       // cores
+	MemoryMB int64   `json:"memory_mb,omitempty"` // MiB, swap is off
+	Pids     int64   `json:"pids,omitempty"`      // tasks: processes and threads
+	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB
+	OutputKB int64   `json:"output_kb,omitempty"` // KiB of stdout and stderr together
+}
+
+// Merge returns r with the fields that it leaves open taken from def.
+func (r Resources) Merge(def Resources) Resources {
+	if r.CPU == 0 {
+		r.CPU = def.CPU
+	}
+	if r.MemoryMB == 0 {
+		r.MemoryMB = def.MemoryMB
+	}
+	if r.Pids == 0 {
+		r.Pids = def.Pids
+	}
+	if r.DiskMB == 0 {
+		r.DiskMB = def.DiskMB
+	}
+	if r.OutputKB == 0 {
+		r.OutputKB = def.OutputKB
+	}
+	return r
+}
+
+// OutputMode says what happens to a step that writes more than its cap.
+type OutputMode string
+
+const (
+	OutputTruncate OutputMode = "truncate" // keep the first bytes, add a marker, let it run
+	OutputKill     OutputMode = "kill"     // end the step with CauseOutput
+)
+
+// Network is a step's network policy.
+type Network string
+
+const (
+	NetworkNone  Network = "none"
+	NetworkAllow Network = "allow"
+	NetworkOpen  Network = "open"
+)
+
+// WorkspaceMode says whether a step shares the run's workspace.
+type WorkspaceMode string
+
+const (
+	WorkspaceRun  WorkspaceMode = "run"
+	WorkspaceStep WorkspaceMode = "step"
+)

@@ -1,0 +1,54 @@
+package wire
+
+import (
+	"encoding/json"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// SubmitRun is the body of POST /api/runs.
+type SubmitRun struct {
+	Plan      Plan   `json:"plan"`
+	ProjectID string `json:"projectId,omitempty"`
+}
+
+// Plan is what a run does.
+type Plan struct {
+	Goal  string     `json:"goal"`
+	Steps []PlanStep `json:"steps"`
+}
+
+// PlanStep is one step of a plan. Inputs is a JSON object; older clients put
+// _driver, _resources, _dependsOn and _policy there, with the same meaning as
+// the fields here.
+type PlanStep struct {
+	Name         string             `json:"name"`
+	Tool         string             `json:"tool"`
+	Inputs       json.RawMessage    `json:"inputs,omitempty"`
+	Driver       string             `json:"driver,omitempty"`
+	Resources    *step.Resources    `json:"resources,omitempty"`
+	DependsOn    []string           `json:"depends_on,omitempty"`
+	Retry        *Retry             `json:"retry,omitempty"`
+	TimeoutMS    int64              `json:"timeout,omitempty"` // milliseconds
+	Workspace    step.WorkspaceMode `json:"workspace,omitempty"`
+	Network      step.Network       `json:"network,omitempty"`
+	OnOutput     step.OutputMode    `json:"on_output_limit,omitempty"`
+	Artifacts    []string           `json:"artifacts,omitempty"` // paths below the workspace to keep
+	Idempotent   bool               `json:"idempotent,omitempty"`
+	ToolsAllowed []string           `json:"tools_allowed,omitempty"`
+	EnvAllowed   []string           `json:"env_allowed,omitempty"`
+	SecretsScope []string           `json:"secrets_scope,omitempty"`
+}
+
+// Retry is a step's own retry policy.
+type Retry struct {
+	Attempts  int   `json:"attempts,omitempty"`   // tries in all, 1 to 20
+	BackoffMS int64 `json:"backoff_ms,omitempty"` // before the second try; doubles
+}
+
+// RunCreated is the answer to POST /api/runs.
+type RunCreated struct {
+	ID        string         `json:"id"`
+	Status    step.RunStatus `json:"status"`
+	ProjectID string         `json:"projectId"`
+}

@@ -1,0 +1,148 @@
+package wire
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// RunSummary is one row of a run listing. Title is the plan's goal.
+type RunSummary struct {
+	ID        string         `json:"id"`
+	Status    step.RunStatus `json:"status"`
+	Title     string         `json:"title"`
+	CreatedAt time.Time      `json:"created_at"`
+	ProjectID string         `json:"projectId,omitempty"`
+	EndedAt   *time.Time     `json:"ended_at,omitempty"`
+}
+
+// RunList is the answer to GET /runs. NextCursor is empty on the last page.
+type RunList struct {
+	Runs       []RunSummary `json:"runs"`
+	NextCursor string       `json:"next_cursor,omitempty"`
+}
+
+// RunDetail is the answer to GET /runs/{id}.
+type RunDetail struct {
+	Run       RunSummary     `json:"run"`
+	Steps     []StepDetail   `json:"steps"`
+	Artifacts []ArtifactInfo `json:"artifacts"`
+}
+
+// StepDetail is one step of a run as it stands.
+type StepDetail struct {
+	ID             string          `json:"id"`
+	Name           string          `json:"name"`
+	Tool           string          `json:"tool"`
+	Driver         string          `json:"driver"`
+	Status         step.Status     `json:"status"`
+	Generation     int             `json:"generation"`
+	Attempt        int             `json:"attempt"` // of the newest attempt; 0 = none yet
+	DependsOn      []string        `json:"depends_on"`
+	Inputs         json.RawMessage `json:"inputs"`
+	Outputs        json.RawMessage `json:"outputs,omitempty"`
+	Verdict        *step.Verdict   `json:"verdict,omitempty"`
+	IdempotencyKey string          `json:"idempotency_key"`
+	CreatedAt      time.Time       `json:"created_at"`
+	StartedAt      *time.Time      `json:"started_at,omitempty"`
+	EndedAt        *time.Time      `json:"ended_at,omitempty"`
+}
+
+// ArtifactInfo is one stored artifact. Path is below /artifacts/.
+type ArtifactInfo struct {
+	Path      string    `json:"path"` // runs/{runId}/steps/{stepId}/{name}
+	RunID     string    `json:"run_id"`
+	StepID    string    `json:"step_id"`
+	StepName  string    `json:"step_name"`
+	Name      string    `json:"name"`
+	SHA256    string    `json:"sha256"`
+	Size      int64     `json:"size"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// OutputChunk is one piece of a step's output. Offset counts bytes over both
+// streams together, from 0.
+type OutputChunk struct {
+	StepID   string `json:"step_id"`
+	StepName string `json:"step_name"`
+	Attempt  int    `json:"attempt"`
+	Offset   int64  `json:"offset"`
+	Stream   Stream `json:"stream"`
+	Data     []byte `json:"data"` // base64 in JSON
+}
+
+// OutputPage is the answer to GET /runs/{id}/steps/{sid}/output?offset=N.
+// Done is true when the attempt has ended and nothing follows NextOffset.
+type OutputPage struct {
+	Chunks     []OutputChunk `json:"chunks"`
+	NextOffset int64         `json:"next_offset"`
+	Attempt    int           `json:"attempt"`
+	Done       bool          `json:"done"`
+}
+
+// Stream tells stdout from stderr.
+type Stream string
+
+const (
+	Stdout Stream = "stdout"
+	Stderr Stream = "stderr"
+)
+
+// CancelResult is the answer to POST /runs/{id}/cancel.
+type CancelResult struct {
+	ID     string         `json:"id"`
+	Status step.RunStatus `json:"status"`
+}
+
+// HandlerInfo is one tool that steps can name.
+type HandlerInfo struct {
+	Tool          string          `json:"tool"`
+	Description   string          `json:"description"`
+	DefaultDriver string          `json:"default_driver"`
+	Resources     step.Resources  `json:"resources"`
+	TimeoutMS     int64           `json:"timeout_ms"`
+	Inputs        json.RawMessage `json:"inputs_schema"`
+}
+
+// HandlerList is the answer to GET /api/handlers.
+type HandlerList struct {
+	Handlers []HandlerInfo `json:"handlers"`
+}
+
+// WorkerInfo is one worker host as the API sees it.
+type WorkerInfo struct {
+	ID          string       `json:"id"`
+	Name        string       `json:"name"`
+	Status      string       `json:"status"` // live, draining or lost
+	Region      string       `json:"region"`
+	Version     string       `json:"version"`
+	Incarnation string       `json:"incarnation"`
+	Slots       int          `json:"slots"`
+	Held        int          `json:"held"`
+	LastSeen    time.Time    `json:"last_seen"`
+	Drivers     []DriverInfo `json:"drivers"`
+}
+
+// WorkerList is the answer to GET /api/workers.
+type WorkerList struct {
+	Workers []WorkerInfo `json:"workers"`
+}
+
+// DriverInfo is one driver as a worker reports it.
+type DriverInfo struct {
+	Name         string   `json:"name"`
+	Version      string   `json:"version"`
+	Healthy      bool     `json:"healthy"`
+	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
+	Capabilities []string `json:"capabilities"`
+}
+
+// Health is the answer to GET /health.
+type Health struct {
+	Status  string            `json:"status"` // ok or unavailable
+	Live    bool              `json:"live"`
+	Ready   bool              `json:"ready"`
+	Version string            `json:"version"`
+	Checks  map[string]string `json:"checks"` // name → ok, or what is wrong
+}

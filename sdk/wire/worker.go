@@ -1,0 +1,236 @@
+package wire
+
+import (
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// WorkerProtocol is the version of the worker endpoints, sent in the header
+// named WorkerProtocolHeader. The API serves this one and the one before.
+const (
+	WorkerProtocol       = 1
+	WorkerProtocolHeader = "Nofx-Worker-Protocol"
+)
+
+// RegisterWorker is the body of POST /api/worker/register, sent at start and
+// whenever the daemon's drivers change.
+type RegisterWorker struct {
+	Name        string       `json:"name"`        // stable for the host, the key of the worker row
+	Incarnation string       `json:"incarnation"` // new at each start of the daemon
+	Region      string       `json:"region,omitempty"`
+	Version     string       `json:"version"`
+	Slots       int          `json:"slots"`
+	Drivers     []DriverInfo `json:"drivers"`
+}
+
+// WorkerRegistered is the answer. The daemon obeys these intervals.
+type WorkerRegistered struct {
+	WorkerID       string `json:"worker_id"`
+	InstallationID string `json:"installation_id"` // goes into the nofx_owner tag
+	LeaseMS        int64  `json:"lease_ms"`
+	HeartbeatMS    int64  `json:"heartbeat_ms"`
+}
+
+// ClaimRequest is the body of POST /api/worker/claims. ClaimID is chosen and
+// persisted by the worker before it asks; a repeat with the same id returns
+// those of its leases that are still at that epoch, and takes no new ones.
+// WaitMS is how long the API may hold an empty answer.
+type ClaimRequest struct {
+	WorkerID    string   `json:"worker_id"`
+	Incarnation string   `json:"incarnation"`
+	ClaimID     string   `json:"claim_id"`
+	Max         int      `json:"max"`
+	WaitMS      int64    `json:"wait_ms"`
+	Drivers     []string `json:"drivers"` // healthy ones only
+}
+
+// ClaimResponse hands out leases.
+type ClaimResponse struct {
+	Leases []Lease `json:"leases"`
+}
+
+// Fence identifies one try under one lease. Every write of a worker carries
+// it, and the API compares all of it in the UPDATE that makes the change.
+type Fence struct {
+	AttemptID  string `json:"attempt_id"`
+	Generation int    `json:"generation"`
+	Attempt    int    `json:"attempt"`
+	Epoch      int64  `json:"epoch"`
+}
+
+// Lease is everything a worker needs to try a step once.
+type Lease struct {
+	Fence
+	TenantID      string             `json:"tenant_id"`
+	RunID         string             `json:"run_id"`
+	StepID        string             `json:"step_id"`
+	StepName      string             `json:"step_name"`
+	Tool          string             `json:"tool"`
+	Driver        string             `json:"driver"`
+	Command       Command            `json:"command"`
+	Resources     step.Resources     `json:"resources"` // complete: no field is zero that the driver enforces
+	OnOutput      step.OutputMode    `json:"on_output_limit"`
+	Network       step.Network       `json:"network"`
+	Workspace     step.WorkspaceMode `json:"workspace"`
+	TimeoutMS     int64              `json:"timeout_ms"`
+	GraceMS       int64              `json:"grace_ms"` // between TERM and KILL
+	Artifacts     []string           `json:"artifacts,omitempty"`
+	LeaseMS       int64              `json:"lease_ms"` // from when the claim was sent
+	CorrelationID string             `json:"correlation_id,omitempty"`
+}
+
+// Command is what runs in the sandbox, made from the step's inputs by its
+// handler's manifest.
+type Command struct {
+	Argv  []string          `json:"argv"`
+	Env   map[string]string `json:"env,omitempty"` // complete: nothing of the host's is added
+	Cwd   string            `json:"cwd,omitempty"` // absolute inside the sandbox, below /workspace
+	Stdin []byte            `json:"stdin,omitempty"`
+	Files []CommandFile     `json:"files,omitempty"` // written before the command starts
+}
+
+// CommandFile is one small file to put into the sandbox.
+type CommandFile struct {
+	Path string `json:"path"` // relative to the workspace
+	Mode uint32 `json:"mode"` // permission bits
+	Data []byte `json:"data"`
+}
+
+// Heartbeat is the body of POST /api/worker/heartbeat. Held lists every lease
+// that the worker still works on; what it does not list is released after a
+// grace.
+type Heartbeat struct {
+	WorkerID    string       `json:"worker_id"`
+	Incarnation string       `json:"incarnation"`
+	Draining    bool         `json:"draining,omitempty"`
+	Held        []Fence      `json:"held"`
+	Runs        []string     `json:"runs,omitempty"` // runs whose workspace this worker keeps
+	Drivers     []DriverInfo `json:"drivers"`
+}
+
+// HeartbeatAnswer tells the worker which leases were renewed, which to cancel
+// and which are no longer its own. Renewed leases last LeaseMS from the
+// moment before the heartbeat was sent.
+type HeartbeatAnswer struct {
+	LeaseMS int64         `json:"lease_ms"`
+	Renewed []string      `json:"renewed"` // attempt ids
+	Cancel  []CancelOrder `json:"cancel"`
+	Closed  []string      `json:"closed"` // attempt ids: kill the sandbox, report nothing
+	Ended   []string      `json:"ended"`  // those of Runs that have ended: their workspace can go
+}
+
+// CancelOrder asks for TERM, grace, KILL.
+type CancelOrder struct {
+	AttemptID string `json:"attempt_id"`
+	Reason    string `json:"reason"`
+	GraceMS   int64  `json:"grace_ms"`
+}
+
+// ReleaseRequest is the body of POST /api/worker/release: leases that were
+// never started go back to the queue without burning an attempt.
+type ReleaseRequest struct {
+	WorkerID    string  `json:"worker_id"`
+	Incarnation string  `json:"incarnation"`
+	Leases      []Fence `json:"leases"`
+}
+
+// ReleaseAnswer lists the attempts that went back.
+type ReleaseAnswer struct {
+	Released []string `json:"released"`
+}
+
+// RecordType tells the kinds of journal records.
+type RecordType string
+
+const (
+	RecordStarted RecordType = "started"
+	RecordOutput  RecordType = "output"
+	RecordUsage   RecordType = "usage"
+	RecordEvent   RecordType = "event"
+	RecordVerdict RecordType = "verdict"
+)
+
+// Record is one entry of an attempt's journal. N counts 1..n without gaps.
+// Exactly one of the bodies is set, by Type. A journal ends in exactly one
+// verdict.
+type Record struct {
+	N       int64          `json:"n"`
+	Type    RecordType     `json:"type"`
+	At      time.Time      `json:"at"` // the worker's clock, for people only
+	Started *StartedRecord `json:"started,omitempty"`
+	Output  *OutputRecord  `json:"output,omitempty"`
+	Usage   *step.Usage    `json:"usage,omitempty"`
+	Event   *EventRecord   `json:"event,omitempty"`
+	Verdict *VerdictRecord `json:"verdict,omitempty"`
+}
+
+// StartedRecord says that the step's process exists.
+type StartedRecord struct {
+	Driver        string `json:"driver"`
+	DriverVersion string `json:"driver_version"`
+	SandboxID     string `json:"sandbox_id"`
+}
+
+// OutputRecord is a piece of output at its offset in the attempt's output,
+// both streams counted together.
+type OutputRecord struct {
+	Stream Stream `json:"stream"`
+	Offset int64  `json:"offset"`
+	Data   []byte `json:"data"`
+}
+
+// EventRecord is something worth a line in the timeline.
+type EventRecord struct {
+	Name    string         `json:"name"`
+	Payload map[string]any `json:"payload,omitempty"`
+}
+
+// VerdictRecord ends the journal. The artifacts were uploaded before it.
+// Stdout and Stderr are the first bytes of each stream, at most
+// MaxVerdictStream each, for the handler's outputs.
+type VerdictRecord struct {
+	Verdict         step.Verdict    `json:"verdict"`
+	Artifacts       []step.Artifact `json:"artifacts,omitempty"`
+	Stdout          []byte          `json:"stdout,omitempty"`
+	Stderr          []byte          `json:"stderr,omitempty"`
+	StdoutTruncated bool            `json:"stdout_truncated,omitempty"`
+	StderrTruncated bool            `json:"stderr_truncated,omitempty"`
+}
+
+// Limits of the worker protocol.
+const (
+	MaxVerdictStream  = 64 << 10 // bytes of each stream in a verdict
+	MaxOutputRecord   = 64 << 10 // bytes of data in one output record
+	MaxJournalRequest = 4 << 20  // bytes of one journal request's body
+	MaxClaimBatch     = 64
+	MaxArtifactBytes  = 1 << 30
+)
+
+// JournalRequest is the body of POST /api/worker/journal.
+type JournalRequest struct {
+	WorkerID    string         `json:"worker_id"`
+	Incarnation string         `json:"incarnation"`
+	Batches     []JournalBatch `json:"batches"`
+}
+
+// JournalBatch is a run of consecutive records of one attempt.
+type JournalBatch struct {
+	Fence
+	Records []Record `json:"records"`
+}
+
+// JournalAnswer acknowledges per attempt the highest contiguous number that
+// is stored. Discard lists attempts that the API has closed: the worker drops
+// the rest of their journals and kills their sandboxes.
+type JournalAnswer struct {
+	Acks    []JournalAck `json:"acks"`
+	Discard []string     `json:"discard"` // attempt ids
+}
+
+// JournalAck says that records 1..N of the attempt are stored.
+type JournalAck struct {
+	AttemptID string `json:"attempt_id"`
+	N         int64  `json:"n"`
+	Ended     bool   `json:"ended"` // the verdict is stored and applied
+}

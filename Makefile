@@ -1,0 +1,78 @@
+# NOFX. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The Go version is pinned here as well as in go.mod: where GOTOOLCHAIN is set
+# to local, a toolchain line alone does not switch.
+export GOTOOLCHAIN := go1.26.11
+export GOFLAGS := -buildvcs=false
+
+MODULE  := github.com/nofx-run/nofx
+VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION)
+BIN     := bin
+TOOL    := go tool -modfile=tools/go.mod
+DEMO    ?= .nofx-demo
+UP      ?= .nofx
+
+# Packages whose tests run with the race detector: all that run in one
+# process. Those that drive other processes (a Postgres, sandboxes, the built
+# binaries) gain little from it and take much longer.
+SLOW := $(MODULE)/test/%
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing on this machine (Debian 12, as root)
+	@scripts/setup.sh
+
+.PHONY: build
+build: ## put every binary in bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $$(scripts/binaries.sh)
+	@$(MAKE) --no-print-directory -C plugins/supervisor BIN=$(CURDIR)/$(BIN)
+
+.PHONY: test
+test: setup build ## install what is missing, build, vet and run all tests
+	go vet ./...
+	scripts/test.sh
+
+.PHONY: demo
+demo: setup build ## run a real C project's build and test suite through the whole system
+	scripts/demo.sh $(DEMO)
+
+.PHONY: up
+up: setup build ## run the system on this machine and keep serving (data in .nofx)
+	$(BIN)/nofx up --data $(UP)
+
+.PHONY: lint
+lint: ## golangci-lint over the module
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: generate
+generate: ## write the generated code and documents anew
+	scripts/generate.sh
+
+.PHONY: generate-check
+generate-check: ## fail if the committed generated files are not what generate writes
+	scripts/generate.sh --check
+
+.PHONY: bench
+bench: setup build ## measure, side by side with the peers
+	scripts/bench.sh
+
+.PHONY: acceptance
+acceptance: setup build ## prove the systemd and cgroup v2 layout in a throw-away VM
+	scripts/acceptance.sh
+
+.PHONY: vuln
+vuln: ## govulncheck, where its database can be had
+	scripts/vuln.sh
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf $(BIN) $(DEMO)

@@ -1,0 +1,116 @@
+package planfile_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	want := wire.SubmitRun{Plan: wire.Plan{Goal: "two steps", Steps: []wire.PlanStep{
+		{Name: "a", Tool: "bash", Inputs: []byte(`{"command":"make","timeout":1000}`)},
+		{Name: "b", Tool: "test:echo", Inputs: []byte(`{"n":3}`), DependsOn: []string{"a"}, Resources: &step.Resources{CPU: 0.5}},
+	}}}
+	whole := want
+	whole.ProjectID = "p1"
+	const json = `{"goal":"two steps","steps":[
+		{"name":"a","tool":"bash","inputs":{"command":"make","timeout":1000}},
+		{"name":"b","tool":"test:echo","inputs":{"n":3},"depends_on":["a"],"resources":{"cpu":0.5}}]}`
+	const yaml = `
+goal: two steps
+steps:
+  - name: a
+    tool: bash
+    inputs: {command: make, timeout: 1000}
+  - {name: b, tool: "test:echo", inputs: {n: 3}, depends_on: [a], resources: {cpu: 0.5}}
+`
+	for name, tc := range map[string]struct {
+		body string
+		want wire.SubmitRun
+	}{
+		"plan.json":   {json, want},
+		"plan.yaml":   {yaml, want},
+		"whole.json":  {`{"plan":` + json + `,"projectId":"p1"}`, whole},
+		"json.yaml":   {json, want},
+		"noextension": {yaml, want},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := planfile.Read(write(t, name, tc.body), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	got, err := planfile.Read("-", strings.NewReader(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("stdin: %s", diff)
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ file, body, want string }{
+		"unknown field":    {"p.json", `{"goal":"x","steps":[],"colour":1}`, `unknown field "colour"`},
+		"misspelt in step": {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, dependson: [b]}]", `unknown field "dependson"`},
+		"syntax":           {"p.json", "{\n\"goal\":\n}", "line 3"},
+		"wrong type":       {"p.json", `{"goal":"x","steps":{}}`, "steps"},
+		"yaml syntax":      {"p.yaml", "goal: [", "line 1"},
+		"two documents":    {"p.yaml", "goal: x\n---\ngoal: y\n", "more than one document"},
+		"empty":            {"p.yaml", "", "empty"},
+		"trailing":         {"p.json", `{"goal":"x","steps":[]} {}`, "after top-level value"},
+		"bad key":          {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {1: 2}}]", "unsupported type"},
+		"too large":        {"p.json", `{"goal":"` + strings.Repeat("x", planfile.MaxBytes) + `"}`, "larger than"},
+		"alias bomb":       {"p.yaml", bomb(), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := planfile.Read(write(t, tc.file, tc.body), nil)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %q does not say %q", err, tc.want)
+			}
+			if k := step.KindOf(err); k != step.KindInvalid && k != step.KindTooLarge {
+				t.Errorf("kind %q", k)
+			}
+		})
+	}
+}
+
+// bomb is a small YAML that would unfold to billions of nodes.
+func bomb() string {
+	var b strings.Builder
+	b.WriteString("aa: &aa [x,x,x,x,x,x,x,x,x]\n")
+	for i := 1; i < 12; i++ {
+		prev, name := "*a"+itoa(i-1), "a"+itoa(i)
+		b.WriteString(name + ": &" + name + " [" + strings.TrimSuffix(strings.Repeat(prev+",", 9), ",") + "]\n")
+	}
+	return b.String()
+}
+
+func itoa(i int) string { return string(rune('a' + i)) }
+
+func write(t *testing.T, name, body string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,84 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signalling says how to end a process that an earlier supervisor left: each
+// signal in turn, with the time to wait after it.
+type Signalling []struct {
+	Signal syscall.Signal
+	Wait   time.Duration
+}
+
+// EndStale ends the process called name that an earlier supervisor recorded
+// in runDir, if it still lives, and removes its files. It acts through a
+// pidfd on a process whose start time and boot match the record, so it can
+// never hit another one that got the same number. It reports whether there
+// was one.
+func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, error) {
+	want, err := readIdentity(runDir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, removePid(runDir, name)
+	}
+	if err != nil {
+		return false, errors.Join(err, removePid(runDir, name))
+	}
+	fd, err := unix.PidfdOpen(want.Pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return false, removePid(runDir, name)
+	}
+	if err != nil {
+		return false, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+	}
+	defer unix.Close(fd)
+	// The pidfd pins the process: if the identity matches now, it is ours.
+	if is, err := identify(want.Pid); err != nil || is != want {
+		return false, removePid(runDir, name)
+	}
+	for _, h := range how {
+		if err := unix.PidfdSendSignal(fd, h.Signal, nil, 0); err != nil {
+			if errors.Is(err, unix.ESRCH) {
+				return true, removePid(runDir, name)
+			}
+			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+		}
+		ended, err := waitPidfd(ctx, fd, h.Wait)
+		if err != nil {
+			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+		}
+		if ended {
+			return true, removePid(runDir, name)
+		}
+	}
+	return true, fmt.Errorf("stale %s (pid %d) does not die", name, want.Pid)
+}
+
+// waitPidfd waits until the process behind fd has ended, at most d.
+func waitPidfd(ctx context.Context, fd int, d time.Duration) (bool, error) {
+	deadline := time.Now().Add(d)
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false, nil
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(min(left, 100*time.Millisecond).Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return false, err
+		}
+		if n > 0 {
+			return true, nil
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
+)
+
+const (
+	drainTimeout = 30 * time.Second
+	purgeTimeout = 60 * time.Second
+	needed       = "local" // the driver that must be there before work starts
+)
+
+// daemonConfig is the part of nofxd's configuration that is written here; see
+// package daemon for what the fields mean.
+type daemonConfig struct {
+	APIURL        string `yaml:"api_url"`
+	CAFile        string `yaml:"ca_file"`
+	TokenFile     string `yaml:"token_file"`
+	DataDir       string `yaml:"data_dir"`
+	PluginDir     string `yaml:"plugin_dir"`
+	PidDir        string `yaml:"pid_dir"`
+	Name          string `yaml:"name"`
+	Region        string `yaml:"region"`
+	Slots         int    `yaml:"slots"`
+	Listen        string `yaml:"listen"`
+	CgroupRoot    string `yaml:"cgroup_root"`
+	UIDBase       uint32 `yaml:"uid_base"`
+	UIDCount      uint32 `yaml:"uid_count"`
+	DrainTimeout  string `yaml:"drain_timeout"`
+	AllowUnsigned bool   `yaml:"allow_unsigned_plugins"`
+}
+
+func (s *System) startDaemon(ctx context.Context) error {
+	if err := s.installPlugins(); err != nil {
+		return fmt.Errorf("plugins: %w", err)
+	}
+	body, err := yaml.Marshal(daemonConfig{
+		APIURL:        s.endpoint.URL,
+		CAFile:        s.endpoint.CAFile,
+		TokenFile:     s.path("worker.token"),
+		DataDir:       s.path("worker"),
+		PluginDir:     s.path("plugins"),
+		PidDir:        s.path("run"),
+		Name:          "up-" + s.inst.ID,
+		Region:        "local",
+		Slots:         8 * runtime.NumCPU(),
+		Listen:        "127.0.0.1:0",
+		CgroupRoot:    s.inst.cgroupRoot(),
+		UIDBase:       s.inst.UIDBase,
+		UIDCount:      uidCount,
+		DrainTimeout:  drainTimeout.String(),
+		AllowUnsigned: true, // they were built a moment ago, by whoever typed make
+	})
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(s.path("nofxd.yaml"), body, 0o600); err != nil {
+		return err
+	}
+	child := s.spawn(supervise.Spec{
+		Name:    "nofxd",
+		Command: func() (*exec.Cmd, error) { return s.daemon(context.Background()), nil },
+		Stop:    syscall.SIGTERM,
+		Grace:   drainTimeout + 10*time.Second,
+	})
+	probe, err := s.cfg.Dial(s.endpoint)
+	if err != nil {
+		return err
+	}
+	if err := s.until(ctx, workerStart, "nofxd", child, func(ctx context.Context) error {
+		list, err := probe.Workers(ctx)
+		if err != nil {
+			return err
+		}
+		for _, w := range list.Workers {
+			for _, d := range w.Drivers {
+				if w.Name == "up-"+s.inst.ID && w.Status == "live" && d.Name == needed {
+					if d.Healthy {
+						return nil
+					}
+					return fmt.Errorf("driver %s: %s", d.Name, d.Message)
+				}
+			}
+		}
+		return fmt.Errorf("no live worker with the driver %s", needed)
+	}); err != nil {
+		return err
+	}
+	s.progress("nofxd is up with the driver %s", needed)
+	return nil
+}
+
+func (s *System) daemon(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.binary("nofxd"), append(args, "--config", s.path("nofxd.yaml"))...)
+	cmd.Dir = s.cfg.Dir
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "HOME=" + s.cfg.Dir}
+	return cmd
+}
+
+// purge has the daemon remove everything of this installation from the host:
+// sandboxes, cgroups, workspaces.
+func (s *System) purge() error {
+	ctx, cancel := context.WithTimeout(context.Background(), purgeTimeout)
+	defer cancel()
+	out, err := s.daemon(ctx, "purge").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("nofxd purge: %w: %s", err, lastLine(out))
+	}
+	return nil
+}
+
+// installPlugins copies the driver plugins and the supervisor to a folder
+// that root alone can change, whoever owns the build's.
+func (s *System) installPlugins() error {
+	dir := s.path("plugins")
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	plugins, err := filepath.Glob(s.binary("nofx-driver-*"))
+	if err != nil {
+		return err
+	}
+	if len(plugins) == 0 {
+		return fmt.Errorf("no nofx-driver-* in %s: run make build", s.cfg.BinDir)
+	}
+	for _, from := range append(plugins, s.binary("nofx-supervisor")) {
+		if err := install(from, filepath.Join(dir, filepath.Base(from))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func install(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// address is an address that one goroutine settles and another reads.
+type address struct{ v atomic.Pointer[string] }
+
+func (a *address) set(s string) { a.v.Store(&s) }
+func (a *address) get() string  { return *a.v.Load() }

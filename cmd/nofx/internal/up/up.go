@@ -1,0 +1,194 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/devcert"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/pglocal"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Config says where and how the system runs.
+type Config struct {
+	Dir    string // the data folder, made if missing
+	Listen string // HOST:PORT of the API; port 0 picks one
+	BinDir string // where nofxd, nofx-api and the plugins are
+	Self   string // the nofx executable
+	// Dial makes the API client that start-up probes with.
+	Dial func(Endpoint) (Probe, error)
+	// Progress gets a line for each stage, for people.
+	Progress io.Writer
+	Log      *slog.Logger
+	// Hurry cuts the graceful end short when it is closed.
+	Hurry <-chan struct{}
+}
+
+// Probe is what start-up asks the API.
+type Probe interface {
+	Health(ctx context.Context) (wire.Health, error)
+	Workers(ctx context.Context) (wire.WorkerList, error)
+}
+
+// System is NOFX on this machine.
+type System struct {
+	cfg  Config
+	inst installation
+	pg   *pglocal.Cluster
+
+	socketDir string // the Postgres socket's folder, by a path short enough
+	certs     devcert.Files
+	endpoint  Endpoint
+	stack     []*running // started children, in order
+}
+
+// running is a supervised child and the way to end it.
+type running struct {
+	*supervise.Child
+	name string
+	stop context.CancelFunc
+	done chan error // receives Run's result, once
+}
+
+// New checks the configuration. Nothing is made or started yet.
+func New(cfg Config) (*System, error) {
+	if os.Geteuid() != 0 {
+		return nil, step.Errorf(step.KindForbidden, "nofx up needs root to make sandboxes; type: sudo %s up", cfg.Self)
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Dir = dir
+	for _, name := range []string{"nofx-api", "nofxd"} {
+		if _, err := os.Stat(filepath.Join(cfg.BinDir, name)); err != nil {
+			return nil, step.Errorf(step.KindNotFound, "%s is not in %s: run make build", name, cfg.BinDir)
+		}
+	}
+	pg, err := pglocal.Open(filepath.Join(dir, "pg"), cfg.Self)
+	if err != nil {
+		return nil, err
+	}
+	return &System{cfg: cfg, pg: pg}, nil
+}
+
+// Run starts everything, calls work once the system serves with a live
+// worker, and ends everything when work returns. When ctx is done it drains:
+// the daemon first, then what it left on the host, the API, Postgres. Its
+// error joins work's with those of starting and ending.
+func (s *System) Run(ctx context.Context, work func(context.Context, Endpoint) error) (err error) {
+	for _, d := range []string{"", "run", "log"} {
+		if err := os.MkdirAll(filepath.Join(s.cfg.Dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	lockfile, err := lock(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer lockfile.Close()
+	inst, hold, err := claim(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	s.inst = inst
+
+	defer func() { err = errors.Join(err, s.shutdown()) }()
+	if err := s.boot(ctx); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	return work(ctx, s.endpoint)
+}
+
+// spawn starts a child under supervision and puts it on the stack.
+func (s *System) spawn(spec supervise.Spec) *running {
+	// Children outlive ctx: shutdown ends them in order.
+	ctx, stop := context.WithCancel(context.Background())
+	r := &running{
+		Child: supervise.New(spec, s.path("run"), s.path("log"), s.cfg.Log),
+		name:  spec.Name,
+		stop:  stop,
+		done:  make(chan error, 1),
+	}
+	s.stack = append(s.stack, r)
+	go func() { r.done <- r.Run(ctx, s.cfg.Hurry) }()
+	return r
+}
+
+// shutdown ends the children in the reverse order of their start and removes
+// what is left on the host.
+func (s *System) shutdown() error {
+	var errs []error
+	s.progress("stopping (once more to hurry)")
+	for len(s.stack) > 0 {
+		last := s.stack[len(s.stack)-1]
+		s.stack = s.stack[:len(s.stack)-1]
+		last.stop()
+		if err := <-last.done; err != nil {
+			errs = append(errs, err)
+		}
+		if last.name == "nofxd" {
+			if err := s.purge(); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if s.socketDir != "" && s.socketDir != s.pg.SocketDir() {
+		if err := os.Remove(s.socketDir); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// until polls probe until it returns nil. It gives up when ctx is done, when
+// d has passed, or when child, which the probe waits for, has died.
+func (s *System) until(ctx context.Context, d time.Duration, what string, child *running, probe func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("%s: not ready after %v", what, d))
+	defer cancel()
+	ticker := time.NewTicker(25 * time.Millisecond)
+	defer ticker.Stop()
+	var last error
+	for {
+		if last = probe(ctx); last == nil {
+			return nil
+		}
+		select {
+		case err := <-child.done:
+			child.done <- err // shutdown reads it too
+			return errors.Join(fmt.Errorf("%s: not started", what), err)
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w; see %s", context.Cause(ctx), last, child.LogPath())
+		case <-ticker.C:
+		}
+		if n, _ := child.Starts(); n > 1 {
+			return fmt.Errorf("%s died at its start: %s", what, supervise.Tail(child.LogPath()))
+		}
+	}
+}
+
+func (s *System) path(elem ...string) string {
+	return filepath.Join(append([]string{s.cfg.Dir}, elem...)...)
+}
+
+func (s *System) progress(format string, args ...any) {
+	fmt.Fprintf(s.cfg.Progress, "nofx: "+format+"\n", args...)
+}
+
+// Serve is the work of a plain `nofx up`: it waits for the end.
+func Serve(ctx context.Context, _ Endpoint) error {
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,75 @@
+#!/bin/bash
+# Installs what NOFX's build, tests and demo need and this Debian machine does
+# not have yet. Quiet when nothing is missing. It never starts a Postgres
+# cluster: NOFX runs a private one of its own.
+set -euo pipefail
+
+# what is needed | how to see that it is there | the package that brings it
+needs() {
+	cat <<-'LIST'
+		C compiler|command -v gcc|gcc
+		C library, static too|test -e /usr/include/stdio.h && gcc -print-file-name=libc.a | grep -q /|libc6-dev
+		make|command -v make|make
+		bubblewrap|command -v bwrap|bubblewrap
+		ip|command -v ip|iproute2
+		static busybox|test -x /bin/busybox -o -x /usr/bin/busybox|busybox-static
+		jq|command -v jq|jq
+		git|command -v git|git
+		python|test -x /usr/bin/python3|python3-minimal
+		node|command -v node|nodejs
+		certificates|test -s /etc/ssl/certs/ca-certificates.crt|ca-certificates
+		postgres|ls /usr/lib/postgresql/*/bin/initdb|postgresql
+	LIST
+}
+
+missing=()
+while IFS='|' read -r _ check package; do
+	(eval "$check") >/dev/null 2>&1 || missing+=("$package")
+done < <(needs)
+
+if ! command -v go >/dev/null 2>&1; then
+	echo "setup: Go is not there: install Go 1.21 or newer (https://go.dev/dl), then run this again" >&2
+	exit 1
+fi
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "setup: this is not Debian; please install yourself: ${missing[*]}" >&2
+	exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "setup: ${missing[*]} missing; as root type: apt-get install --no-install-recommends ${missing[*]}" >&2
+	exit 1
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# quietly NAME COMMAND...: at most ten minutes, output only if it fails.
+quietly() {
+	local what=$1
+	shift
+	if ! timeout 600 "$@" >"$log" 2>&1 </dev/null; then
+		tail -n 20 "$log" >&2
+		echo "setup: $what failed" >&2
+		exit 1
+	fi
+}
+
+apt=(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
+echo "setup: installing ${missing[*]}"
+if ! timeout 600 "${apt[@]}" update >"$log" 2>&1 </dev/null; then
+	echo "setup: apt-get update failed, trying with the lists that are there" >&2
+fi
+
+# Debian's postgresql makes and starts a cluster when it is installed, unless
+# postgresql-common says otherwise at that moment.
+if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+	quietly "installing postgresql-common" "${apt[@]}" install --no-install-recommends postgresql-common
+	conf=/etc/postgresql-common/createcluster.conf
+	cp -p "$conf" "$conf.nofx-setup"
+	trap 'mv -f /etc/postgresql-common/createcluster.conf.nofx-setup /etc/postgresql-common/createcluster.conf; rm -f "$log"' EXIT
+	echo "create_main_cluster = false" >>"$conf"
+fi
+quietly "installing ${missing[*]}" "${apt[@]}" install --no-install-recommends "${missing[@]}"

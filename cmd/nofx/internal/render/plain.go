@@ -30,11 +30,16 @@ func NewPlain(w io.Writer) *Plain {
 	return &Plain{w: w, seen: map[string]state{}, lines: map[string]*lines{}}
 }
 
-// Steps prints what changed since the last call.
-func (p *Plain) Steps(d wire.RunDetail) {
+// Widen makes room for the names of the run's steps.
+func (p *Plain) Widen(d wire.RunDetail) {
 	for _, s := range d.Steps {
 		p.width = max(p.width, len(s.Name))
 	}
+}
+
+// Steps prints what changed since the last call.
+func (p *Plain) Steps(d wire.RunDetail) {
+	p.Widen(d)
 	for _, s := range d.Steps {
 		now := state{s.Status, s.Generation, s.Attempt}
 		if p.seen[s.ID] == now {

@@ -1,0 +1,254 @@
+// Package onestep makes a plan of one step from what people type after
+// `nofx exec`.
+package onestep
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// StepName is the name of the plan's only step.
+const StepName = "exec"
+
+// MaxFile bounds one --file; the API bounds the whole request.
+const MaxFile = 1 << 20
+
+// Options are the flags of `nofx exec`, as typed.
+type Options struct {
+	Driver    string
+	Tool      string // bash, exec, python or node
+	CPU       string
+	Memory    string
+	Pids      int64
+	Disk      string
+	Output    string
+	Timeout   time.Duration
+	Network   string
+	Env       []string // K=V
+	Files     []string // local:remote
+	Artifacts []string // paths below the workspace
+	Command   []string
+}
+
+// Plan checks the options and makes the plan. Errors are of kind invalid, or
+// unsupported for what NOFX does not enforce yet.
+func Plan(o Options) (wire.Plan, error) {
+	if len(o.Command) == 0 {
+		return wire.Plan{}, step.Errorf(step.KindInvalid, "no command: nofx exec [flags] -- COMMAND...")
+	}
+	resources, err := o.resources()
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	inputs, err := o.inputs()
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	switch step.Network(o.Network) {
+	case step.NetworkNone:
+	case step.NetworkOpen:
+		return wire.Plan{}, step.Errorf(step.KindUnsupported,
+			"--network open: an open network is not filtered yet, so it is refused rather than given unfiltered; use --network none")
+	default:
+		return wire.Plan{}, step.Errorf(step.KindInvalid, "--network %s: none or open", o.Network)
+	}
+	if o.Timeout < 0 || o.Timeout%time.Millisecond != 0 {
+		return wire.Plan{}, step.Errorf(step.KindInvalid, "--timeout %v: whole milliseconds, more than 0", o.Timeout)
+	}
+	if err := checkArtifacts(o.Artifacts); err != nil {
+		return wire.Plan{}, err
+	}
+	raw, err := encode(inputs)
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	return wire.Plan{
+		Goal: goal(o.Command),
+		Steps: []wire.PlanStep{{
+			Name:      StepName,
+			Tool:      o.Tool,
+			Inputs:    raw,
+			Driver:    o.Driver,
+			Resources: resources,
+			TimeoutMS: o.Timeout.Milliseconds(),
+			Network:   step.NetworkNone,
+			Artifacts: o.Artifacts,
+		}},
+	}, nil
+}
+
+func (o Options) resources() (*step.Resources, error) {
+	var r step.Resources
+	if o.Disk != "" {
+		return nil, step.Errorf(step.KindUnsupported, "--disk %s: a disk cap is not enforced yet, so it is refused rather than ignored", o.Disk)
+	}
+	var err error
+	if o.CPU != "" {
+		if r.CPU, err = parseCPU(o.CPU); err != nil {
+			return nil, err
+		}
+	}
+	if o.Memory != "" {
+		if r.MemoryMB, err = parseSize("--memory", o.Memory, 1<<20); err != nil {
+			return nil, err
+		}
+	}
+	if o.Output != "" {
+		if r.OutputKB, err = parseSize("--output", o.Output, 1<<10); err != nil {
+			return nil, err
+		}
+	}
+	if o.Pids < 0 {
+		return nil, step.Errorf(step.KindInvalid, "--pids %d: more than 0", o.Pids)
+	}
+	r.Pids = o.Pids
+	if r == (step.Resources{}) {
+		return nil, nil
+	}
+	return &r, nil
+}
+
+// inputs are what the tool's handler takes.
+func (o Options) inputs() (map[string]any, error) {
+	in := map[string]any{}
+	switch o.Tool {
+	case "exec":
+		in["argv"] = o.Command
+	case "bash":
+		in["command"] = shell(o.Command)
+	case "python", "node":
+		if len(o.Command) > 1 {
+			return nil, step.Errorf(step.KindInvalid, "--tool %s takes one argument, the code, not %d", o.Tool, len(o.Command))
+		}
+		in["code"] = o.Command[0]
+	default:
+		return nil, step.Errorf(step.KindInvalid, "--tool %s: bash, exec, python or node", o.Tool)
+	}
+	if len(o.Env) > 0 {
+		env := map[string]string{}
+		for _, kv := range o.Env {
+			k, v, ok := strings.Cut(kv, "=")
+			if !ok || k == "" {
+				return nil, step.Errorf(step.KindInvalid, "--env %s: K=V", k)
+			}
+			env[k] = v
+		}
+		in["env"] = env
+	}
+	if len(o.Files) > 0 {
+		files, err := readFiles(o.Files)
+		if err != nil {
+			return nil, err
+		}
+		in["files"] = files
+	}
+	return in, nil
+}
+
+// inputFile is one entry of a handler's files input. The content is base64.
+type inputFile struct {
+	Path    string `json:"path"`
+	Content []byte `json:"content_base64"`
+	Mode    string `json:"mode,omitempty"`
+}
+
+func readFiles(specs []string) ([]inputFile, error) {
+	var out []inputFile
+	for _, spec := range specs {
+		i := strings.LastIndexByte(spec, ':')
+		if i <= 0 || i == len(spec)-1 {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: local:remote", spec)
+		}
+		local, remote := spec[:i], strings.TrimPrefix(spec[i+1:], "/workspace/")
+		if !fs.ValidPath(remote) || remote == "." {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: the remote path must lie below the workspace", spec)
+		}
+		info, err := os.Stat(local)
+		if err != nil {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: %w", spec, err)
+		}
+		if !info.Mode().IsRegular() {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: not a regular file", spec)
+		}
+		if info.Size() > MaxFile {
+			return nil, step.Errorf(step.KindTooLarge, "--file %s: %d bytes, at most %d", spec, info.Size(), MaxFile)
+		}
+		body, err := os.ReadFile(local)
+		if err != nil {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: %w", spec, err)
+		}
+		f := inputFile{Path: remote, Content: body}
+		if info.Mode()&0o111 != 0 {
+			f.Mode = "0755"
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// checkArtifacts makes sure that each can be kept under its base name here.
+func checkArtifacts(paths []string) error {
+	var names []string
+	for _, p := range paths {
+		name := path.Base(p)
+		if name == "." || name == "/" || name == ".." {
+			return step.Errorf(step.KindInvalid, "--artifact %s: not a file", p)
+		}
+		if slices.Contains(names, name) {
+			return step.Errorf(step.KindInvalid, "--artifact %s: another artifact has the same base name", p)
+		}
+		names = append(names, name)
+	}
+	return nil
+}
+
+// shell makes a script of the command: one argument is the script itself,
+// several are one command with each argument quoted.
+func shell(argv []string) string {
+	if len(argv) == 1 {
+		return argv[0]
+	}
+	quoted := make([]string, len(argv))
+	for i, a := range argv {
+		quoted[i] = quote(a)
+	}
+	return strings.Join(quoted, " ")
+}
+
+func quote(s string) string {
+	safe := s != "" && strings.IndexFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%", r)
+	}) < 0
+	if safe {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func goal(argv []string) string {
+	const most = 80
+	text := []rune("exec: " + strings.Join(strings.Fields(strings.Join(argv, " ")), " "))
+	if len(text) > most {
+		text = append(text[:most-1], '…')
+	}
+	return string(text)
+}
+
+func encode(inputs map[string]any) (json.RawMessage, error) {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(inputs); err != nil {
+		return nil, fmt.Errorf("inputs: %w", err)
+	}
+	return json.RawMessage(strings.TrimSpace(b.String())), nil
+}

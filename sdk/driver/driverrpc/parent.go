@@ -1,0 +1,48 @@
+package driverrpc
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// exitWithParent ends this process when the one that started it has died.
+// PR_SET_PDEATHSIG would fire when the thread that forked us ends, which in a
+// Go host says nothing.
+func exitWithParent() {
+	parent := os.Getppid()
+	if parent <= 1 {
+		return // started from outside our pid namespace, or orphaned on purpose
+	}
+	if !waitForPidfd(parent) {
+		for os.Getppid() == parent {
+			time.Sleep(time.Second)
+		}
+	}
+	os.Exit(0)
+}
+
+// waitForPidfd returns true when process pid, our parent, has died, and false
+// when the kernel cannot tell.
+func waitForPidfd(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if os.Getppid() != pid {
+		return true // it died before the descriptor was open; pid may be another's by now
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && n > 0
+	}
+}

@@ -3,6 +3,7 @@ package driverrpc
 import (
 	"errors"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,11 @@ import (
 // Go host says nothing.
 func exitWithParent() {
 	parent := os.Getppid()
+	if host := os.Getenv(EnvHostPID); host != "" && host != strconv.Itoa(parent) {
+		os.Exit(0) // it died before we looked
+	}
 	if parent <= 1 {
-		return // started from outside our pid namespace, or orphaned on purpose
+		return // the host is the first process of our pid namespace, and takes us with it
 	}
 	if !waitForPidfd(parent) {
 		for os.Getppid() == parent {

@@ -19,6 +19,10 @@ const ProtocolVersion = 1
 // PluginName is the name under which a plugin serves its driver.
 const PluginName = "driver"
 
+// EnvHostPID is the variable in which a host tells a plugin its process id, so
+// that a plugin whose host died at once does not wait for it.
+const EnvHostPID = "NOFX_DRIVER_HOST_PID"
+
 // Bounds of what travels, in bytes.
 const (
 	MaxMessage = 4 << 20   // one gRPC message, either way

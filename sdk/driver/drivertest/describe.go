@@ -1,0 +1,164 @@
+package drivertest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+func describeCases() []testCase {
+	return []testCase{
+		{"Describe", func(t *testing.T, fx *fixture) {
+			d := fx.desc
+			if d.Name == "" || d.Version == "" {
+				t.Errorf("name %q, version %q: both are needed", d.Name, d.Version)
+			}
+			if !slices.Contains(d.ProtocolVersions, 1) {
+				t.Errorf("protocol versions %v do not have 1", d.ProtocolVersions)
+			}
+			known := append(driver.Capabilities{
+				driver.CapHost, driver.CapFiles, driver.CapTTY, driver.CapMultiExec, driver.CapReattach,
+				driver.CapLease, driver.CapStats, driver.CapInvoke,
+			}, capOfSpec()...)
+			for _, c := range d.Capabilities {
+				if !known.Has(c) {
+					t.Errorf("capability %q is not known", c)
+				}
+			}
+			again, err := fx.d.Describe(fx.ctx(t))
+			if err != nil || again.Name != d.Name || !slices.Equal(again.Capabilities, d.Capabilities) {
+				t.Errorf("a second Describe differs: %+v, %v", again, err)
+			}
+		}},
+		{"ConfigSchema", func(t *testing.T, fx *fixture) {
+			var schema jsonschema.Schema
+			if err := json.Unmarshal(fx.desc.ConfigSchema, &schema); err != nil {
+				t.Fatalf("the schema of the configuration: %v", err)
+			}
+			resolved, err := schema.Resolve(nil)
+			if err != nil {
+				t.Fatalf("the schema of the configuration: %v", err)
+			}
+			var config any
+			if err := json.Unmarshal(fx.Config, &config); err != nil {
+				t.Fatalf("the factory's configuration: %v", err)
+			}
+			if err := resolved.Validate(config); err != nil {
+				t.Errorf("the factory's configuration does not fit the schema: %v", err)
+			}
+			if err := resolved.Validate(map[string]any{"no-such-field-at-all": true}); err == nil {
+				t.Error("the schema lets unknown fields pass: a typing error would be ignored")
+			}
+		}},
+		{"ConfigureAgain", func(t *testing.T, fx *fixture) {
+			fx.need(t, driver.CapMultiExec, nil)
+			h := fx.create(t)
+			if err := fx.d.Configure(fx.ctx(t), fx.Config); err != nil {
+				t.Fatalf("configure with a sandbox there: %v", err)
+			}
+			if r := fx.run(t, h, fx.exec(fx.Programs.Exit(3))); r.exit.Code != 3 {
+				t.Errorf("exit after a second Configure: %+v", r.exit)
+			}
+		}},
+		{"Health", func(t *testing.T, fx *fixture) {
+			ctx, cancel := context.WithCancel(fx.ctx(t))
+			defer cancel()
+			started := time.Now()
+			var first driver.Health
+			n := 0
+			err := fx.d.Health(ctx, func(h driver.Health) error {
+				if n++; n == 1 {
+					first = h
+					cancel()
+				}
+				return nil
+			})
+			wantCancelled(t, "health", err)
+			if n == 0 || time.Since(started) > time.Duration(fx.Patience*float64(3*time.Second)) {
+				t.Errorf("health came %d times, after %v; once at once is wanted", n, time.Since(started))
+			}
+			if !first.Healthy {
+				t.Errorf("the driver is not healthy: %s", first.Message)
+			}
+		}},
+		{"RefusesWhatItCannot", refusesWhatItCannot},
+	}
+}
+
+// capOfSpec are the capabilities that a Spec can ask for.
+func capOfSpec() driver.Capabilities {
+	return driver.Capabilities{
+		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapBlockIO, driver.CapWallTime,
+		driver.CapOutput, driver.CapNetNone, driver.CapNetAllow, driver.CapNetOpen,
+	}
+}
+
+// refusesWhatItCannot asks for everything that the driver does not declare.
+func refusesWhatItCannot(t *testing.T, fx *fixture) {
+	for _, ask := range []struct {
+		cap driver.Capability
+		f   func(*driver.Spec)
+	}{
+		{driver.CapCPU, func(s *driver.Spec) { s.Resources.CPU = 1 }},
+		{driver.CapMemory, func(s *driver.Spec) { s.Resources.MemoryMB = 64 }},
+		{driver.CapPids, func(s *driver.Spec) { s.Resources.Pids = 16 }},
+		{driver.CapDisk, func(s *driver.Spec) { s.Resources.DiskMB = 64 }},
+		{driver.CapOutput, func(s *driver.Spec) { s.Resources.OutputKB = 64 }},
+		{driver.CapNetNone, func(s *driver.Spec) { s.Network = step.NetworkNone }},
+		{driver.CapNetAllow, func(s *driver.Spec) { s.Network = step.NetworkAllow }},
+		{driver.CapNetOpen, func(s *driver.Spec) { s.Network = step.NetworkOpen }},
+		{driver.CapLease, func(s *driver.Spec) { s.Until = driver.After(time.Hour) }},
+		{driver.CapHost, func(s *driver.Spec) { s.Host = &driver.HostSpec{UIDBase: 100000, UIDCount: 2} }},
+	} {
+		if fx.desc.Capabilities.Has(ask.cap) {
+			continue
+		}
+		h, err := fx.d.Create(fx.ctx(t), fx.spec(t, ask.f))
+		wantKind(t, "create that needs "+string(ask.cap), err, step.KindUnsupported)
+		if err == nil {
+			fx.destroy(t, h)
+		}
+	}
+	for what, f := range map[string]func(*driver.Spec){
+		"network":   func(s *driver.Spec) { s.Network = "no-such-network" },
+		"isolation": func(s *driver.Spec) { s.Isolation = "no-such-isolation" },
+	} {
+		h, err := fx.d.Create(fx.ctx(t), fx.spec(t, f))
+		wantKind(t, "create with an unknown "+what, err, step.KindUnsupported, step.KindInvalid)
+		if err == nil {
+			fx.destroy(t, h)
+		}
+	}
+	if all, err := fx.d.List(fx.ctx(t), fx.owner); err != nil || len(all) != 0 {
+		t.Errorf("the refused creates left %d sandboxes behind (%v)", len(all), err)
+	}
+	h := fx.create(t)
+	for _, ask := range []struct {
+		cap driver.Capability
+		f   func(*driver.ExecSpec)
+	}{
+		{driver.CapTTY, func(s *driver.ExecSpec) { s.TTY = &driver.TTY{Cols: 80, Rows: 24} }},
+		{driver.CapWallTime, func(s *driver.ExecSpec) { s.Timeout = time.Hour }},
+		{driver.CapOutput, func(s *driver.ExecSpec) { s.OutputLimit = 1 << 20 }},
+	} {
+		if !fx.desc.Capabilities.Has(ask.cap) {
+			err := fx.d.Exec(fx.ctx(t), h, fx.exec(fx.Programs.Exit(0), ask.f), ignore)
+			wantKind(t, "exec that needs "+string(ask.cap), err, step.KindUnsupported)
+		}
+	}
+	err := fx.d.Exec(fx.ctx(t), h, fx.exec(fx.Programs.Exit(0), func(s *driver.ExecSpec) { s.User = "no-such-user" }), ignore)
+	wantKind(t, "exec of an unknown user", err, step.KindUnsupported, step.KindInvalid)
+	if st, err := fx.d.Recover(fx.ctx(t), h); err != nil || len(st.Execs) != 0 {
+		t.Errorf("the refused execs left %+v behind (%v)", st, err)
+	}
+}
+
+// ignore is a sink that takes everything.
+func ignore(driver.ExecEvent) error { return nil }

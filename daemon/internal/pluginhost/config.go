@@ -1,0 +1,114 @@
+// Package pluginhost runs the driver plugins of a daemon: one process a driver,
+// started, configured, watched and restarted here, reached through a proxy that
+// outlives the processes.
+//
+// A plugin is trusted to do its work but not to behave: it may hang, flood its
+// stderr, crash at once or answer nonsense, and neither the host nor another
+// plugin notices more than that its driver is not healthy.
+//
+// # How a plugin runs
+//
+//   - Its executable is hashed and, unless AllowUnsigned, compared with the
+//     signed manifest; what was hashed is what is executed.
+//   - It gets a small environment of its own and nothing of the host's, a
+//     working folder with its socket, and mutual TLS with keys of this start.
+//   - Place may put it into a control group.
+//   - Its configuration is checked against its own JSON Schema first.
+//   - Its health stream is its heartbeat: silent for Timeouts.Health, it is
+//     killed. Each call has a deadline.
+//   - When it dies it is started again, the first time at once, then with
+//     growing pauses; after QuarantineAfter deaths in a row it is left alone
+//     until its file changes or QuarantineFor has passed.
+//   - When the host ends it is asked to end, then killed. When the host was
+//     killed, the plugin ends by itself; one that does not is found by its
+//     record and killed by the next host.
+package pluginhost
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Config says what to run and how.
+type Config struct {
+	// Dir holds the plugins, executables named nofx-driver-<name>.
+	Dir string
+	// SocketDir is the host's own folder, made with mode 0700: sockets, and a
+	// record of each running plugin. Two hosts cannot share one.
+	SocketDir string
+	// PidDir gets a file nofx-driver-<name>.pid while the plugin runs; "" = none.
+	PidDir string
+	// Configs are the drivers' configurations by name; none = {}.
+	Configs map[string]json.RawMessage
+	// AllowUnsigned runs plugins that no manifest vouches for.
+	AllowUnsigned bool
+	// ManifestKey verifies Dir/nofx-drivers.sha256. It must not come from Dir.
+	ManifestKey ed25519.PublicKey
+	// Env is added to the plugins' small environment, as NAME=VALUE.
+	Env []string
+	// Place is called with each new process before it is spoken to; an error
+	// ends the process. nil = it stays where the host is.
+	Place func(name string, pid int) error
+	// Log gets the host's and the plugins' records; nil = slog.Default().
+	Log *slog.Logger
+
+	Timeouts Timeouts
+
+	// QuarantineAfter is how often a plugin may die in a row, 0 = 5, and
+	// QuarantineFor how long it is then left alone, 0 = 10 min.
+	QuarantineAfter int
+	QuarantineFor   time.Duration
+}
+
+// Timeouts bound what is waited for; 0 = the value in the comment.
+type Timeouts struct {
+	Start  time.Duration // 30 s: until a new process can be spoken to and is configured
+	Call   time.Duration // 60 s: one call without bulk data
+	Copy   time.Duration // 30 min: CopyIn, CopyOut
+	Health time.Duration // 35 s: between two health messages
+	Wait   time.Duration // 10 s: a call's wait for a plugin that is restarting
+	Stop   time.Duration // 5 s: between asking a plugin to end and killing it
+	Stable time.Duration // 60 s: a process that ran longer starts with a clean record
+}
+
+// Restart pauses: the second restart in a row waits about the first of these,
+// each later one half as long again, up to the second.
+const (
+	firstPause = 250 * time.Millisecond
+	maxPause   = 30 * time.Second
+)
+
+// withDefaults fills what is open and refuses what cannot work.
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" || c.SocketDir == "" {
+		return c, step.Errorf(step.KindInvalid, "plugin host: Dir and SocketDir are needed")
+	}
+	if !c.AllowUnsigned && len(c.ManifestKey) != ed25519.PublicKeySize {
+		return c, step.Errorf(step.KindInvalid, "plugin host: without a manifest key, unsigned plugins must be allowed")
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	def := func(d *time.Duration, value time.Duration) {
+		if *d <= 0 {
+			*d = value
+		}
+	}
+	t := &c.Timeouts
+	def(&t.Start, 30*time.Second)
+	def(&t.Call, time.Minute)
+	def(&t.Copy, 30*time.Minute)
+	def(&t.Health, 35*time.Second)
+	def(&t.Wait, 10*time.Second)
+	def(&t.Stop, 5*time.Second)
+	def(&t.Stable, time.Minute)
+	def(&c.QuarantineFor, 10*time.Minute)
+	if c.QuarantineAfter <= 0 {
+		c.QuarantineAfter = 5
+	}
+	return c, nil
+}

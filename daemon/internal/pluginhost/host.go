@@ -1,0 +1,165 @@
+package pluginhost
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Host runs the plugins of one folder.
+type Host struct {
+	cfg     Config
+	slots   map[string]*slot
+	missing []wire.DriverInfo // configured, but no such plugin
+	changed chan struct{}     // capacity 1: something in Infos is new
+	ready   chan struct{}     // closed when each plugin was tried once
+	started sync.Once
+}
+
+// New looks for the plugins; Run starts them.
+func New(cfg Config) (*Host, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	found, err := discover(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{cfg: cfg, slots: map[string]*slot{}, changed: make(chan struct{}, 1), ready: make(chan struct{})}
+	for _, name := range found {
+		h.slots[name] = newSlot(cfg, name, h.change)
+	}
+	for name := range cfg.Configs {
+		if h.slots[name] == nil {
+			h.missing = append(h.missing, wire.DriverInfo{
+				Name: name, Message: "it is configured, but there is no plugin " + prefix + name, Capabilities: []string{},
+			})
+		}
+	}
+	return h, nil
+}
+
+// Run starts every plugin and keeps it running until ctx ends, then stops
+// them all. It can be called once.
+func (h *Host) Run(ctx context.Context) error {
+	err := step.Errorf(step.KindConflict, "plugin host: it ran already")
+	h.started.Do(func() { err = nil })
+	if err != nil {
+		return err
+	}
+	unlock, uerr := h.prepare()
+	if uerr != nil {
+		return uerr
+	}
+	defer unlock()
+	var running, tried sync.WaitGroup
+	for _, s := range h.slots {
+		tried.Add(1)
+		running.Go(func() { s.run(ctx, sync.OnceFunc(tried.Done)) })
+	}
+	tried.Wait()
+	close(h.ready)
+	running.Wait()
+	return nil
+}
+
+// prepare takes hold of the socket folder and clears what an earlier host left.
+func (h *Host) prepare() (unlock func(), err error) {
+	if err := os.MkdirAll(h.cfg.SocketDir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(h.cfg.SocketDir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(h.cfg.SocketDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, step.Errorf(step.KindConflict, "plugin host: another one uses %s", h.cfg.SocketDir)
+	}
+	unlock = func() { _ = lock.Close() }
+	if err := h.clear(); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// clear ends the plugins of a host that was killed and removes their traces.
+func (h *Host) clear() error {
+	killed, err := killRecorded(h.cfg.SocketDir)
+	for _, r := range killed {
+		h.cfg.Log.Warn("killed a plugin that had outlived its host", "pid", r.PID, "exe", r.Exe)
+	}
+	if err != nil {
+		return err
+	}
+	folders, err := filepath.Glob(filepath.Join(h.cfg.SocketDir, socketPattern+"*"))
+	if err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
+	}
+	if h.cfg.PidDir == "" {
+		return nil
+	}
+	return os.MkdirAll(h.cfg.PidDir, 0o755)
+}
+
+// Driver gives a driver that stays the same over restarts of its plugin:
+// not_found if there is no such plugin. A call while it restarts waits for
+// Timeouts.Wait, then fails with unavailable.
+func (h *Host) Driver(name string) (driver.Driver, error) {
+	s, ok := h.slots[name]
+	if !ok {
+		return nil, step.Errorf(step.KindNotFound, "there is no driver %.40q here", name)
+	}
+	return &proxy{slot: s, t: h.cfg.Timeouts}, nil
+}
+
+// Infos tells of every plugin, in the order of their names; those that were
+// configured and not found are among them.
+func (h *Host) Infos() []wire.DriverInfo {
+	all := slices.Clone(h.missing)
+	for _, s := range h.slots {
+		all = append(all, s.info())
+	}
+	slices.SortFunc(all, func(a, b wire.DriverInfo) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Changed has a value whenever Infos may have become different since it was
+// last read. It is for one reader.
+func (h *Host) Changed() <-chan struct{} { return h.changed }
+
+func (h *Host) change() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Ready waits until each plugin was tried once.
+func (h *Host) Ready(ctx context.Context) error {
+	select {
+	case <-h.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,546 @@
+package pluginhost
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// rig is a running host.
+type rig struct {
+	*Host
+	cfg  Config
+	log  *logBuffer
+	stop func() // ends it and waits
+}
+
+// start runs a host with the plugins of these names.
+func start(t *testing.T, names []string, change ...func(*Config)) *rig {
+	t.Helper()
+	base := t.TempDir()
+	log := &logBuffer{}
+	cfg := Config{
+		Dir: filepath.Join(base, "plugins"), SocketDir: filepath.Join(base, "sockets"), PidDir: filepath.Join(base, "run"),
+		AllowUnsigned: true, QuarantineAfter: 3,
+		Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if err := os.Mkdir(cfg.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		install(t, cfg.Dir, name, nil)
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return run(t, cfg, log)
+}
+
+func run(t *testing.T, cfg Config, log *logBuffer) *rig {
+	t.Helper()
+	h, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("run: %v", err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("the host does not end")
+		}
+	})
+	t.Cleanup(stop)
+	return &rig{Host: h, cfg: cfg, log: log, stop: stop}
+}
+
+// install puts the test binary into dir as a plugin, with extra bytes at its end.
+func install(t *testing.T, dir, name string, extra []byte) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	tmp, err := os.CreateTemp(dir, "new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(tmp, in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tmp.Write(extra); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(tmp.Chmod(0o755), tmp.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp.Name(), filepath.Join(dir, prefix+name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bg(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// infoOf waits until the driver's info is as f wants it.
+func (r *rig) infoOf(t *testing.T, name, what string, f func(wire.DriverInfo) bool) wire.DriverInfo {
+	t.Helper()
+	ctx := bg(t)
+	for {
+		var last wire.DriverInfo
+		for _, i := range r.Infos() {
+			if i.Name == name {
+				if last = i; f(i) {
+					return i
+				}
+			}
+		}
+		select {
+		case <-r.Changed():
+		case <-ctx.Done():
+			t.Fatalf("driver %s did not become %s; it is %+v", name, what, last)
+		}
+	}
+}
+
+func healthy(i wire.DriverInfo) bool { return i.Healthy }
+
+// pid reads a plugin's pid file.
+func (r *rig) pid(t *testing.T, name string) int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(r.cfg.PidDir, prefix+name+".pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// echo runs a step in the driver, and again while the plugin is not there.
+func (r *rig) echo(t *testing.T, name string) {
+	t.Helper()
+	d, err := r.Driver(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := bg(t)
+	for i := 0; ; i++ {
+		err := echo(ctx, d, fmt.Sprintf("box-%d", i))
+		if err == nil {
+			return
+		}
+		if !step.Is(err, step.KindUnavailable) && !step.Is(err, step.KindNotFound) || ctx.Err() != nil {
+			t.Fatalf("a step in %s: %v", name, err)
+		}
+	}
+}
+
+func echo(ctx context.Context, d driver.Driver, id string) error {
+	h, err := d.Create(ctx, driver.Spec{ID: id, Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	err = d.Exec(ctx, h, driver.ExecSpec{ID: "main", Argv: []string{"echo", id}}, func(e driver.ExecEvent) error {
+		out.Write(e.Data)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if out.String() != id+"\n" {
+		return fmt.Errorf("it said %q", out.String())
+	}
+	return d.Destroy(ctx, h)
+}
+
+// logBuffer is a log that a test can read.
+type logBuffer struct {
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{}
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// until waits for the log to hold text.
+func (l *logBuffer) until(t *testing.T, text string) {
+	t.Helper()
+	ctx := bg(t)
+	for {
+		l.mu.Lock()
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		found, changed := strings.Contains(l.b.String(), text), l.changed
+		l.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("the log does not say %q", text)
+		}
+	}
+}
+
+func TestRunsAndStops(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "envy"}, func(c *Config) { c.Env = []string{"EXTRA=given"} })
+	if err := r.Ready(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	r.echo(t, "memory")
+	info := r.infoOf(t, "memory", "healthy", healthy)
+	if info.Version != "1.0.0" || len(info.Capabilities) < 5 {
+		t.Errorf("info %+v", info)
+	}
+	if _, err := r.Driver("no-such"); !step.Is(err, step.KindNotFound) {
+		t.Errorf("a driver that is not there: %v", err)
+	}
+
+	// A plugin sees nothing of the host's environment.
+	d, _ := r.Driver("envy")
+	desc, err := d.Describe(bg(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := map[string]bool{
+		"PATH": true, "LANG": true, "TZ": true, "TMPDIR": true, "EXTRA": true, "NOFX_DRIVER_HOST_PID": true, "NOFX_DRIVER_PLUGIN": true,
+		"PLUGIN_MIN_PORT": true, "PLUGIN_MAX_PORT": true, "PLUGIN_PROTOCOL_VERSIONS": true, "PLUGIN_CLIENT_CERT": true, "PLUGIN_UNIX_SOCKET_DIR": true,
+	}
+	for _, kv := range desc.Warnings {
+		if name, _, _ := strings.Cut(kv, "="); !allowed[name] {
+			t.Errorf("the plugin sees the variable %s", name)
+		}
+	}
+
+	for _, name := range []string{r.cfg.SocketDir} {
+		if st, err := os.Stat(name); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v %v, want mode 0700", name, st.Mode(), err)
+		}
+	}
+	sockets, _ := filepath.Glob(filepath.Join(r.cfg.SocketDir, "*", "plugin*"))
+	for _, s := range sockets {
+		if st, err := os.Stat(s); err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("socket %s: %v %v, want it closed to others", s, st.Mode(), err)
+		}
+	}
+	if len(sockets) != 2 {
+		t.Errorf("sockets: %v", sockets)
+	}
+	pid := r.pid(t, "memory")
+	other, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Run(bg(t)); !step.Is(err, step.KindConflict) {
+		t.Errorf("a second host with the same folder: %v", err)
+	}
+	r.stop()
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the plugin's process is still there: %v", err)
+	}
+	for _, pattern := range []string{filepath.Join(r.cfg.PidDir, "*"), filepath.Join(r.cfg.SocketDir, "*.json"), filepath.Join(r.cfg.SocketDir, "plugin-dir*")} {
+		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+	if _, err := d.Describe(bg(t)); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("a call after the end: %v", err)
+	}
+}
+
+func TestKilledTwice(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory"})
+	r.echo(t, "memory")
+	d, _ := r.Driver("memory")
+	seen := map[int]bool{}
+	for range 2 {
+		r.infoOf(t, "memory", "healthy", healthy)
+		pid := r.pid(t, "memory")
+		if seen[pid] {
+			t.Errorf("process %d again", pid)
+		}
+		seen[pid] = true
+		// An exec that is under way fails with a kind that says: ask Recover.
+		broke := make(chan error, 1)
+		h, err := d.Create(bg(t), driver.Spec{ID: fmt.Sprintf("long-%d", pid), Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready := make(chan struct{}, 1)
+		go func() {
+			broke <- d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "wait", "1000"}}, func(driver.ExecEvent) error {
+				ready <- struct{}{}
+				return nil
+			})
+		}()
+		<-ready
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-broke; !step.Is(err, step.KindUnavailable) {
+			t.Errorf("the exec under way: %v", err)
+		}
+		r.echo(t, "memory")
+	}
+	if pid := r.pid(t, "memory"); seen[pid] {
+		t.Errorf("process %d again", pid)
+	}
+}
+
+func TestCraftedStderr(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"crafted"})
+	r.echo(t, "crafted")
+	for _, text := range []string{`{\"@message\":1}`, `"level":"WARN","msg":"fine","driver":"crafted","k":"v"`, "panic: not really"} {
+		r.log.until(t, text)
+	}
+}
+
+func TestFloods(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"flood", "longline", "memory"})
+	if err := r.Ready(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	r.log.until(t, "lines were dropped")
+	for range 20 {
+		r.echo(t, "memory")
+		r.echo(t, "flood")
+		r.echo(t, "longline")
+	}
+	if n := len(r.log.String()); n > 16<<20 {
+		t.Errorf("the log has %d bytes", n)
+	}
+}
+
+func TestBadPluginsHarmNoOther(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"crash", "liar", "schema", "nonsense", "memory"}, func(c *Config) {
+		c.Configs = map[string]json.RawMessage{"absent": json.RawMessage(`{}`)}
+		c.Timeouts.Wait = 200 * time.Millisecond
+	})
+	r.echo(t, "memory")
+	for _, name := range []string{"crash", "liar", "schema", "nonsense"} {
+		i := r.infoOf(t, name, "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
+		if i.Healthy {
+			t.Errorf("a quarantined driver is healthy: %+v", i)
+		}
+	}
+	r.infoOf(t, "absent", "reported", func(i wire.DriverInfo) bool { return !i.Healthy && i.Message != "" })
+	if err := r.Ready(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := r.Driver("crash")
+	_, err := d.Describe(bg(t))
+	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != step.KindUnavailable || e.RetryAfter <= 0 || !strings.Contains(e.Message, "quarantined") {
+		t.Errorf("a call to a quarantined driver: %v", err)
+	}
+	r.log.until(t, "I cannot live like this")
+	r.echo(t, "memory")
+}
+
+func TestConfiguration(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "envy"}, func(c *Config) {
+		c.Configs = map[string]json.RawMessage{"memory": json.RawMessage(`{"message":"configured"}`), "envy": json.RawMessage(`{"mesage":"a typing error"}`)}
+	})
+	r.infoOf(t, "memory", "configured", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
+	r.infoOf(t, "envy", "refused", func(i wire.DriverInfo) bool {
+		return !i.Healthy && strings.Contains(i.Message, "configuration") && strings.Contains(i.Message, "mesage")
+	})
+	if err := syscall.Kill(r.pid(t, "memory"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "memory", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
+	r.infoOf(t, "memory", "configured again", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
+}
+
+func TestSwappedBinary(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "crash"})
+	r.echo(t, "memory")
+	first := strings.Count(r.log.String(), "plugin started")
+	install(t, r.cfg.Dir, "memory", []byte("a newer build"))
+	if err := syscall.Kill(r.pid(t, "memory"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "memory", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
+	r.infoOf(t, "memory", "healthy", healthy)
+	r.echo(t, "memory")
+	if first != 1 {
+		t.Errorf("it was started %d times before", first)
+	}
+	var sums []string
+	for line := range strings.Lines(r.log.String()) {
+		if strings.Contains(line, "plugin started") {
+			_, rest, _ := strings.Cut(line, `"sha256":"`)
+			sums = append(sums, rest[:64])
+		}
+	}
+	if len(sums) != 2 || sums[0] == sums[1] {
+		t.Errorf("hashes %v, want two different ones", sums)
+	}
+	// A new file ends a quarantine.
+	r.infoOf(t, "crash", "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
+	install(t, r.cfg.Dir, "crash", []byte("another one"))
+	r.infoOf(t, "crash", "tried again", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "being restarted") })
+}
+
+func TestHangingCall(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"hang"}, func(c *Config) { c.Timeouts.Call = 300 * time.Millisecond })
+	r.infoOf(t, "hang", "healthy", healthy)
+	d, _ := r.Driver("hang")
+	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := d.Stats(bg(t), h); !step.Is(err, step.KindUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a call that hangs: %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := d.Destroy(bg(t), h); err != nil {
+		t.Errorf("another call meanwhile: %v", err)
+	}
+}
+
+func TestHangingProcessIsKilled(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "mute"}, func(c *Config) { c.Timeouts.Health = 12 * time.Second })
+	r.infoOf(t, "memory", "healthy", healthy)
+	r.infoOf(t, "mute", "healthy", healthy)
+	d, _ := r.Driver("memory")
+	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := r.pid(t, "memory")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// Even a stream without a deadline comes back, when the silence is noticed.
+	if err := d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"true"}}, func(driver.ExecEvent) error { return nil }); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("an exec in a stopped process: %v", err)
+	}
+	r.echo(t, "memory")
+	if r.pid(t, "memory") == pid {
+		t.Error("the stopped process is still in use")
+	}
+	r.log.until(t, `"driver":"mute","pid"`)
+}
+
+func TestEndOfLeakyAndStubborn(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"leaky", "stubborn", "sick"}, func(c *Config) { c.Timeouts.Stop = 500 * time.Millisecond })
+	r.echo(t, "leaky")
+	r.echo(t, "stubborn")
+	r.infoOf(t, "sick", "unhealthy", func(i wire.DriverInfo) bool { return !i.Healthy && i.Message == "I do not feel well" })
+	before := r.pid(t, "leaky")
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "leaky", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
+	r.infoOf(t, "leaky", "healthy", healthy)
+	r.echo(t, "leaky")
+	pid, after := r.pid(t, "stubborn"), r.pid(t, "leaky")
+	r.stop()
+	for _, group := range []int{before, after} { // the children that were left to hold the pipes
+		if err := syscall.Kill(-group, syscall.SIGKILL); err != nil {
+			t.Errorf("there was no child to hold the pipes: %v", err)
+		}
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the stubborn plugin is still there: %v", err)
+	}
+}
+
+func TestSlowStartIsGivenUp(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"silent"}, func(c *Config) { c.Timeouts.Start = 300 * time.Millisecond })
+	if err := r.Ready(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "silent", "down", func(i wire.DriverInfo) bool { return !i.Healthy && strings.Contains(i.Message, "restarted") })
+}
+
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	placed := map[string]int{}
+	r := start(t, []string{"memory", "envy"}, func(c *Config) {
+		c.Place = func(name string, pid int) error {
+			mu.Lock()
+			defer mu.Unlock()
+			placed[name] = pid
+			if name == "envy" {
+				return errors.New("there is no place for it")
+			}
+			return nil
+		}
+	})
+	r.echo(t, "memory")
+	mu.Lock()
+	got := placed["memory"]
+	mu.Unlock()
+	if got != r.pid(t, "memory") {
+		t.Errorf("placed process %d, running %d", got, r.pid(t, "memory"))
+	}
+	r.infoOf(t, "envy", "down", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "there is no place for it") })
+}

@@ -1,0 +1,120 @@
+package pluginhost
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
+)
+
+// The test binary is every plugin as well: under the name nofx-driver-<name> it
+// serves the in-memory driver, with the fault that <name> stands for.
+func TestMain(m *testing.M) {
+	if name, ok := strings.CutPrefix(filepath.Base(os.Args[0]), prefix); ok {
+		servePlugin(name)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func servePlugin(name string) {
+	d := faulty{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), fault: name}
+	switch name {
+	case "crash":
+		fmt.Fprintln(os.Stderr, "[ERROR] I cannot live like this")
+		os.Exit(3)
+	case "silent": // never says that it is there
+		select {}
+	case "nonsense":
+		fmt.Println("1|1|tcp|127.0.0.1:1|grpc|")
+		select {}
+	case "crafted":
+		for _, line := range []string{`{"@message":1}`, `{"@message":null,"@level":[]}`, `{"@level":"warn","@message":"fine","k":"v"}`, "\x00\xff{", "panic: not really"} {
+			fmt.Fprintln(os.Stderr, line)
+		}
+	case "flood":
+		stderr := os.Stderr
+		go func() {
+			line := []byte(strings.Repeat("flood ", 200) + "\n")
+			for {
+				if _, err := stderr.Write(line); err != nil {
+					return
+				}
+			}
+		}()
+	case "longline":
+		stderr := os.Stderr
+		go func() {
+			block := []byte(strings.Repeat("x", 1<<20))
+			for {
+				if _, err := stderr.Write(block); err != nil {
+					return
+				}
+			}
+		}()
+	case "leaky": // a child of its own holds its pipes
+		cmd := exec.Command("sleep", "20")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Start(); err != nil {
+			panic(err)
+		}
+	}
+	driverrpc.Serve(d)
+	if name == "stubborn" {
+		select {} // asked to end, it stays
+	}
+}
+
+// faulty is the in-memory driver with a fault.
+type faulty struct {
+	*memdriver.Driver
+	fault string
+}
+
+func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
+	d, err := f.Driver.Describe(ctx)
+	switch f.fault {
+	case "envy":
+		d.Warnings = os.Environ()
+	case "liar":
+		d.Name = "somebody-else"
+	case "schema":
+		d.ConfigSchema = json.RawMessage(`{"type": 7}`)
+	}
+	return d, err
+}
+
+func (f faulty) Stats(ctx context.Context, h driver.Handle) (driver.Stats, error) {
+	if f.fault == "hang" {
+		select {} // not even the end of its context moves it
+	}
+	return f.Driver.Stats(ctx, h)
+}
+
+func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) error {
+	if f.fault == "mute" {
+		if err := sink(driver.Health{Healthy: true}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if f.fault == "sick" {
+		if err := sink(driver.Health{Healthy: false, Message: "I do not feel well"}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.Driver.Health(ctx, sink)
+}

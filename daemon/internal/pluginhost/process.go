@@ -1,0 +1,227 @@
+package pluginhost
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"github.com/hashicorp/go-hclog"
+	plugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+)
+
+// maxSchema bounds a driver's configuration schema, in bytes.
+const maxSchema = 256 << 10
+
+// process is one running plugin, ready for calls.
+type process struct {
+	driver  *driverrpc.Client
+	desc    driver.Description
+	id      fileID
+	started time.Time
+	log     *slog.Logger
+
+	client *plugin.Client
+	child  *childRunner
+	traces traces
+	grace  time.Duration
+	logged chan struct{} // closed when its stderr was read to the end
+}
+
+// startProcess starts a plugin, checks and configures it.
+func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Start)
+	defer cancel()
+	exe, err := openExecutable(cfg, name)
+	if err != nil {
+		return nil, err
+	}
+	defer exe.file.Close()
+	p := &process{
+		id: exe.id, started: time.Now(), traces: tracesOf(cfg, name), grace: cfg.Timeouts.Stop,
+		log: cfg.Log.With("driver", name), logged: make(chan struct{}),
+		child: &childRunner{exe: exe, done: make(chan struct{})},
+	}
+	p.child.onStart = func(pid int) error { return p.begin(cfg, name, pid) }
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  driverrpc.Handshake(),
+		VersionedPlugins: driverrpc.Plugins(nil),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		StartTimeout:     cfg.Timeouts.Start,
+		GRPCDialOptions:  driverrpc.DialOptions(),
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: cfg.SocketDir},
+		Logger:           hostLogger(p.log),
+		SyncStdout:       io.Discard,
+		SyncStderr:       io.Discard,
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
+			p.child.dir = dir
+			p.child.env = slices.Concat(baseEnv(), cfg.Env, cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
+			return p.child, nil
+		},
+	})
+	defer func() {
+		if err != nil {
+			p.stop()
+			if p.child.ended() != "" && !isPermanent(err) {
+				err = fmt.Errorf("%w (%s)", err, p.child.ended())
+			}
+		}
+	}()
+	if err := p.dial(ctx); err != nil {
+		return nil, err
+	}
+	if p.desc, err = p.driver.Describe(ctx); err != nil {
+		return nil, fmt.Errorf("describe: %w", err)
+	}
+	if p.desc.Name != name {
+		return nil, permanent("the plugin of driver %s says that it is %.40q", name, p.desc.Name)
+	}
+	config := cfg.Configs[name]
+	if len(config) == 0 {
+		config = json.RawMessage(`{}`)
+	}
+	if err := checkConfig(p.desc.ConfigSchema, config); err != nil {
+		return nil, err
+	}
+	if err := p.driver.Configure(ctx, config); err != nil {
+		return nil, fmt.Errorf("configure: %w", err)
+	}
+	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "sha256", hex.EncodeToString(exe.sum[:]))
+	return p, nil
+}
+
+// begin follows up on a process that has just been made: it is recorded, put
+// in its place, and its stderr is read.
+func (p *process) begin(cfg Config, name string, pid int) error {
+	go func() {
+		defer close(p.logged)
+		pumpStderr(p.child.stderr, p.log)
+	}()
+	if err := p.traces.write(pid); err != nil {
+		return err
+	}
+	if cfg.Place != nil {
+		if err := cfg.Place(name, pid); err != nil {
+			return fmt.Errorf("placing the plugin's process: %w", err)
+		}
+	}
+	return nil
+}
+
+// dial waits for the handshake and opens the connection.
+func (p *process) dial(ctx context.Context) error {
+	type dialled struct {
+		d   any
+		err error
+	}
+	got := make(chan dialled, 1)
+	go func() {
+		rpc, err := p.client.Client()
+		if err != nil {
+			got <- dialled{err: err}
+			return
+		}
+		d, err := rpc.Dispense(driverrpc.PluginName)
+		got <- dialled{d: d, err: err}
+	}()
+	var r dialled
+	select {
+	case r = <-got:
+	case <-ctx.Done():
+		p.child.kill()
+		<-got // ends now that the process has
+		return ctx.Err()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	c, ok := r.d.(*driverrpc.Client)
+	if !ok {
+		return permanent("the plugin serves no driver")
+	}
+	p.driver = c
+	return nil
+}
+
+// dead reports whether the process has ended.
+func (p *process) dead() bool {
+	select {
+	case <-p.child.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop asks the process to end, kills it if it does not, and removes its
+// traces. It can be called for a process that has ended or never began.
+func (p *process) stop() {
+	var killer sync.WaitGroup
+	stopped := make(chan struct{})
+	killer.Go(func() {
+		timer := time.NewTimer(p.grace)
+		defer timer.Stop()
+		select {
+		case <-stopped:
+		case <-timer.C:
+			p.log.Warn("the plugin does not end; killing it", "pid", p.child.pid())
+			p.child.kill()
+		}
+	})
+	p.client.Kill() // asks, and waits for the end
+	close(stopped)
+	killer.Wait()
+	if p.child.pid() != 0 {
+		p.child.kill()
+		<-p.child.done
+		<-p.logged
+	}
+	p.child.release()
+	if p.child.dir != "" {
+		_ = os.RemoveAll(p.child.dir)
+	}
+	if err := p.traces.remove(); err != nil {
+		p.log.Warn("removing the plugin's records", "err", err)
+	}
+}
+
+// checkConfig checks a configuration against the driver's own schema.
+func checkConfig(schema, config json.RawMessage) error {
+	if len(schema) > maxSchema {
+		return permanent("the configuration's schema has %d bytes", len(schema))
+	}
+	var s jsonschema.Schema
+	if err := json.Unmarshal(schema, &s); err != nil {
+		return permanent("the configuration's schema: %v", err)
+	}
+	resolved, err := s.Resolve(nil)
+	if err != nil {
+		return permanent("the configuration's schema: %v", err)
+	}
+	var value any
+	if err := json.Unmarshal(config, &value); err != nil {
+		return permanent("the configuration: %v", err)
+	}
+	if err := resolved.Validate(value); err != nil {
+		return permanent("the configuration: %v", err)
+	}
+	return nil
+}
+
+// errHung is why a process was killed that went silent.
+var errHung = errors.New("it gave no sign of life")

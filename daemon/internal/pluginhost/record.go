@@ -1,0 +1,172 @@
+package pluginhost
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// recordSuffix ends the names of the records in the socket folder.
+const recordSuffix = ".process.json"
+
+// record identifies a plugin's process beyond doubt: a pid alone may be
+// somebody else's by the time that it is read.
+type record struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks after boot, from /proc/PID/stat
+	Boot  string `json:"boot"`  // the kernel's boot id
+	Exe   string `json:"exe"`   // the target of /proc/PID/exe
+}
+
+// describeProcess reads a live process's record.
+func describeProcess(pid int) (record, error) {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return record{}, err
+	}
+	// The name in parentheses may hold anything; the fields follow the last one.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return record{}, fmt.Errorf("%s/stat has %d fields", proc, len(fields))
+	}
+	start, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return record{}, err
+	}
+	exe, err := os.Readlink(filepath.Join(proc, "exe"))
+	if err != nil {
+		return record{}, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return record{}, err
+	}
+	return record{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot)), Exe: strings.TrimSuffix(exe, " (deleted)")}, nil
+}
+
+// traces are the files that tell of a running plugin.
+type traces struct{ record, pid string }
+
+func tracesOf(cfg Config, name string) traces {
+	t := traces{record: filepath.Join(cfg.SocketDir, name+recordSuffix)}
+	if cfg.PidDir != "" {
+		t.pid = filepath.Join(cfg.PidDir, prefix+name+".pid")
+	}
+	return t
+}
+
+// write records process pid.
+func (t traces) write(pid int) error {
+	r, err := describeProcess(pid)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(t.record, data, 0o600); err != nil {
+		return err
+	}
+	if t.pid == "" {
+		return nil
+	}
+	return renameio.WriteFile(t.pid, []byte(strconv.Itoa(pid)+"\n"), 0o644, renameio.IgnoreUmask())
+}
+
+// remove removes what write made.
+func (t traces) remove() error {
+	var errs []error
+	for _, name := range []string{t.pid, t.record} {
+		if name == "" {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// killRecorded kills the recorded processes that are still the same, waits for
+// their end and removes the records. It gives those that it killed.
+func killRecorded(dir string) ([]record, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"+recordSuffix))
+	if err != nil {
+		return nil, err
+	}
+	var killed []record
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return killed, err
+		}
+		var r record
+		if json.Unmarshal(data, &r) == nil && r.PID > 1 {
+			ours, err := killIfSame(r)
+			if err != nil {
+				return killed, fmt.Errorf("plugin process %d of an earlier host: %w", r.PID, err)
+			}
+			if ours {
+				killed = append(killed, r)
+			}
+		}
+		if err := os.Remove(name); err != nil {
+			return killed, err
+		}
+	}
+	return killed, nil
+}
+
+// killIfSame kills the process of r if it is still that process.
+func killIfSame(r record) (bool, error) {
+	// The descriptor first: whatever it names stays named by it, so that what
+	// is checked next is what is killed.
+	fd, err := unix.PidfdOpen(r.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	now, err := describeProcess(r.PID)
+	if err != nil || now != r {
+		return false, nil // it has ended, or the pid is another's
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, err
+	}
+	return true, waitPidfd(fd, 5*time.Second)
+}
+
+// waitPidfd waits for a process's end.
+func waitPidfd(fd int, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return errors.New("it did not end after SIGKILL")
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}

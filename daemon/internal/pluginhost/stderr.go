@@ -1,0 +1,102 @@
+package pluginhost
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/nofx-run/nofx/internal/hclogslog"
+)
+
+// How much of a plugin's stderr is taken. Lines beyond it are counted, not
+// logged; bytes beyond it make the plugin wait.
+const (
+	linesPerSecond = 200
+	linesBurst     = 1000
+	bytesPerSecond = 8 << 20
+)
+
+// pumpStderr logs a plugin's stderr until it ends.
+func pumpStderr(r *os.File, log *slog.Logger) {
+	p := &pump{log: log, in: bufio.NewReaderSize(r, hclogslog.MaxLine), tokens: linesBurst, second: time.Now()}
+	for p.next() {
+	}
+	p.report()
+}
+
+// pump is the state of one plugin's stderr.
+type pump struct {
+	log     *slog.Logger
+	in      *bufio.Reader
+	tokens  float64   // lines that may be logged at once
+	second  time.Time // when the counts below began
+	bytes   int       // read since then
+	dropped int       // lines not logged since the last report
+}
+
+// next takes one line; false at the end.
+func (p *pump) next() bool {
+	line, err := p.in.ReadSlice('\n')
+	p.bytes += len(line)
+	p.slow()
+	long := errors.Is(err, bufio.ErrBufferFull)
+	if n := len(line); n > 0 && (err == nil || long || errors.Is(err, io.EOF)) {
+		if line[n-1] == '\n' {
+			line = line[:n-1]
+		}
+		p.logLine(line)
+	}
+	for long { // the rest of a line that is too long
+		var rest []byte
+		rest, err = p.in.ReadSlice('\n')
+		p.bytes += len(rest)
+		long = errors.Is(err, bufio.ErrBufferFull)
+		p.slow()
+	}
+	return err == nil
+}
+
+// logLine logs a line, if the plugin has not said too much lately.
+func (p *pump) logLine(line []byte) {
+	if len(line) == 0 {
+		return
+	}
+	if p.tokens < 1 {
+		p.dropped++
+		return
+	}
+	p.tokens--
+	r := hclogslog.Parse(line, time.Now())
+	ctx := context.Background()
+	if p.log.Enabled(ctx, r.Level) {
+		_ = p.log.Handler().Handle(ctx, r) // a log that cannot be written has no better place
+	}
+}
+
+// slow keeps the counts, and waits when the plugin writes faster than anybody
+// could read.
+func (p *pump) slow() {
+	passed := time.Since(p.second)
+	if p.bytes < bytesPerSecond && passed < time.Second {
+		return
+	}
+	if left := time.Second - passed; left > 0 {
+		time.Sleep(left)
+		passed = time.Second
+	}
+	p.tokens = min(linesBurst, p.tokens+passed.Seconds()*linesPerSecond)
+	p.second, p.bytes = time.Now(), 0
+	p.report()
+}
+
+// report says how much was not logged.
+func (p *pump) report() {
+	if p.dropped > 0 {
+		p.log.Warn("the plugin writes too much to stderr; lines were dropped", "lines", p.dropped)
+		p.dropped = 0
+	}
+}

@@ -476,7 +476,7 @@ func TestHangingProcessIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Even a stream without a deadline comes back, when the silence is noticed.
-	if err := d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"true"}}, func(driver.ExecEvent) error { return nil }); !step.Is(err, step.KindUnavailable) {
+	if err := d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "wait", "1000"}}, func(driver.ExecEvent) error { return nil }); !step.Is(err, step.KindUnavailable) {
 		t.Errorf("an exec in a stopped process: %v", err)
 	}
 	r.echo(t, "memory")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	plugin "github.com/hashicorp/go-plugin"
 	"go.uber.org/goleak"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -22,6 +23,10 @@ import (
 func TestMain(m *testing.M) {
 	if name, ok := strings.CutPrefix(filepath.Base(os.Args[0]), prefix); ok {
 		servePlugin(name)
+		return
+	}
+	if base := os.Getenv(hostEnv); base != "" {
+		runHostProcess(base)
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -62,6 +67,11 @@ func servePlugin(name string) {
 				}
 			}
 		}()
+	case "clinging": // does not use our Serve, and so does not watch its parent
+		plugin.Serve(&plugin.ServeConfig{
+			HandshakeConfig: driverrpc.Handshake(), VersionedPlugins: driverrpc.Plugins(d), GRPCServer: plugin.DefaultGRPCServer,
+		})
+		return
 	case "leaky": // a child of its own holds its pipes
 		cmd := exec.Command("sleep", "20")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -70,6 +70,7 @@ func (s *slot) run(ctx context.Context, tried func()) {
 		}
 	}
 	s.down("the plugin host has ended")
+	s.giveUp("the plugin host has ended", time.Time{})
 }
 
 // once runs one process from its start to its end. It gives why it ended, and
@@ -136,12 +137,7 @@ func (s *slot) quarantine(ctx context.Context, why error) {
 	before, _ := idOf(filepath.Join(s.cfg.Dir, prefix+s.name))
 	until := time.Now().Add(s.cfg.QuarantineFor)
 	s.log.Error("the plugin is quarantined", "err", why, "until", until)
-	s.mu.Lock()
-	s.failed, s.until = fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), until
-	s.state.Healthy, s.state.Message = false, s.failed
-	close(s.up) // whoever waits for it need not
-	s.mu.Unlock()
-	s.change()
+	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), until)
 	for ctx.Err() == nil && time.Now().Before(until) {
 		pause(ctx, min(2*time.Second, time.Until(until)))
 		if now, err := idOf(filepath.Join(s.cfg.Dir, prefix+s.name)); err == nil && now != before {
@@ -151,6 +147,16 @@ func (s *slot) quarantine(ctx context.Context, why error) {
 	s.mu.Lock()
 	s.failed, s.up = "", make(chan struct{})
 	s.mu.Unlock()
+}
+
+// giveUp fails calls at once; until is when another try may help, if ever.
+func (s *slot) giveUp(why string, until time.Time) {
+	s.mu.Lock()
+	s.failed, s.until = why, until
+	s.state.Healthy, s.state.Message = false, why
+	close(s.up) // whoever waits for it need not
+	s.mu.Unlock()
+	s.change()
 }
 
 // setCurrent lets calls through to p.
@@ -222,7 +228,7 @@ func (s *slot) acquire(ctx context.Context) (*process, error) {
 			s.downIf(p, "it is not running")
 			continue
 		case failed != "":
-			return nil, &step.Error{Kind: step.KindUnavailable, Message: "driver " + s.name + ": " + failed, RetryAfter: time.Until(until)}
+			return nil, &step.Error{Kind: step.KindUnavailable, Message: "driver " + s.name + ": " + failed, RetryAfter: max(0, time.Until(until))}
 		}
 		select {
 		case <-up:

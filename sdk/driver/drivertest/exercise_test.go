@@ -1,0 +1,132 @@
+package drivertest_test
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
+)
+
+// defectEnv makes TestWithDefect run the suite on a driver with that defect.
+const defectEnv = "NOFX_DRIVERTEST_DEFECT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(defectEnv) != "" {
+		os.Exit(m.Run()) // a suite that fails need not end tidily
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// TestWithDefect is the suite on a defective driver. TestSuiteFindsDefects runs
+// it, in processes of its own.
+func TestWithDefect(t *testing.T) {
+	t.Parallel()
+	defect := os.Getenv(defectEnv)
+	if defect == "" {
+		return
+	}
+	var caps driver.Capabilities
+	if defect == "ignores-what-it-cannot" {
+		caps = driver.Capabilities{}
+	}
+	drivertest.Exercise(t, drivertest.Factory{
+		Programs: drivertest.InMemory(),
+		Patience: 0.2,
+		Open: func(t *testing.T) drivertest.Instance {
+			w := memdriver.NewWorld()
+			t.Cleanup(w.Close)
+			open := func() driver.Driver {
+				return newDefective(memdriver.New(w, memdriver.Options{Capabilities: caps}), defect)
+			}
+			client, stop := drivertest.Serve(t, open())
+			t.Cleanup(func() { stop() })
+			return drivertest.Instance{Driver: client, Restart: func(t *testing.T) driver.Driver {
+				stop()
+				if defect == "forgets-at-restart" {
+					w = memdriver.NewWorld()
+				}
+				client, stop = drivertest.Serve(t, open())
+				return client
+			}}
+		},
+	})
+}
+
+// A suite is worth what it finds: each defect must turn its case red, and the
+// same case must be green without it.
+func TestSuiteFindsDefects(t *testing.T) {
+	t.Parallel()
+	for defect, name := range map[string]string{
+		"create-starts-anew":           "CreateIsIdempotent",
+		"ignores-unknown-isolation":    "RefusesWhatItCannot",
+		"ignores-what-it-cannot":       "RefusesWhatItCannot",
+		"ignores-lease":                "LeaseEnds",
+		"never-extends":                "ExtendMovesTheEnd",
+		"ignores-timeout":              "Timeout",
+		"leaves-daemons":               "TimeoutKillsTheTree",
+		"ignores-output-limit":         "OutputTruncated",
+		"truncates-instead-of-killing": "OutputKills",
+		"leaks-environment":            "EnvIsComplete",
+		"runs-twice":                   "ExecIsIdempotent",
+		"forgets-stdin":                "Stdin",
+		"ignores-cwd":                  "Cwd",
+		"cancel-kills":                 "CancelDetaches",
+		"attach-from-start":            "AttachFromAnyOffset",
+		"loses-tail":                   "LargeOutput",
+		"swaps-bytes":                  "LargeOutput",
+		"exit-0-on-signal":             "SignalDeath",
+		"mixes-streams":                "Streams",
+		"says-gone-for-exited":         "RecoverTellsThePhase",
+		"forgets-exits":                "RestartAfterExit",
+		"forgets-at-restart":           "RestartWhileRunning",
+		"errors-for-gone":              "DestroyTwice",
+		"destroys-once":                "DestroyTwice",
+		"destroy-forgets":              "DestroyWhileRunning",
+		"plain-errors":                 "SignalTerm",
+		"stops-without-grace":          "StopWithGrace",
+		"stop-does-not-wait":           "StopWithGrace",
+		"stop-forgets-cause":           "StopIsQuick",
+		"lists-others":                 "ListShowsItsOwn",
+		"silent-health":                "Health",
+		"copy-out-without-limit":       "CopyOutRefuses",
+		"copy-out-follows-links":       "CopyOutStaysInTheSandbox",
+		"copy-in-follows-links":        "CopyInStaysInTheSandbox",
+		"loses-exec-bit":               "FilesRoundTrip",
+	} {
+		t.Run(defect, func(t *testing.T) {
+			t.Parallel()
+			out, err := runSuite(t, defect, name)
+			if err == nil || !strings.Contains(out, "--- FAIL: TestWithDefect/"+name+" ") {
+				t.Errorf("case %s does not notice it:\n%s", name, out)
+			}
+			if strings.Contains(out, "panic:") {
+				t.Errorf("case %s panics:\n%s", name, out)
+			}
+		})
+	}
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		if out, err := runSuite(t, "none", ".*"); err != nil {
+			t.Errorf("the suite finds defects where there are none: %v\n%s", err, out)
+		}
+	})
+}
+
+// runSuite runs one case of the suite in a process of its own.
+func runSuite(t *testing.T, defect, name string) (string, error) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.v", "-test.parallel=8", "-test.timeout=2m", "-test.run=^TestWithDefect$/^"+name+"$")
+	cmd.Env = append(os.Environ(), defectEnv+"="+defect)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}

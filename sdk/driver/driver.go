@@ -21,7 +21,8 @@ type Driver interface {
 	Configure(ctx context.Context, config json.RawMessage) error
 
 	// Create makes a sandbox that is ready for Exec. A repeat with the same
-	// Spec.ID returns the same sandbox; conflict if the spec differs.
+	// Spec.ID returns the same sandbox; conflict if the spec differs in
+	// anything but Until, which only Extend moves.
 	Create(ctx context.Context, spec Spec) (Handle, error)
 
 	// Recover finds a sandbox again after the driver, the daemon or the host
@@ -84,7 +85,8 @@ type Invoker interface {
 	Invoke(ctx context.Context, req Invocation) (Response, error)
 }
 
-// Sink receives the events of one exec in order.
+// Sink receives the events of one exec in order. The event's Data is the
+// driver's again when it returns: copy what is to stay.
 type Sink func(ExecEvent) error
 
 // Description is a driver's own account of itself.

@@ -34,7 +34,7 @@ const hostEnv = "NOFX_TEST_PLUGINHOST"
 func runHostProcess(base string) {
 	h, err := New(Config{
 		Dir: filepath.Join(base, "plugins"), SocketDir: filepath.Join(base, "sockets"), PidDir: filepath.Join(base, "run"),
-		AllowUnsigned: true, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		AllowUnsigned: true, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		panic(err)

@@ -139,7 +139,7 @@ func killIfSame(r record) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	now, err := describeProcess(r.PID)
 	if err != nil || now != r {
 		return false, nil // it has ended, or the pid is another's

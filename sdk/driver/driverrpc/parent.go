@@ -38,7 +38,7 @@ func waitForPidfd(pid int) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if os.Getppid() != pid {
 		return true // it died before the descriptor was open; pid may be another's by now
 	}

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"testing"
@@ -27,7 +28,7 @@ func Connect(t testing.TB, d driver.Driver) driver.Driver {
 func Serve(t testing.TB, d driver.Driver) (driver.Driver, func()) {
 	t.Helper()
 	socket := filepath.Join(shortTempDir(t), "s")
-	ln, err := net.Listen("unix", socket)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "unix", socket)
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}

@@ -14,19 +14,19 @@ func endCases() []testCase {
 			fx.need(t, driver.CapWallTime, nil) // the refusal is in RefusesWhatItCannot
 			started := time.Now()
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Wait(time.Hour), func(e *driver.ExecSpec) {
-				e.Timeout, e.Grace = 300*time.Millisecond, time.Hour
+				e.Timeout, e.Grace = time.Second, time.Hour
 			}))
 			if r.exit.Cause != step.CauseTimeout || string(r.all) != "ready\n" {
 				t.Errorf("exit %+v after %q, want cause timeout", *r.exit, r.all)
 			}
-			if time.Since(started) < 300*time.Millisecond {
+			if time.Since(started) < time.Second {
 				t.Errorf("it was ended after %v, before its time", time.Since(started))
 			}
 		}},
 		{"TimeoutKillsTheStubborn", func(t *testing.T, fx *fixture) {
 			fx.need(t, driver.CapWallTime, nil)
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Stubborn, func(e *driver.ExecSpec) {
-				e.Timeout, e.Grace = 400*time.Millisecond, 200*time.Millisecond
+				e.Timeout, e.Grace = time.Second, 200*time.Millisecond
 			}))
 			if r.exit.Cause != step.CauseTimeout {
 				t.Errorf("exit %+v, want cause timeout", *r.exit)
@@ -36,7 +36,7 @@ func endCases() []testCase {
 			fx.need(t, driver.CapWallTime, nil)
 			h := fx.create(t)
 			r := fx.run(t, h, fx.exec(fx.Programs.Daemon("/workspace/beat"), func(e *driver.ExecSpec) {
-				e.Timeout, e.Grace = 700*time.Millisecond, 100*time.Millisecond
+				e.Timeout, e.Grace = 1500*time.Millisecond, 100*time.Millisecond
 			}))
 			if r.exit.Cause != step.CauseTimeout {
 				t.Errorf("exit %+v, want cause timeout", *r.exit)
@@ -130,7 +130,7 @@ func endCases() []testCase {
 		{"LeaseEnds", func(t *testing.T, fx *fixture) {
 			fx.need(t, driver.CapLease, nil) // the refusal is in RefusesWhatItCannot
 			h := fx.create(t, func(s *driver.Spec) {
-				s.Until = driver.After(time.Duration(fx.Patience * float64(1500*time.Millisecond)))
+				s.Until = driver.After(time.Duration(fx.Patience * float64(2*time.Second)))
 			})
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
 			r := x.wait(t)
@@ -145,7 +145,7 @@ func endCases() []testCase {
 			fx.need(t, driver.CapLease, func() error {
 				return fx.d.Extend(fx.ctx(t), fx.create(t), driver.After(time.Hour))
 			})
-			first := driver.After(time.Duration(fx.Patience * float64(1500*time.Millisecond)))
+			first := driver.After(time.Duration(fx.Patience * float64(2*time.Second)))
 			h := fx.create(t, func(s *driver.Spec) { s.Until = first })
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Hour)))
 			if err := fx.d.Extend(fx.ctx(t), h, driver.After(time.Hour)); err != nil {

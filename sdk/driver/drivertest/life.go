@@ -18,7 +18,7 @@ func lifeCases() []testCase {
 			if st, err := fx.d.Recover(fx.ctx(t), h); err != nil || st.Phase != driver.PhaseCreated || len(st.Execs) != 0 {
 				t.Errorf("created: %+v, %v", st, err)
 			}
-			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(500*time.Millisecond)))
+			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(2*time.Second)))
 			st, err := fx.d.Recover(fx.ctx(t), h)
 			if err != nil || st.Phase != driver.PhaseRunning || len(st.Execs) != 1 || st.Execs[0].ID != x.spec.ID || st.Execs[0].Exit != nil || st.Execs[0].OutputBytes != 6 {
 				t.Errorf("running: %+v, %v", st, err)

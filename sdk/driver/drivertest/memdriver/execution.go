@@ -1,7 +1,6 @@
 package memdriver
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -10,13 +9,6 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
-
-// signalError is the cause of a task's context that a signal has ended.
-type signalError string
-
-func (s signalError) Error() string { return "ended by " + string(s) }
-
-const errKilled = signalError("SIGKILL")
 
 // knownSignal reports whether Signal knows name.
 func knownSignal(name string) bool { return fatal(name) || harmless(name) }
@@ -48,9 +40,8 @@ type execution struct {
 	started time.Time
 	done    chan struct{} // closed when no task is left and the exit is known
 
-	tree   context.Context // ends when everything is killed
-	cancel context.CancelCauseFunc
-	tasks  sync.WaitGroup // all but the main one
+	tree  *ending        // of everything at once
+	tasks sync.WaitGroup // all but the main one
 
 	mu      sync.Mutex
 	main    *task
@@ -63,13 +54,12 @@ type execution struct {
 }
 
 func newExecution(sb *sandbox, spec driver.ExecSpec) *execution {
-	x := &execution{sb: sb, spec: spec, started: time.Now(), done: make(chan struct{})}
+	x := &execution{sb: sb, spec: spec, started: time.Now(), done: make(chan struct{}), tree: newEnding()}
 	limit := spec.OutputLimit
 	if limit == 0 {
 		limit = sb.spec.Resources.OutputKB << 10
 	}
 	x.out = newOutput(limit, spec.OnOutput, func() { x.kill(step.CauseOutput, "it wrote more than it may") })
-	x.tree, x.cancel = context.WithCancelCause(sb.ctx)
 	return x
 }
 
@@ -85,15 +75,14 @@ func (x *execution) start() {
 	x.sb.alive.Add(1)
 	go func() {
 		defer x.sb.alive.Done()
-		code, err := 0, error(nil)
+		code, err := 126, error(nil)
 		if x.sb.use.addTask() {
 			code, err = x.main.run()
 			x.sb.use.endTask()
 		} else {
 			x.setCause(step.CausePids, "it has no process left to start")
-			code = 126
 		}
-		x.cancel(errKilled)
+		x.tree.end(errKilled)
 		x.tasks.Wait()
 		x.finish(code, err)
 	}()
@@ -149,14 +138,14 @@ func (x *execution) setCause(cause step.Cause, why string) {
 // kill ends the whole tree at once.
 func (x *execution) kill(cause step.Cause, why string) {
 	x.setCause(cause, why)
-	x.cancel(errKilled)
+	x.tree.end(errKilled)
 }
 
 // terminate asks the main task's group to end, and kills the tree after grace.
 func (x *execution) terminate(grace time.Duration, cause step.Cause, why string) {
 	x.setCause(cause, why)
 	x.deliver("SIGTERM")
-	x.later(grace, func() { x.cancel(errKilled) })
+	x.later(grace, func() { x.tree.end(errKilled) })
 }
 
 // signal is what Signal does.
@@ -173,7 +162,7 @@ func (x *execution) signal(name string) error {
 
 func (x *execution) deliver(name string) {
 	if name == "SIGKILL" {
-		x.cancel(errKilled)
+		x.tree.end(errKilled)
 		return
 	}
 	if !fatal(name) {
@@ -184,7 +173,7 @@ func (x *execution) deliver(name string) {
 	x.mu.Unlock()
 	for _, t := range group {
 		if name != "SIGTERM" || !t.ignoresTerm.Load() {
-			t.cancel(signalError(name))
+			t.own.end(signalError(name))
 		}
 	}
 }

@@ -198,7 +198,7 @@ func kill(t *task, args []string) (int, error) {
 		return fail(t, fmt.Errorf("%s is no signal", name))
 	}
 	if name != "SIGTERM" || !t.ignoresTerm.Load() {
-		t.cancel(signalError(name))
+		t.own.end(signalError(name))
 	}
 	return 0, t.alive()
 }

@@ -17,16 +17,14 @@ type sandbox struct {
 	files       *files
 	use         usage // its caps and what it uses of them
 
-	mu     sync.Mutex
-	until  driver.Deadline
-	lease  *time.Timer // kills the sandbox at until; nil = never
-	dead   string      // why nothing may start in it any more
-	execs  map[string]*execution
-	order  []*execution
-	gone   bool
-	alive  sync.WaitGroup // its tasks
-	cancel context.CancelCauseFunc
-	ctx    context.Context // ends when the sandbox is killed
+	mu    sync.Mutex
+	until driver.Deadline
+	lease *time.Timer // kills the sandbox at until; nil = never
+	dead  string      // why nothing may start in it any more
+	execs map[string]*execution
+	order []*execution
+	gone  bool
+	alive sync.WaitGroup // its tasks
 }
 
 func newSandbox(spec driver.Spec, incarnation []byte, now time.Time) *sandbox {
@@ -37,7 +35,6 @@ func newSandbox(spec driver.Spec, incarnation []byte, now time.Time) *sandbox {
 		execs: map[string]*execution{},
 		until: spec.Until,
 	}
-	sb.ctx, sb.cancel = context.WithCancelCause(context.Background())
 	if spec.Until != 0 {
 		sb.lease = time.AfterFunc(spec.Until.Left(), sb.leaseEnds)
 	}
@@ -160,7 +157,6 @@ func (sb *sandbox) destroy() {
 	for _, x := range running {
 		<-x.done
 	}
-	sb.cancel(errKilled)
 	sb.alive.Wait()
 }
 

@@ -1,7 +1,6 @@
 package memdriver
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"path"
@@ -16,8 +15,7 @@ import (
 // task is what a process is elsewhere: a running program.
 type task struct {
 	x           *execution
-	ctx         context.Context
-	cancel      context.CancelCauseFunc
+	own         *ending
 	argv        []string
 	env         []string
 	cwd         string
@@ -29,11 +27,10 @@ type task struct {
 }
 
 func newTask(x *execution, argv []string) *task {
-	t := &task{x: x, argv: argv, env: x.spec.Env, cwd: x.spec.Cwd, stdin: strings.NewReader("")}
+	t := &task{x: x, own: newEnding(), argv: argv, env: x.spec.Env, cwd: x.spec.Cwd, stdin: strings.NewReader("")}
 	if t.cwd == "" {
 		t.cwd = "/workspace"
 	}
-	t.ctx, t.cancel = context.WithCancelCause(x.tree)
 	t.stdout = stream{x.out, driver.Stdout}
 	t.stderr = stream{x.out, driver.Stderr}
 	return t
@@ -42,15 +39,14 @@ func newTask(x *execution, argv []string) *task {
 // run runs the program to its end. The error is a signalError when a signal
 // ended it.
 func (t *task) run() (int, error) {
-	defer t.cancel(nil)
 	defer func() { t.x.sb.use.alloc(-t.memory) }()
 	if err := t.x.sb.files.isDir(t.cwd); err != nil {
 		fmt.Fprintf(t.stderr, "%s: %v\n", t.cwd, err)
 		return 126, nil
 	}
 	code, err := t.command(t.argv)
-	if cause := context.Cause(t.ctx); cause != nil && err == nil && t.ctx.Err() != nil {
-		err = cause // the signal came first
+	if err == nil {
+		err = t.alive() // a signal may have come first
 	}
 	return code, err
 }
@@ -101,17 +97,18 @@ func (t *task) wait(d time.Duration) error {
 	select {
 	case <-timer:
 		return nil
-	case <-t.ctx.Done():
-		return context.Cause(t.ctx)
+	case <-t.own.done:
+	case <-t.x.tree.done:
 	}
+	return t.alive()
 }
 
 // alive is the signal that has ended the task, if one has.
 func (t *task) alive() error {
-	if t.ctx.Err() != nil {
-		return context.Cause(t.ctx)
+	if err := t.own.err(); err != nil {
+		return err
 	}
-	return nil
+	return t.x.tree.err()
 }
 
 // abs is name as seen from the task's folder.

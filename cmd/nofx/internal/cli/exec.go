@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/follow"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/onestep"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func (a *app) execCommand() *cobra.Command {
+	var o onestep.Options
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- COMMAND...",
+		Short: "run one command in a sandbox",
+		Long: "Runs one command as a step of its own, streams its output, and exits with its exit code.\n" +
+			"124: it ran out of time. 125: it ended in any other way than by its own exit, or NOFX could\n" +
+			"not run it; the cause is on stderr. With --json the whole verdict is the last line on stderr.\n" +
+			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.",
+		Args: cobra.ArbitraryArgs,
+		RunE: run(func(cmd *cobra.Command, args []string) error {
+			o.Command = args
+			plan, err := onestep.Plan(o)
+			if err != nil {
+				return err
+			}
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return a.exec(cmd.Context(), client, plan)
+		}),
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
+	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
+	f.StringVar(&o.CPU, "cpu", "", "`cores`, like 0.5")
+	f.StringVar(&o.Memory, "memory", "", "memory `size`, like 256Mi")
+	f.Int64Var(&o.Pids, "pids", 0, "processes and threads")
+	f.StringVar(&o.Disk, "disk", "", "disk `size` (not enforced yet: refused)")
+	f.StringVar(&o.Output, "output", "", "output `size`, like 1Mi; more is dropped and marked")
+	f.DurationVar(&o.Timeout, "timeout", 30*time.Second, "wall time")
+	f.StringVar(&o.Network, "network", string(step.NetworkNone), "none (open is not enforced yet: refused)")
+	f.StringArrayVar(&o.Env, "env", nil, "`K=V`, for its environment")
+	f.StringArrayVar(&o.Files, "file", nil, "`local:remote`, a file to put into the workspace")
+	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` in the workspace to keep and to download here")
+	return cmd
+}
+
+// verdict is what --json prints about an exec: the step's verdict with where
+// it came from.
+type verdict struct {
+	step.Verdict
+	RunID     string              `json:"run_id"`
+	StepID    string              `json:"step_id"`
+	Status    step.Status         `json:"status"`
+	Artifacts []wire.ArtifactInfo `json:"artifacts"`
+}
+
+func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
+	// An interrupt cancels the run instead of what watches it.
+	watch, detach := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer detach(nil)
+	created, err := client.Submit(ctx, wire.SubmitRun{Plan: plan}, newKey())
+	if err != nil {
+		return err
+	}
+	watched := make(chan struct{})
+	defer close(watched)
+	go func() {
+		select {
+		case <-watched:
+			return
+		case <-ctx.Done():
+			a.say("cancelling run %s (once more to leave it alone)", created.ID)
+			if _, err := client.Cancel(watch, created.ID); err != nil && watch.Err() == nil {
+				a.say("cancel: %s", render.Clean(err.Error()))
+			}
+		}
+		select {
+		case <-watched:
+		case <-a.Again:
+			detach(interrupt.ErrInterrupted)
+		}
+	}()
+
+	detail, err := follow.Run(watch, client, created.ID, &rawView{out: a.Stdout, err: a.Stderr, app: a})
+	if errors.Is(err, interrupt.ErrInterrupted) {
+		a.say("left alone: see nofx runs get %s", created.ID)
+		return code(execOther)
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", created.ID, err)
+	}
+	if len(detail.Steps) != 1 {
+		return fmt.Errorf("run %s has %d steps, not one", created.ID, len(detail.Steps))
+	}
+	saved := a.saveAll(watch, client, detail.Artifacts)
+	return errors.Join(saved, a.conclude(detail))
+}
+
+// conclude says how the step ended, where that is not plain from its exit
+// code, and makes the command's own exit code of it.
+func (a *app) conclude(detail wire.RunDetail) error {
+	s := detail.Steps[0]
+	v := verdict{RunID: detail.Run.ID, StepID: s.ID, Status: s.Status, Artifacts: detail.Artifacts}
+	if s.Verdict != nil {
+		v.Verdict = *s.Verdict
+	}
+	own := s.Verdict != nil && v.Cause == step.CauseExit && v.ExitCode != nil
+	switch {
+	case a.json:
+		if err := line(a.Stderr, v); err != nil {
+			return err
+		}
+	case s.Verdict == nil:
+		a.say("the step ended %s without a verdict", s.Status)
+	case !own || v.Output.Truncated:
+		a.say("%s", summary(v.Verdict))
+	}
+	switch {
+	case own:
+		return exitWith(*v.ExitCode)
+	case s.Verdict != nil && v.Cause == step.CauseTimeout:
+		return code(execTimeout)
+	}
+	return code(execOther)
+}
+
+func exitWith(c int) error {
+	if c == 0 {
+		return nil
+	}
+	return code(c)
+}
+
+// summary is a verdict and its measured peaks in one line.
+func summary(v step.Verdict) string {
+	text := "ended by " + v.String()
+	if v.Message != "" {
+		text += ": " + render.Clean(v.Message)
+	}
+	u := v.Usage
+	text += fmt.Sprintf(" (wall %s, cpu %s, memory peak %s, pids peak %d",
+		render.Duration(time.Duration(u.WallMS)*time.Millisecond),
+		render.Duration(time.Duration(u.CPUUsec)*time.Microsecond), render.Bytes(u.MemoryPeakBytes), u.PidsPeak)
+	if v.Output.Truncated {
+		text += fmt.Sprintf(", output kept %s of %s", render.Bytes(v.Output.StoredBytes), render.Bytes(v.Output.TotalBytes))
+	}
+	return text + ")"
+}
+
+// rawView hands a step's bytes on as they are.
+type rawView struct {
+	out, err io.Writer
+	app      *app
+	attempt  int
+}
+
+func (v *rawView) Steps(wire.RunDetail) {}
+
+func (v *rawView) Output(_ wire.StepDetail, attempt int, stream wire.Stream, data []byte) {
+	if v.attempt != 0 && v.attempt != attempt {
+		v.app.say("attempt %d", attempt)
+	}
+	v.attempt = attempt
+	w := v.out
+	if stream == wire.Stderr {
+		w = v.err
+	}
+	_, _ = w.Write(data) // a reader that went away must not end the step
+}
+
+func (v *rawView) Trouble(what string) {
+	if what == "" {
+		what = "the API is back"
+	}
+	v.app.say("%s", render.Clean(what))
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Exit codes of all commands but exec.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the run failed
+	exitUsage  = 2
+	exitSystem = 3 // the system could not do it
+)
+
+// Exit codes of exec besides the step's own.
+const (
+	execTimeout = 124 // the step ran out of time
+	execOther   = 125 // it ended in any other way than by its own exit, or NOFX failed
+)
+
+// code is an error that only says how to exit; everything was said already.
+type code int
+
+func (c code) Error() string { return fmt.Sprintf("exit %d", int(c)) }
+
+// exit prints what is left to say about err and returns the exit code.
+func (a *app) exit(cmd *cobra.Command, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var c code
+	if errors.As(err, &c) {
+		return int(c)
+	}
+	var acted *actionError
+	usage := !errors.As(err, &acted)
+	if errors.Is(err, interrupt.ErrInterrupted) || errors.Is(err, context.Canceled) {
+		a.say("interrupted")
+	} else {
+		a.explain(err)
+	}
+	if usage {
+		a.say("see %s --help", cmd.CommandPath())
+	}
+	switch {
+	case cmd.Name() == "exec":
+		return execOther
+	case usage, step.Is(err, step.KindInvalid), step.Is(err, step.KindTooLarge):
+		return exitUsage
+	}
+	return exitSystem
+}
+
+// explain prints an error in one line, and one more for each field that the
+// API found wrong.
+func (a *app) explain(err error) {
+	text := render.Clean(strings.ReplaceAll(err.Error(), "\n", "; "))
+	if text == "" {
+		text = "failed"
+	}
+	a.say("%s", text)
+	var e *step.Error
+	if errors.As(err, &e) {
+		for _, f := range e.Fields {
+			a.say("  %s: %s", render.Clean(f.Location), render.Clean(f.Message))
+		}
+	}
+}
+
+// ended is how a command that followed a run exits.
+func ended(status step.RunStatus) error {
+	if status == step.RunSucceeded {
+		return nil
+	}
+	return code(exitFailed)
+}

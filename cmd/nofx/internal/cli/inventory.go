@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func (a *app) workersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "workers",
+		Short: "list the worker hosts",
+		Args:  cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := client.Workers(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer) error {
+				rows := make([][]string, 0, len(list.Workers))
+				for _, k := range list.Workers {
+					rows = append(rows, []string{
+						k.Name, k.Status, k.Region, fmt.Sprintf("%d/%d", k.Held, k.Slots),
+						driverNames(k.Drivers), k.Version, render.Duration(time.Since(k.LastSeen)) + " ago",
+					})
+				}
+				return render.Table(w, []string{"NAME", "STATUS", "REGION", "HELD", "DRIVERS", "VERSION", "SEEN"}, rows)
+			})
+		}),
+	}
+}
+
+func driverNames(drivers []wire.DriverInfo) string {
+	var names []string
+	for _, d := range drivers {
+		name := d.Name
+		if !d.Healthy {
+			name += "(!)"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ",")
+}
+
+// driverRow is one driver on one worker, as `nofx drivers --json` prints it.
+type driverRow struct {
+	Worker string `json:"worker"`
+	wire.DriverInfo
+}
+
+func (a *app) driversCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "drivers",
+		Short: "list the drivers of all workers that are not lost",
+		Args:  cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := client.Workers(cmd.Context())
+			if err != nil {
+				return err
+			}
+			drivers := []driverRow{}
+			for _, k := range list.Workers {
+				if k.Status == "lost" {
+					continue
+				}
+				for _, d := range k.Drivers {
+					drivers = append(drivers, driverRow{Worker: k.Name, DriverInfo: d})
+				}
+			}
+			return a.print(map[string]any{"drivers": drivers}, func(w io.Writer) error {
+				rows := make([][]string, 0, len(drivers))
+				for _, d := range drivers {
+					rows = append(rows, []string{d.Name, d.Worker, d.Version, yesNo(d.Healthy), strings.Join(d.Capabilities, ","), d.Message})
+				}
+				return render.Table(w, []string{"NAME", "WORKER", "VERSION", "HEALTHY", "CAPABILITIES", "MESSAGE"}, rows)
+			})
+		}),
+	}
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func (a *app) handlersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "handlers",
+		Short: "list the tools that steps can name",
+		Args:  cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := client.Handlers(cmd.Context())
+			if err != nil {
+				return err
+			}
+			slices.SortFunc(list.Handlers, func(x, y wire.HandlerInfo) int { return strings.Compare(x.Tool, y.Tool) })
+			return a.print(list, func(w io.Writer) error {
+				rows := make([][]string, 0, len(list.Handlers))
+				for _, h := range list.Handlers {
+					rows = append(rows, []string{
+						h.Tool, h.DefaultDriver, render.Duration(time.Duration(h.TimeoutMS) * time.Millisecond),
+						strconv.FormatFloat(h.Resources.CPU, 'g', -1, 64), render.Bytes(h.Resources.MemoryMB << 20),
+						strconv.FormatInt(h.Resources.Pids, 10), h.Description,
+					})
+				}
+				return render.Table(w, []string{"TOOL", "DRIVER", "TIMEOUT", "CPU", "MEMORY", "PIDS", "DESCRIPTION"}, rows)
+			})
+		}),
+	}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print the version",
+		Args:  cobra.NoArgs,
+		RunE: run(func(*cobra.Command, []string) error {
+			v := map[string]string{"version": buildinfo.Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			return a.print(v, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "nofx %s (%s, %s)\n", v["version"], v["go"], v["platform"])
+				return err
+			})
+		}),
+	}
+}

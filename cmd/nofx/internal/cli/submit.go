@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/follow"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var file string
+	var following bool
+	cmd := &cobra.Command{
+		Use:   "run -f PLAN",
+		Short: "submit a plan",
+		Args:  cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			submission, err := planfile.Read(file, a.Stdin)
+			if err != nil {
+				return err
+			}
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			if following {
+				return a.submitAndFollow(cmd.Context(), client, submission)
+			}
+			created, err := client.Submit(cmd.Context(), submission, newKey())
+			if err != nil {
+				return err
+			}
+			return a.print(created, func(w io.Writer) error {
+				_, err := fmt.Fprintln(w, created.ID)
+				return err
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVarP(&file, "file", "f", "", "the plan, a .json or .yaml `file`, - for stdin")
+	f.BoolVar(&following, "follow", false, "show the run until it has ended and exit with its status")
+	if err := cmd.MarkFlagRequired("file"); err != nil {
+		panic(err) // the flag was defined two lines above
+	}
+	return cmd
+}
+
+// submitAndFollow submits, shows the run on stderr as it goes, and prints the
+// results on stdout.
+func (a *app) submitAndFollow(ctx context.Context, client *server, submission wire.SubmitRun) error {
+	created, err := client.Submit(ctx, submission, newKey())
+	if err != nil {
+		return err
+	}
+	a.say("run %s: %s", created.ID, render.Clean(submission.Plan.Goal))
+	view, end := a.view()
+	detail, err := follow.Run(ctx, client, created.ID, view)
+	end(detail)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", created.ID, err)
+	}
+	if err := a.print(detail, func(w io.Writer) error {
+		fmt.Fprintln(w)
+		return render.Results(w, detail)
+	}); err != nil {
+		return err
+	}
+	return ended(detail.Run.Status)
+}
+
+// view is how stderr shows a run: redrawn in place on a terminal, else line
+// by line.
+func (a *app) view() (follow.View, func(wire.RunDetail)) {
+	if f, ok := a.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && a.Getenv("TERM") != "dumb" {
+		live := render.NewLive(f, func() (int, int) {
+			cols, rows, err := term.GetSize(int(f.Fd()))
+			if err != nil || cols < 20 || rows < 5 {
+				return 80, 24
+			}
+			return cols, rows
+		})
+		return live, live.Close
+	}
+	plain := render.NewPlain(a.Stderr)
+	return plain, plain.Close
+}
+
+// newKey is an idempotency key: a submission that is repeated because its
+// answer was lost makes no second run.
+func newKey() string { return "nofx-" + rand.Text() }

@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/up"
+)
+
+func (a *app) upCommand() *cobra.Command {
+	var dir, listen, once string
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "run the whole system on this machine",
+		Long: "Runs a private Postgres, the control API, the daemon and the driver plugins on this machine,\n" +
+			"keeps everything below the data folder, and supervises it. Ctrl-C drains; a second one hurries.\n" +
+			"With --once it runs one plan, shows it, prints the results and ends with the run's exit code.",
+		Args: cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			cfg := up.Config{Dir: dir, Listen: listen, Progress: a.Stderr, Hurry: a.Again}
+			work := a.serve(dir)
+			if once != "" {
+				submission, err := planfile.Read(once, a.Stdin)
+				if err != nil {
+					return err
+				}
+				work = func(ctx context.Context, e up.Endpoint) error {
+					client, err := dial(e)
+					if err != nil {
+						return err
+					}
+					return a.submitAndFollow(ctx, client, submission)
+				}
+			}
+			return a.up(cmd.Context(), cfg, work)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&dir, "data", ".nofx", "the data `folder`")
+	f.StringVar(&listen, "listen", "127.0.0.1:7443", "`address` of the API; port 0 picks one")
+	f.StringVar(&once, "once", "", "run this `plan` and end")
+	return cmd
+}
+
+func (a *app) up(ctx context.Context, cfg up.Config, work func(context.Context, up.Endpoint) error) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cfg.Self, cfg.BinDir = self, filepath.Dir(self)
+	cfg.Dial = func(e up.Endpoint) (up.Probe, error) { return dial(e) }
+	// The children's logs are in their files; what the supervision has to say
+	// beyond progress matters only when something is wrong.
+	cfg.Log = slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	system, err := up.New(cfg)
+	if err != nil {
+		return err
+	}
+	return system.Run(ctx, work)
+}
+
+// serve says how to reach the system and waits for the end.
+func (a *app) serve(dir string) func(context.Context, up.Endpoint) error {
+	return func(ctx context.Context, e up.Endpoint) error {
+		err := a.print(map[string]string{"api_url": e.URL, "api_key": e.Key, "ca_file": e.CAFile, "logs": filepath.Join(filepath.Dir(filepath.Dir(e.CAFile)), "log")},
+			func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "API   %s  (browse %s/docs)\nkey   %s\nCA    %s\nlogs  %s\nshell set -a; . %s; set +a\n",
+					e.URL, e.URL, e.Key, e.CAFile, filepath.Join(dir, "log"), filepath.Join(dir, up.ClientEnv))
+				return err
+			})
+		if err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}
+}

@@ -41,6 +41,11 @@ type Factory struct {
 	// has destroyed the sandbox. nil = nothing to add.
 	Spec func(t *testing.T, spec *driver.Spec)
 
+	// Caps says that Spec gives the sandbox's cgroup the limits of
+	// spec.Resources. Drivers with CapHost are exercised on them only then; the
+	// others enforce them themselves.
+	Caps bool
+
 	// Programs are what the sandbox runs.
 	Programs Programs
 
@@ -77,7 +82,7 @@ func Exercise(t *testing.T, f Factory) {
 	if len(f.Config) == 0 {
 		f.Config = json.RawMessage(`{}`)
 	}
-	for _, group := range [][]testCase{describeCases(), createCases(), execCases(), outputCases(), endCases(), lifeCases(), fileCases(), hostCases()} {
+	for _, group := range [][]testCase{describeCases(), createCases(), execCases(), outputCases(), endCases(), lifeCases(), fileCases(), capCases(), hostCases()} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()

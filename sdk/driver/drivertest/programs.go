@@ -25,6 +25,9 @@ type Programs struct {
 	// a byte to the file at path every 100 ms or more often, for ever; then it
 	// waits for ever itself.
 	Daemon func(path string) []string
+	Alloc  func(mib int64) []string              // takes that much memory at once
+	Fork   func(n int) []string                  // has n processes at a time, and fails if it may not
+	Fill   func(path string, mib int64) []string // writes that much to a file, and fails if it may not
 }
 
 // Shell gives programs for a sandbox with a POSIX shell and the usual tools:
@@ -52,6 +55,16 @@ func Shell() Programs {
 		Daemon: func(path string) []string {
 			return sh(`(setsid sh -c 'while :; do printf . >>"$1"; sleep 0.05; done' sh "$1" </dev/null >/dev/null 2>&1 &); echo ready; exec sleep 1000000`, path)
 		},
+		// tail keeps what has no newline until it ends.
+		Alloc: func(mib int64) []string {
+			return sh("head -c $1 /dev/zero | tail | wc -c", strconv.FormatInt(mib<<20, 10))
+		},
+		Fork: func(n int) []string {
+			return sh(`set -e; i=0; all=; while [ $i -lt $1 ]; do sleep 20 & all="$all $!"; i=$((i+1)); done; kill $all`, strconv.Itoa(n))
+		},
+		Fill: func(path string, mib int64) []string {
+			return sh(`head -c $2 /dev/zero >"$1"`, path, strconv.FormatInt(mib<<20, 10))
+		},
 	}
 }
 
@@ -75,6 +88,9 @@ func InMemory() Programs {
 		Count:    func(n int, every time.Duration) []string { return mem("count", strconv.Itoa(n), seconds(every)) },
 		Flood:    func(n int64) []string { return mem("flood", strconv.FormatInt(n, 10)) },
 		Daemon:   func(path string) []string { return mem("daemon", path) },
+		Alloc:    func(mib int64) []string { return mem("alloc", strconv.FormatInt(mib, 10)) },
+		Fork:     func(n int) []string { return mem("fork", strconv.Itoa(n)) },
+		Fill:     func(path string, mib int64) []string { return mem("fill", path, strconv.FormatInt(mib, 10)) },
 	}
 }
 

@@ -1,9 +1,9 @@
 package memdriver
 
 import (
+	"bytes"
 	"errors"
-	"strings"
-	"sync"
+		"sync"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -65,13 +65,13 @@ func newExecution(sb *sandbox, spec driver.ExecSpec) *execution {
 
 // start runs the main task. The caller holds the sandbox's lock.
 func (x *execution) start() {
+	x.main = newTask(x, x.spec.Argv)
+	x.main.stdin = bytes.NewReader(x.spec.Stdin)
 	if x.spec.Timeout > 0 {
 		x.later(x.spec.Timeout, func() {
 			x.terminate(x.spec.Grace, step.CauseTimeout, "it ran for longer than "+x.spec.Timeout.String())
 		})
 	}
-	x.main = newTask(x, x.spec.Argv)
-	x.main.stdin = strings.NewReader(string(x.spec.Stdin))
 	x.sb.alive.Add(1)
 	go func() {
 		defer x.sb.alive.Done()

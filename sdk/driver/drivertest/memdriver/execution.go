@@ -3,7 +3,7 @@ package memdriver
 import (
 	"bytes"
 	"errors"
-		"sync"
+	"sync"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"

@@ -1,0 +1,167 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/plugins/supervisor"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Destroy implements driver.Driver.
+func (d *Driver) Destroy(ctx context.Context, h driver.Handle) error {
+	dir, err := folder(h)
+	if err != nil {
+		return err
+	}
+	unlock, err := d.locks.lock(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		d.forget(dir)
+		return nil
+	}
+	return d.remove(ctx, dir)
+}
+
+// remove ends the sandbox and removes its folder. Its lock is held.
+func (d *Driver) remove(ctx context.Context, dir string) error {
+	if err := d.end(ctx, dir); err != nil {
+		return err
+	}
+	d.forget(dir)
+	life, err := supervisor.Look(dir)
+	if err != nil {
+		return step.Errorf(step.KindInternal, "%w", err)
+	}
+	return wipe(dir, life)
+}
+
+// end asks the supervisor to end, for a while; what it does not do, wipe does.
+func (d *Driver) end(ctx context.Context, dir string) error {
+	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := d.connect(short, dir)
+	if err != nil {
+		return ctx.Err()
+	}
+	defer c.Close()
+	_ = c.Destroy(short)
+	return ctx.Err()
+}
+
+// wipe makes sure that nothing of a sandbox runs, with or without a
+// supervisor, and removes its folder.
+func wipe(dir string, life supervisor.Life) error {
+	if err := killRemains(dir, life); err != nil {
+		return err
+	}
+	gone := filepath.Join(filepath.Dir(dir), goneMark+filepath.Base(dir)+"-"+strconv.FormatInt(int64(driver.Now()), 36))
+	if err := os.Rename(dir, gone); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return step.Errorf(step.KindInternal, "the sandbox's folder cannot be removed: %w", err)
+	}
+	return removeTree(gone)
+}
+
+// killRemains kills the supervisor, if it still lives, and PID 1, if it
+// outlived it, and waits for both to be gone. Neither is taken for another
+// process that got its pid: the supervisor holds a lock for as long as it
+// lives, and PID 1 is known by the moment that it was started.
+func killRemains(dir string, life supervisor.Life) error {
+	if life.Alive && life.Complete {
+		if err := killPID(int(life.State.SupervisorPID), func() bool {
+			again, err := supervisor.Look(dir)
+			return err == nil && again.Alive
+		}); err != nil {
+			return err
+		}
+	}
+	if life.Complete {
+		return killPID(int(life.State.InitPID), func() bool { return startOf(int(life.State.InitPID)) == life.State.InitStart })
+	}
+	return waitUnlocked(dir)
+}
+
+// waitUnlocked waits for a supervisor that never got its sandbox ready: it
+// ends by itself.
+func waitUnlocked(dir string) error {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		life, err := supervisor.Look(dir)
+		if err != nil {
+			return step.Errorf(step.KindInternal, "%w", err)
+		}
+		if life.Complete {
+			return killRemains(dir, life)
+		}
+		if !life.Alive {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return step.Errorf(step.KindUnavailable, "the sandbox's set-up does not end")
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// killPID kills a process if it is the one that is meant, and waits for its
+// end.
+func killPID(pid int, meant func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if !meant() { // asked with the descriptor in hand: it cannot become another
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
+	}
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		n, err := unix.Poll(p, max(1, int(time.Until(deadline)/time.Millisecond)))
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
+		case time.Now().After(deadline):
+			return step.Errorf(step.KindUnavailable, "process %d does not die", pid)
+		}
+	}
+}
+
+// startOf is field 22 of /proc/<pid>/stat, 0 when there is no such process.
+func startOf(pid int) uint64 {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}

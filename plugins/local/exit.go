@@ -1,0 +1,107 @@
+package local
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/plugins/supervisor"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// exitOf reads a supervisor's record. The error is for an exec that never ran.
+func exitOf(r *supervisor.Record) (*driver.Exit, error) {
+	x := &driver.Exit{
+		Code:        -1,
+		Attested:    step.AttestedKernel,
+		Message:     r.Note(),
+		OutputBytes: int64(r.Kept),
+		TotalBytes:  int64(r.Total),
+		Truncated:   r.Truncated,
+		Usage: step.Usage{
+			WallMS:          int64(r.EndedNS-min(r.StartedNS, r.EndedNS)) / 1e6,
+			CPUUsec:         max(r.CPUUsec, 0),
+			MemoryPeakBytes: max(r.MemoryPeak, 0),
+			PidsPeak:        max(r.PidsPeak, 0),
+			IOReadBytes:     max(r.IORead, 0),
+			IOWriteBytes:    max(r.IOWrite, 0),
+			OutputBytes:     int64(r.Total),
+		},
+	}
+	if r.HasStatus {
+		switch ws := unix.WaitStatus(uint32(r.WaitStatus)); {
+		case ws.Exited():
+			x.Code = ws.ExitStatus()
+		case ws.Signaled():
+			x.Signal = signalName(ws.Signal())
+		}
+	}
+	return x, setCause(x, r)
+}
+
+func setCause(x *driver.Exit, r *supervisor.Record) error {
+	failed := x.Code != 0
+	switch r.Why {
+	case supervisor.WhyTimeout:
+		x.Cause = step.CauseTimeout
+	case supervisor.WhyOutput:
+		x.Cause = step.CauseOutput
+	case supervisor.WhyCancelled:
+		x.Cause = step.CauseCancelled
+	case supervisor.WhyOOM:
+		x.Cause = step.CauseOOM
+	case supervisor.WhyLease:
+		x.Cause, x.Message = step.CauseLost, "the lease ended before the step did"
+	case supervisor.WhyLost:
+		x.Cause = step.CauseLost
+	case supervisor.WhyStart:
+		return startError(x, r)
+	default:
+		switch {
+		case failed && r.OOMKills > 0:
+			x.Cause = step.CauseOOM
+		case failed && r.PidsDenied > 0:
+			x.Cause = step.CausePids
+		case x.Signal != "":
+			x.Cause = step.CauseSignal
+		default:
+			x.Cause = step.CauseExit
+		}
+	}
+	return nil
+}
+
+// startError tells of an exec whose process could not be made. Of the step's
+// doing is only that there was no room for one more process.
+func startError(x *driver.Exit, r *supervisor.Record) error {
+	errno := unix.Errno(r.StartErrno)
+	if r.PidsDenied > 0 && errno == unix.EAGAIN {
+		x.Cause, x.Message = step.CausePids, "there was no process left for it"
+		return nil
+	}
+	if r.OOMKills > 0 {
+		x.Cause = step.CauseOOM
+		return nil
+	}
+	kind := step.KindInternal
+	if errno == unix.EAGAIN || errno == unix.ENOMEM {
+		kind = step.KindUnavailable
+	}
+	return step.Errorf(kind, "the exec could not be started: %s: %w", r.Note(), errno)
+}
+
+func signalName(s unix.Signal) string {
+	if name := unix.SignalName(s); name != "" {
+		return name
+	}
+	return fmt.Sprintf("SIG%d", int(s))
+}
+
+// signalOf is the signal of a name like SIGTERM.
+func signalOf(name string) (unix.Signal, error) {
+	if s := unix.SignalNum(name); s != 0 {
+		return s, nil
+	}
+	return 0, step.Errorf(step.KindInvalid, "there is no signal %.40q", name)
+}

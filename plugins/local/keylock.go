@@ -1,0 +1,47 @@
+package local
+
+import (
+	"context"
+	"sync"
+)
+
+// keyLocks are mutexes by name, there while somebody holds or awaits them.
+type keyLocks struct {
+	mu   sync.Mutex
+	held map[string]*keyLock
+}
+
+type keyLock struct {
+	token chan struct{} // holds one token while it is free
+	users int
+}
+
+// lock waits for the lock of key and gives the function that frees it.
+func (k *keyLocks) lock(ctx context.Context, key string) (func(), error) {
+	k.mu.Lock()
+	l := k.held[key]
+	if l == nil {
+		l = &keyLock{token: make(chan struct{}, 1)}
+		l.token <- struct{}{}
+		if k.held == nil {
+			k.held = map[string]*keyLock{}
+		}
+		k.held[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	leave := func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.held, key)
+		}
+	}
+	select {
+	case <-l.token:
+		return func() { l.token <- struct{}{}; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}

@@ -1,0 +1,32 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// supervisorPath is the program that TestMain builds.
+var supervisorPath string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "nofx-local")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	out, err := exec.Command("make", "-s", "-C", "../supervisor", "BIN="+dir).CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "building the supervisor: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}

@@ -1,0 +1,227 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Launcher starts sandboxes. It keeps one spawner process, and starts another
+// when that has died; the sandboxes do not notice.
+type Launcher struct {
+	path     string
+	template []byte
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	sock   int
+	closed bool
+}
+
+// NewLauncher starts the program at path and has it build the template. stage
+// is a folder that exists; filter is the seccomp program of every step, in the
+// kernel's encoding.
+func NewLauncher(path, stage string, t *Template, filter []byte) (*Launcher, error) {
+	l := &Launcher{path: path, template: t.encode(stage, filter), sock: -1}
+	if len(l.template) > maxDatagram {
+		return nil, step.Errorf(step.KindInvalid, "the root file system has too many entries: %d bytes of %d", len(l.template), maxDatagram)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.start(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Close ends the spawner. Sandboxes go on.
+func (l *Launcher) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.stop()
+}
+
+// Alive reports whether the spawner runs, and starts it if it does not.
+func (l *Launcher) Alive() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ensure()
+}
+
+// ensure starts the spawner if it has died. l.mu is held.
+func (l *Launcher) ensure() error {
+	if l.closed {
+		return step.Errorf(step.KindUnavailable, "the driver was configured anew; try again")
+	}
+	if l.sock >= 0 {
+		p := []unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}
+		if n, err := unix.Poll(p, 0); err == nil && n == 0 {
+			return nil
+		}
+		l.stop()
+	}
+	return l.start()
+}
+
+func (l *Launcher) start() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("spawner: %w", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "spawner")
+	defer theirs.Close()
+	l.sock = pair[0]
+	l.cmd = &exec.Cmd{Path: l.path, Args: []string{"nofx-supervisor", "spawn"}, Env: []string{}, ExtraFiles: []*os.File{theirs}}
+	if err := l.cmd.Start(); err != nil {
+		l.cmd = nil
+		l.stop()
+		return step.Errorf(step.KindUnavailable, "the supervisor %s does not start: %w", l.path, err)
+	}
+	if err := l.build(); err != nil {
+		l.stop()
+		return err
+	}
+	return nil
+}
+
+// build sends the template and waits until it is there.
+func (l *Launcher) build() error {
+	tv := unix.NsecToTimeval(int64(30 * time.Second))
+	if err := unix.SetsockoptTimeval(l.sock, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return fmt.Errorf("spawner: %w", err)
+	}
+	if err := sendTo(l.sock, l.template, nil); err != nil {
+		return fmt.Errorf("spawner: template: %w", err)
+	}
+	buf := make([]byte, 4096)
+	n, err := recvFrom(l.sock, buf)
+	if err != nil || n < 5 {
+		return step.Errorf(step.KindUnavailable, "the spawner did not build the root file system: %w", errors.Join(err, unix.EPROTO))
+	}
+	d := decoder{rest: buf[4:n]}
+	if d.u8() == replyOK {
+		return nil
+	}
+	d.u32()
+	return step.Errorf(step.KindUnavailable, "the root file system cannot be built: %s", d.str())
+}
+
+// stop closes the spawner's socket, which ends it, and reaps it.
+func (l *Launcher) stop() {
+	if l.sock >= 0 {
+		_ = unix.Close(l.sock)
+		l.sock = -1
+	}
+	if l.cmd != nil {
+		_ = l.cmd.Process.Kill() // it holds nothing that is not elsewhere
+		_ = l.cmd.Wait()
+		l.cmd = nil
+	}
+}
+
+// Sandbox asks for a sandbox. The folder Dir exists, is the supervisor's own,
+// and has no state in it.
+type Sandbox struct {
+	Dir          string
+	Until        driver.Deadline
+	UIDBase      uint32
+	Workspace    string
+	WorkspaceUID uint32
+	TmpBytes     uint64 // of /tmp
+	HomeBytes    uint64 // of /home/step
+	ShmBytes     uint64 // of /dev/shm
+	MaxOutput    uint64 // of one exec, whatever limit it has itself
+	Cgroup       driver.Cgroup
+	Supervisor   driver.Cgroup
+}
+
+func (s *Sandbox) encode() []byte {
+	e := make(encoder, 0, 1024)
+	e.u8(spawnCreate)
+	e.str(s.Dir)
+	e.u64(uint64(s.Until))
+	e.u32(s.UIDBase)
+	e.str(s.Workspace)
+	e.u32(s.WorkspaceUID)
+	e.u64(s.TmpBytes)
+	e.u64(s.HomeBytes)
+	e.u64(s.ShmBytes)
+	e.u64(s.MaxOutput)
+	for _, c := range []driver.Cgroup{s.Cgroup, s.Supervisor} {
+		e.str(c.V2)
+		e.u32(uint32(len(c.V1)))
+		for name, dir := range c.V1 {
+			e.str(name)
+			e.str(dir)
+		}
+	}
+	return e
+}
+
+// Create starts a sandbox and gives a connection to its supervisor. When it
+// fails, no process of the sandbox is left or will be in a moment: a
+// supervisor whose set-up fails ends, and its PID 1 with it.
+func (l *Launcher) Create(ctx context.Context, s *Sandbox) (*Conn, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	c, err := newConn(pair[0])
+	if err != nil {
+		_ = unix.Close(pair[1])
+		return nil, err
+	}
+	err = l.send(s.encode(), pair[1])
+	_ = unix.Close(pair[1])
+	if err == nil {
+		_, err = c.reply(ctx)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (l *Launcher) send(request []byte, fd int) error {
+	if len(request) > maxDatagram {
+		return step.Errorf(step.KindInvalid, "the request for a sandbox has %d bytes", len(request))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.ensure(); err != nil {
+		return err
+	}
+	if err := sendTo(l.sock, request, unix.UnixRights(fd)); err != nil {
+		return step.Errorf(step.KindUnavailable, "the spawner does not answer: %w", err)
+	}
+	return nil
+}
+
+func sendTo(sock int, p, oob []byte) error {
+	for {
+		_, err := unix.SendmsgN(sock, p, oob, nil, unix.MSG_NOSIGNAL)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func recvFrom(sock int, p []byte) (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(sock, p, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

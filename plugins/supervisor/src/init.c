@@ -1,0 +1,352 @@
+/*
+ * PID 1 of a sandbox. It joins the sandbox's groups and namespaces as the
+ * host's root, then becomes the root of a user namespace with three
+ * capabilities, and from then on forks, signals and reaps. It never executes
+ * anything, cannot be traced, and shares no uid with the step's user.
+ */
+#include "nofx.h"
+
+#include <fcntl.h>
+#include <linux/securebits.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <linux/keyctl.h>
+#include <unistd.h>
+
+#define CHAN 3
+#define CAP_BIT(c) (1u << (c))
+
+struct slot {
+	bool used, direct; /* direct: the exec's process is our own child, not a monitor's */
+	pid_t pid;
+	bool dead; /* the main process (or the monitor) was reaped */
+	int status;
+	uint64_t cpu_usec;
+	bool killing;
+	int rounds;
+};
+static struct slot slots[MAX_EXECS];
+static pid_t helpers[MAX_EXECS];
+
+/* Set-up */
+
+static _Noreturn void set_up_failed(int chan, const char *what)
+{
+	struct msg m = { .type = M_FAILED, .a = errno };
+
+	snprintf(m.text, sizeof(m.text), "%s", what);
+	(void)send(chan, &m, sizeof(m), MSG_NOSIGNAL);
+	_exit(1);
+}
+
+static void join(const struct sandbox *s, int chan)
+{
+	/* It and all its children come first when memory is short; a step can
+	 * raise its own score and not lower it below this. */
+	if (!write_file("/proc/self/oom_score_adj", "200"))
+		set_up_failed(chan, "oom_score_adj");
+	if (!cgroup_join(&s->group))
+		set_up_failed(chan, "the sandbox's control group");
+	if (unshare(CLONE_NEWCGROUP) != 0)
+		set_up_failed(chan, "cgroup namespace");
+	if (setns(s->net_fd, CLONE_NEWNET) != 0)
+		set_up_failed(chan, "network namespace");
+	if (sethostname("sandbox", 7) != 0 || setdomainname("", 0) != 0)
+		set_up_failed(chan, "host name");
+	/* Keys that the daemon's session may hold stay there. ENOSYS: no keys. */
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
+		set_up_failed(chan, "session keyring");
+}
+
+static void enter_user_namespace(int chan)
+{
+	struct msg m = { .type = M_MAP };
+
+	if (unshare(CLONE_NEWUSER) != 0)
+		set_up_failed(chan, "user namespace");
+	if (send(chan, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m) || recv(chan, &m, sizeof(m), 0) != sizeof(m))
+		_exit(1);
+	if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+		set_up_failed(chan, "uid 0 of the sandbox");
+}
+
+/* drop_privileges leaves what it takes to become the step's user and to
+ * signal it, and makes sure that no program can get more by being executed. */
+static void drop_privileges(int chan)
+{
+	const int bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+			 SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+
+	if (prctl(PR_SET_SECUREBITS, bits) != 0)
+		set_up_failed(chan, "secure bits");
+	for (int c = 0; c < 64; c++)
+		if (prctl(PR_CAPBSET_DROP, c) != 0) {
+			if (errno == EINVAL && c > CAP_AUDIT_READ)
+				break; /* one more than the kernel has */
+			set_up_failed(chan, "bounding set");
+		}
+	if (!set_caps(CAP_BIT(CAP_KILL) | CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID)))
+		set_up_failed(chan, "capabilities");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+		set_up_failed(chan, "no_new_privs");
+	if (prctl(PR_SET_DUMPABLE, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+		set_up_failed(chan, "dumpable");
+}
+
+static void keep_only(int chan)
+{
+	if (chan != CHAN) {
+		if (dup2(chan, CHAN) != CHAN)
+			set_up_failed(chan, "descriptors");
+	}
+	if (fcntl(CHAN, F_SETFD, FD_CLOEXEC) != 0 || sys_close_from(CHAN + 1, 0) != 0)
+		set_up_failed(CHAN, "descriptors");
+}
+
+/* Running */
+
+static void exited(int slot, int status, int start_errno, uint64_t cpu)
+{
+	struct msg m = { .type = M_EXITED, .slot = (uint32_t)slot, .a = status, .b = start_errno, .cpu_usec = cpu };
+
+	if (send(CHAN, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
+		_exit(1);
+}
+
+static bool alone(int slot)
+{
+	for (int i = 0; i < MAX_EXECS; i++)
+		if ((i != slot && slots[i].used) || helpers[i] != 0)
+			return false;
+	return true;
+}
+
+/* kill_direct kills what belongs to the exec without a monitor: everything
+ * that is not ours or in another exec's tree. Tells whether nothing is left. */
+static bool kill_direct(int slot)
+{
+	struct keep k = { .n = 0 };
+
+	if (alone(slot))
+		return kill(-1, SIGKILL) != 0 && errno == ESRCH;
+	/* Others run: find the processes one by one. A tree that multiplies
+	 * faster than that takes the sandbox's other execs with it. */
+	if (++slots[slot].rounds > 400)
+		return kill(-1, SIGKILL) != 0 && errno == ESRCH;
+	for (int i = 0; i < MAX_EXECS; i++) {
+		if (i != slot && slots[i].used)
+			k.roots[k.n++] = slots[i].pid;
+		if (helpers[i] != 0)
+			k.roots[k.n++] = helpers[i];
+	}
+	return kill_others(&k) == 0;
+}
+
+static int direct_slot(void)
+{
+	for (int i = 0; i < MAX_EXECS; i++)
+		if (slots[i].used && slots[i].direct)
+			return i;
+	return -1;
+}
+
+/* finish ends the slots whose tree is gone. It tells whether to come back
+ * soon although no child has died: a fork may have outrun the search. */
+static bool finish(void)
+{
+	bool again = false;
+
+	for (int i = 0; i < MAX_EXECS; i++) {
+		struct slot *s = &slots[i];
+
+		if (!s->used || !s->killing)
+			continue;
+		if (s->direct) {
+			if (kill_direct(i) && s->dead) {
+				s->used = false;
+				exited(i, s->status, 0, s->cpu_usec);
+			} else {
+				again = true;
+			}
+		} else if (s->dead && WIFSIGNALED(s->status) && direct_slot() < 0) {
+			s->direct = again = true; /* its monitor was killed: what it left is nobody's now */
+		} else if (s->dead) { /* a monitor tells of its exec itself, unless it was killed */
+			s->used = false;
+			if (WIFSIGNALED(s->status))
+				exited(i, s->status, 0, s->cpu_usec);
+		} else {
+			kill(s->pid, SIGUSR1);
+			s->killing = false;
+		}
+	}
+	return again;
+}
+
+static void child_died(pid_t pid, int status, const struct rusage *ru)
+{
+	for (int i = 0; i < MAX_EXECS; i++) {
+		if (helpers[i] == pid)
+			helpers[i] = 0;
+		if (slots[i].used && slots[i].pid == pid && !slots[i].dead) {
+			slots[i].dead = slots[i].killing = true;
+			slots[i].status = status;
+			slots[i].cpu_usec = (uint64_t)(ru->ru_utime.tv_sec + ru->ru_stime.tv_sec) * 1000000u +
+					    (uint64_t)(ru->ru_utime.tv_usec + ru->ru_stime.tv_usec);
+		}
+	}
+}
+
+static void start(const struct msg *m, const int *fds, int n)
+{
+	struct step st = { .spec = fds[0], .out = fds[1], .err = fds[2], .in = n > 3 ? fds[3] : -1, .chan = CHAN, .slot = m->slot };
+	struct slot *s = &slots[m->slot];
+	bool direct = direct_slot() < 0;
+	pid_t pid;
+
+	pid = fork();
+	if (pid == 0) {
+		if (direct)
+			step_main(&st);
+		monitor_main(&st);
+	}
+	if (pid < 0) {
+		exited((int)m->slot, 0, errno, 0);
+		return;
+	}
+	*s = (struct slot){ .used = true, .direct = direct, .pid = pid };
+}
+
+static void start_copy(int conn)
+{
+	for (int i = 0; i < MAX_EXECS; i++) {
+		pid_t pid;
+
+		if (helpers[i] != 0)
+			continue;
+		pid = fork();
+		if (pid == 0) {
+			if (dup2(conn, CHAN) != CHAN || sys_close_from(CHAN + 1, 0) != 0)
+				_exit(1);
+			copy_main(CHAN);
+		}
+		if (pid > 0) {
+			helpers[i] = pid;
+			return;
+		}
+		break;
+	}
+	copy_error(conn, EAGAIN, "no process for the transfer");
+}
+
+static void handle(const struct msg *m, const int *fds, int n)
+{
+	struct slot *s;
+
+	if (m->slot >= MAX_EXECS)
+		_exit(1);
+	s = &slots[m->slot];
+	switch (m->type) {
+	case M_EXEC:
+		if (n < 3 || s->used)
+			_exit(1);
+		start(m, fds, n);
+		break;
+	case M_SIGNAL:
+		if (s->used && !s->dead && s->direct) {
+			kill(s->pid, m->a);
+			kill(-s->pid, m->a);
+		} else if (s->used && !s->dead) {
+			union sigval v = { .sival_int = m->a };
+
+			sigqueue(s->pid, SIGUSR2, v);
+		}
+		break;
+	case M_KILL:
+		if (s->used)
+			s->killing = true;
+		break;
+	case M_COPY:
+		if (n == 1)
+			start_copy(fds[0]);
+		break;
+	default:
+		_exit(1);
+	}
+}
+
+static void hear(void)
+{
+	struct msg m;
+	int fds[4], n = 4;
+	ssize_t k = recv_fds(CHAN, &m, sizeof(m), fds, &n, 0);
+
+	if (k != sizeof(m))
+		_exit(0); /* the supervisor is gone: so is the sandbox */
+	handle(&m, fds, n);
+	while (n > 0)
+		close(fds[--n]);
+}
+
+static int watch_children(void)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1); /* a monitor must not die of them before it listens */
+	sigaddset(&set, SIGUSR2);
+	sigaddset(&set, SIGCHLD);
+	signal(SIGPIPE, SIG_DFL);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
+		set_up_failed(CHAN, "signals");
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		set_up_failed(CHAN, "signalfd");
+	return fd;
+}
+
+_Noreturn void init_main(const struct sandbox *s, int chan)
+{
+	struct msg ready = { .type = M_READY };
+	const char *what = "";
+	struct pollfd p[2];
+
+	prctl(PR_SET_NAME, "nofx-init");
+	join(s, chan);
+	if (!build_mounts(s, &what))
+		set_up_failed(chan, what);
+	enter_user_namespace(chan);
+	drop_privileges(chan);
+	keep_only(chan);
+	p[0] = (struct pollfd){ .fd = CHAN, .events = POLLIN };
+	p[1] = (struct pollfd){ .fd = watch_children(), .events = POLLIN };
+	if (send(CHAN, &ready, sizeof(ready), MSG_NOSIGNAL) != sizeof(ready))
+		_exit(1);
+	for (;;) {
+		struct signalfd_siginfo si;
+		struct rusage ru;
+		int status;
+		pid_t pid;
+
+		if (poll(p, 2, finish() ? 5 : -1) < 0 && errno != EINTR)
+			_exit(1);
+		while (read(p[1].fd, &si, sizeof(si)) == sizeof(si))
+			;
+		while ((pid = wait4(-1, &status, WNOHANG, &ru)) > 0)
+			child_died(pid, status, &ru);
+		if (p[0].revents != 0)
+			hear();
+	}
+}

@@ -1,0 +1,293 @@
+/*
+ * The spawner: a small process of the driver's that forks a supervisor for
+ * every sandbox. It keeps what all of them share (the template's mount
+ * namespace, the step filter) and, made ahead, the next network namespace.
+ */
+#include "nofx.h"
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct filter step_filter;
+
+static int template_fd = -1;
+
+/* Network namespaces that nothing has run in, loopback up. */
+#define NETS 4
+static int nets[NETS];
+static int net_count;
+
+static bool loopback_up(void)
+{
+	struct ifreq r;
+	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool ok;
+
+	if (s < 0)
+		return false;
+	memset(&r, 0, sizeof(r));
+	memcpy(r.ifr_name, "lo", 3);
+	r.ifr_flags = IFF_UP | IFF_RUNNING;
+	ok = ioctl(s, SIOCSIFFLAGS, &r) == 0;
+	close(s);
+	return ok;
+}
+
+static int home_net = -1; /* where the spawner itself stays */
+
+static int make_net(void)
+{
+	int fd = -1;
+
+	if (unshare(CLONE_NEWNET) != 0)
+		return -1;
+	if (loopback_up())
+		fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (setns(home_net, CLONE_NEWNET) != 0)
+		_exit(1); /* never go on in a sandbox's network */
+	return fd;
+}
+
+static int take_net(void)
+{
+	return net_count > 0 ? nets[--net_count] : make_net();
+}
+
+static void refill_nets(int sock)
+{
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+
+	while (net_count < NETS && poll(&p, 1, 0) == 0) {
+		int fd = make_net();
+
+		if (fd < 0)
+			return;
+		nets[net_count++] = fd;
+	}
+}
+
+static void reap(pid_t pid)
+{
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+static void answer(int conn, uint8_t type, uint32_t kind, const char *text)
+{
+	uint8_t buf[512];
+	struct wr w = { buf + 4, buf + sizeof(buf), false };
+	uint32_t n;
+
+	wr_u8(&w, type);
+	if (type == A_ERROR) {
+		wr_u32(&w, kind);
+		wr_str(&w, text);
+	}
+	n = (uint32_t)(w.p - buf) - 4;
+	memcpy(buf, &n, sizeof(n));
+	if (!w.full)
+		(void)send(conn, buf, n + 4, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void read_groups(struct rd *r, struct cgroups *c)
+{
+	uint32_t n;
+
+	c->v2 = rd_str(r);
+	n = rd_u32(r);
+	c->n = 0;
+	if (n > MAX_CGROUPS || (c->v2[0] != 0 && c->v2[0] != '/') || strlen(c->v2) > 4000)
+		r->bad = true;
+	for (uint32_t i = 0; i < n && !r->bad; i++) {
+		const char *name = rd_str(r), *dir = rd_str(r);
+
+		if (dir[0] != '/' || strlen(dir) > 4000) {
+			r->bad = true;
+			break;
+		}
+		c->v1[c->n++] = dir;
+		if (strcmp(name, "memory") == 0)
+			c->memory = dir;
+		else if (strcmp(name, "pids") == 0)
+			c->pids = dir;
+		else if (strcmp(name, "cpuacct") == 0)
+			c->cpuacct = dir;
+	}
+}
+
+bool parse_sandbox(struct rd *r, struct sandbox *s)
+{
+	memset(s, 0, sizeof(*s));
+	s->template_fd = s->net_fd = s->workspace_fd = -1;
+	s->dir = rd_str(r);
+	s->until = rd_u64(r);
+	s->uid_base = rd_u32(r);
+	s->workspace = rd_str(r);
+	s->workspace_uid = rd_u32(r);
+	s->tmp_bytes = rd_u64(r);
+	s->home_bytes = rd_u64(r);
+	s->shm_bytes = rd_u64(r);
+	s->max_output = rd_u64(r);
+	read_groups(r, &s->group);
+	read_groups(r, &s->supervisor);
+	return rd_done(r) && s->dir[0] == '/' && s->workspace[0] == '/' && strlen(s->dir) < 4000 &&
+	       s->uid_base >= 1000 && s->uid_base < UINT32_MAX - 1;
+}
+
+/* create forks the supervisor. It is our child only while we live: then it is
+ * init's, and nothing of it depends on us. */
+static void create(struct rd *r, int sock, int conn)
+{
+	struct sandbox s;
+	int cgroup_fd;
+	pid_t pid;
+
+	if (!parse_sandbox(r, &s)) {
+		answer(conn, A_ERROR, E_INVALID, "the request to make a sandbox cannot be read");
+		return;
+	}
+	if (template_fd < 0) {
+		answer(conn, A_ERROR, E_INTERNAL, "there is no template yet");
+		return;
+	}
+	s.template_fd = template_fd;
+	s.net_fd = take_net();
+	cgroup_fd = cgroup_open(&s.supervisor);
+	if (s.net_fd < 0 || (cgroup_fd < 0 && s.supervisor.v2[0] != 0)) {
+		answer(conn, A_ERROR, E_INTERNAL, s.net_fd < 0 ? "no network namespace" : "no control group for the supervisor");
+		goto out;
+	}
+	pid = sys_clone3(0, NULL, cgroup_fd);
+	if (pid == 0) {
+		signal(SIGCHLD, SIG_DFL);
+		close(sock);
+		close(home_net);
+		close_fd(&cgroup_fd);
+		while (net_count > 0)
+			close(nets[--net_count]);
+		supervisor_main(&s, conn);
+	}
+	if (pid < 0)
+		answer(conn, A_ERROR, E_UNAVAILABLE, "fork failed");
+out:
+	close_fd(&s.net_fd);
+	close_fd(&cgroup_fd);
+}
+
+/* make_template builds in a child and keeps a descriptor of its namespace. */
+static int make_template(struct rd *r, const char *stage, char *err, size_t n)
+{
+	char path[64];
+	int fd = -1, p[2];
+	ssize_t k;
+	pid_t pid;
+
+	if (pipe2(p, O_CLOEXEC) != 0)
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		close(p[0]);
+		if (build_template(r, stage, err, n))
+			err[0] = 0;
+		(void)!write(p[1], err, strlen(err) + 1);
+		for (;;) /* until the spawner has opened the namespace */
+			pause();
+	}
+	close(p[1]);
+	snprintf(err, n, "the template's builder died");
+	k = pid > 0 ? read(p[0], err, n - 1) : -1;
+	close(p[0]);
+	if (k > 0) {
+		err[k] = 0;
+		if (err[0] == 0) {
+			snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
+			fd = open(path, O_RDONLY | O_CLOEXEC);
+			if (fd < 0)
+				snprintf(err, n, "%s: %s", path, strerror(errno));
+		}
+	}
+	if (pid > 0) {
+		kill(pid, SIGKILL);
+		reap(pid);
+	}
+	return fd;
+}
+
+static void template(struct rd *r, int sock)
+{
+	char err[512] = "out of resources";
+	const char *stage = rd_str(r);
+	uint32_t n;
+	const uint8_t *code = rd_bytes(r, &n);
+	uint8_t *copy;
+	int fd;
+
+	if (r->bad || n == 0 || n % 8 != 0 || n / 8 > 4096) {
+		answer(sock, A_ERROR, E_INVALID, "the template cannot be read");
+		return;
+	}
+	copy = malloc(n);
+	fd = copy == NULL ? -1 : make_template(r, stage, err, sizeof(err));
+	if (fd < 0) {
+		free(copy);
+		answer(sock, A_ERROR, E_INTERNAL, err);
+		return;
+	}
+	memcpy(copy, code, n);
+	free((void *)(uintptr_t)step_filter.code);
+	step_filter = (struct filter){ .n = (uint16_t)(n / 8), .code = copy };
+	close_fd(&template_fd);
+	template_fd = fd;
+	answer(sock, A_OK, 0, "");
+}
+
+/* spawner_main serves until the driver is gone. */
+int spawner_main(int sock)
+{
+	static uint8_t buf[MAX_SPAWN];
+
+	if (setsid() < 0 && errno != EPERM)
+		return 1;
+	if (prctl(PR_SET_DUMPABLE, 0) != 0 || chdir("/") != 0)
+		return 1;
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_IGN); /* children are reaped by the kernel */
+	umask(077);
+	home_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (home_net < 0)
+		return 1;
+	for (;;) {
+		int fds[1], nfds = 1;
+		ssize_t k;
+		struct rd r;
+
+		refill_nets(sock);
+		k = recv_fds(sock, buf, sizeof(buf), fds, &nfds, 0);
+		if (k <= 0)
+			return k == 0 || errno == ECONNRESET ? 0 : 1;
+		r = (struct rd){ buf, buf + k, false };
+		switch (rd_u8(&r)) {
+		case S_TEMPLATE:
+			template(&r, sock);
+			break;
+		case S_CREATE:
+			if (nfds == 1)
+				create(&r, sock, fds[0]);
+			break;
+		}
+		if (nfds == 1)
+			close(fds[0]);
+	}
+}

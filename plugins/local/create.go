@@ -49,6 +49,9 @@ func checkSpec(s driver.Spec) error {
 	case s.Resources.DiskMB > 0:
 		return unsupported("a disk cap is not enforced, so it is refused")
 	}
+	if s.Until < 0 || s.Until > 0 && s.Until.Left() <= 0 {
+		return step.Errorf(step.KindInvalid, "the deadline has passed already")
+	}
 	return checkHost(s)
 }
 

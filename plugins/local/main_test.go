@@ -13,6 +13,9 @@ import (
 // supervisorPath is the program that TestMain builds.
 var supervisorPath string
 
+// probePath is testdata/probe.c, built.
+var probePath string
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "nofx-local")
 	if err != nil {
@@ -25,6 +28,11 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	probePath = filepath.Join(dir, "probe")
+	if out, err := exec.Command("gcc", "-static", "-O1", "-w", "-o", probePath, "testdata/probe.c").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the probe: %v\n%s", err, out)
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(dir)
 		os.Exit(code)

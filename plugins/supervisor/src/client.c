@@ -35,7 +35,9 @@ void client_drop(struct sup *s, int i)
 
 	close_fd(&c->fd);
 	free(c->in);
-	c->in = NULL;
+	free(c->out);
+	c->in = c->out = NULL;
+	c->out_len = 0;
 	c->watch = -1;
 }
 
@@ -45,7 +47,9 @@ void client_frame(struct client *c, const struct wr *w, uint8_t *start)
 	size_t n = (size_t)(w->p - start);
 	uint32_t len = (uint32_t)(n - 4);
 
-	if (w->full || c->out_len + n > sizeof(c->out)) {
+	if (c->out == NULL)
+		c->out = malloc(CLIENT_OUT);
+	if (c->out == NULL || w->full || c->out_len + n > CLIENT_OUT) {
 		shutdown(c->fd, SHUT_RDWR); /* it does not read its answers */
 		return;
 	}
@@ -180,7 +184,7 @@ static void stop(struct sup *s, struct client *c, struct rd *r)
 		client_error(c, E_INVALID, "not a stop");
 		return;
 	}
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		if (s->execs[i].used)
 			exec_term(s, i, why, grace);
 	c->stopping = true;
@@ -205,14 +209,14 @@ static void extend_lease(struct sup *s, struct client *c, struct rd *r)
 
 static void status(struct sup *s, struct client *c)
 {
-	static uint8_t buf[8192];
+	uint8_t buf[CLIENT_OUT];
 	struct wr w = { buf + 4, buf + sizeof(buf), false };
 
 	wr_u8(&w, A_OK);
 	wr_u8(&w, s->init_alive);
 	wr_u64(&w, s->until);
 	wr_u32(&w, (uint32_t)execs_running(s));
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		if (s->execs[i].used) {
 			wr_str(&w, s->execs[i].id);
 			wr_u64(&w, s->execs[i].kept);

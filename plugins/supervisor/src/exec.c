@@ -21,7 +21,7 @@ bool exec_id_ok(const char *id)
 
 struct exec *exec_find(struct sup *s, const char *id)
 {
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		if (s->execs[i].used && strcmp(s->execs[i].id, id) == 0)
 			return &s->execs[i];
 	return NULL;
@@ -31,7 +31,7 @@ int execs_running(const struct sup *s)
 {
 	int n = 0;
 
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		n += s->execs[i].used;
 	return n;
 }
@@ -204,7 +204,7 @@ static bool write_record(struct sup *s, struct exec *e)
 	cgroup_usage(&s->box->group, &u, true);
 	r.oom_kills = u.oom_kills - e->before.oom_kills;
 	r.pids_denied = u.pids_denied - e->before.pids_denied;
-	if (e->why == WHY_NONE && r.oom_kills > 0 && s->oom >= 0)
+	if (e->why == WHY_NONE && r.oom_kills > 0 && s->box->group.v2[0] == 0)
 		e->why = WHY_OOM; /* version 1: see cgroup_watch_oom */
 	r.why = e->why;
 	r.truncated = e->truncated;
@@ -333,6 +333,8 @@ void exec_start(struct sup *s, struct client *c, struct rd *r)
 			     s->init_alive ? "too many execs run in this sandbox" : "the sandbox has ended");
 		return;
 	}
+	if (slot >= s->high)
+		s->high = slot + 1;
 	e = &s->execs[slot];
 	memset(e, 0, sizeof(*e));
 	e->pipe[0] = e->pipe[1] = e->file = -1;
@@ -352,5 +354,10 @@ void exec_start(struct sup *s, struct client *c, struct rd *r)
 		e->why = WHY_START;
 		e->start_errno = errno == 0 ? EIO : errno;
 		exec_end(s, slot);
+	}
+	/* Off the path of the start. An OOM before it is found in the counters. */
+	if (!s->oom_asked) {
+		s->oom_asked = true;
+		s->oom = cgroup_watch_oom(&s->box->group);
 	}
 }

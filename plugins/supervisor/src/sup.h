@@ -33,7 +33,7 @@ struct client {
 	uint8_t head[4];
 	uint8_t *in; /* the frame that is being read */
 	size_t have, want;
-	uint8_t out[CLIENT_OUT];
+	uint8_t *out; /* CLIENT_OUT bytes, from the first answer on */
 	size_t out_len;
 	int watch; /* slot, -1 */
 	bool note, stopping, destroying;
@@ -43,9 +43,10 @@ struct sup {
 	const struct sandbox *box;
 	int dir, listen, chan, init_fd, timer, oom, state;
 	pid_t init_pid;
-	bool init_alive, ended, destroyed; /* ended: the lease is over */
+	bool init_alive, ended, destroyed, oom_asked; /* ended: the lease is over */
 	uint64_t until, oom_check_at;
 	int oom_checks;
+	int high; /* slots that were ever used: what lies behind is not touched */
 	struct exec execs[MAX_EXECS];
 	struct client clients[MAX_CLIENTS];
 };

@@ -218,7 +218,7 @@ static void set_up(struct sup *s, struct sandbox *b, int client)
 	s->timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (s->timer < 0)
 		fail(client, "timer", errno);
-	s->oom = cgroup_watch_oom(&b->group);
+	s->oom = -1;
 	if (!write_state(s))
 		fail(client, "state", errno);
 	wait_ready(s, client);
@@ -241,7 +241,7 @@ static void arm(struct sup *s)
 	if (!s->ended)
 		earlier(&at, s->until);
 	earlier(&at, s->oom_check_at);
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		if (s->execs[i].used) {
 			earlier(&at, s->execs[i].term_at);
 			earlier(&at, s->execs[i].kill_at);
@@ -262,7 +262,7 @@ static void check_oom(struct sup *s, uint64_t now)
 
 	s->oom_check_at = 0;
 	cgroup_usage(&s->box->group, &u, false);
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		if (s->execs[i].used && u.oom_kills > s->execs[i].before.oom_kills) {
 			exec_kill(s, i, WHY_OOM);
 			s->oom_checks = 0;
@@ -277,14 +277,14 @@ static void clocks(struct sup *s)
 
 	if (s->until != 0 && now >= s->until && !s->ended) {
 		s->ended = true;
-		for (int i = 0; i < MAX_EXECS; i++)
+		for (int i = 0; i < s->high; i++)
 			if (s->execs[i].used && s->execs[i].why == WHY_NONE)
 				s->execs[i].why = WHY_LEASE;
 		kill_sandbox(s);
 	}
 	if (s->oom_check_at != 0 && now >= s->oom_check_at)
 		check_oom(s, now);
-	for (int i = 0; i < MAX_EXECS; i++) {
+	for (int i = 0; i < s->high; i++) {
 		struct exec *e = &s->execs[i];
 
 		if (!e->used)
@@ -353,7 +353,7 @@ static void init_died(struct sup *s)
 	if (s->destroyed)
 		return;
 	cgroup_usage(&s->box->group, &u, false);
-	for (int i = 0; i < MAX_EXECS; i++) {
+	for (int i = 0; i < s->high; i++) {
 		struct exec *e = &s->execs[i];
 
 		if (!e->used)
@@ -389,7 +389,7 @@ static int gather(const struct sup *s, struct pollfd *p, struct event *ev)
 {
 	int n = 0;
 
-	for (int i = 0; i < MAX_EXECS; i++)
+	for (int i = 0; i < s->high; i++)
 		for (int k = 0; s->execs[i].used && k < 2; k++)
 			n = add(p, ev, n, s->execs[i].pipe[k], POLLIN, (struct event){ EV_PIPE, (uint8_t)i, (uint8_t)k });
 	n = add(p, ev, n, s->chan, POLLIN, (struct event){ EV_CHAN, 0, 0 });

@@ -1,0 +1,126 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"sort"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// lap measures single runs, so that a percentile can be told beside the mean.
+type lap struct{ took []time.Duration }
+
+func (l *lap) run(f func()) {
+	started := time.Now()
+	f()
+	l.took = append(l.took, time.Since(started))
+}
+
+func (l *lap) report(b *testing.B) {
+	b.Helper()
+	sort.Slice(l.took, func(i, k int) bool { return l.took[i] < l.took[k] })
+	at := func(p float64) float64 {
+		return float64(l.took[min(len(l.took)-1, int(p*float64(len(l.took))))].Microseconds())
+	}
+	b.ReportMetric(at(0.5), "p50-µs")
+	b.ReportMetric(at(0.99), "p99-µs")
+}
+
+func trueSpec(id string) driver.ExecSpec {
+	return driver.ExecSpec{ID: id, Argv: []string{"/bin/true"}, Env: []string{"PATH=/usr/bin:/bin"}, OutputLimit: 1 << 20, Timeout: time.Minute}
+}
+
+// oneSandbox is the work that is measured: a fresh sandbox with its control
+// groups, one program in it, its end, and nothing left.
+func oneSandbox(b *testing.B, d driver.Driver, spec driver.Spec) {
+	ctx := context.Background()
+	h, err := d.Create(ctx, spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var exit *driver.Exit
+	err = d.Exec(ctx, h, trueSpec("main"), func(e driver.ExecEvent) error {
+		if e.Exit != nil {
+			x := *e.Exit
+			exit = &x
+		}
+		return nil
+	})
+	if err != nil || exit == nil || exit.Cause != step.CauseExit || exit.Code != 0 {
+		b.Fatalf("%v, %+v", err, exit)
+	}
+	if err := d.Destroy(ctx, h); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func benchSpec(b *testing.B, workspaceUID uint32) driver.Spec {
+	s := driver.Spec{Tags: driver.Tags{Owner: "bench", ID: "x"}, Network: step.NetworkNone, Until: driver.After(time.Hour), Resources: step.Resources{MemoryMB: 512, Pids: 64}}
+	newHost().fill(b, &s)
+	if workspaceUID > 0 {
+		s.Host.Workspace, s.Host.WorkspaceUID = b.TempDir(), workspaceUID
+		if err := os.Chown(s.Host.Workspace, int(workspaceUID), int(workspaceUID)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return s
+}
+
+func benchSandbox(b *testing.B, wrap func(driver.Driver) driver.Driver, workspaceUID uint32) {
+	d := New()
+	b.Cleanup(d.Close)
+	c := wrap(d)
+	if err := c.Configure(context.Background(), config(b)); err != nil {
+		b.Fatal(err)
+	}
+	spec := benchSpec(b, workspaceUID)
+	run := func(i int) {
+		spec.ID = fmt.Sprintf("bench-%d", i)
+		oneSandbox(b, c, spec)
+	}
+	for i := range 20 {
+		run(-1 - i)
+	}
+	var l lap
+	for i := 0; b.Loop(); i++ {
+		l.run(func() { run(i) })
+	}
+	l.report(b)
+}
+
+func direct(d driver.Driver) driver.Driver { return d }
+
+// BenchmarkSandbox/grpc is what the daemon sees; compare with bwrap and exec.
+func BenchmarkSandbox(b *testing.B) {
+	b.Run("exec", func(b *testing.B) { benchCommand(b, "/bin/true") })
+	b.Run("bwrap", func(b *testing.B) {
+		benchCommand(b, "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
+			"--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--die-with-parent", "/bin/true")
+	})
+	b.Run("direct", func(b *testing.B) { benchSandbox(b, direct, 0) })
+	b.Run("grpc", func(b *testing.B) {
+		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0)
+	})
+	b.Run("grpc-idmapped", func(b *testing.B) {
+		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 1800000001)
+	})
+}
+
+func benchCommand(b *testing.B, argv ...string) {
+	var l lap
+	for b.Loop() {
+		l.run(func() {
+			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		})
+	}
+	l.report(b)
+}

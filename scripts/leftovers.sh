@@ -9,11 +9,12 @@
 set -euo pipefail
 
 snapshot() {
-	local pid exe
+	local pid exe args
 	for dir in /proc/[0-9]*; do
 		pid=${dir#/proc/}
 		exe=$(readlink "$dir/exe" 2>/dev/null) || exe=
-		case "$exe $(tr '\0' ' ' <"$dir/cmdline" 2>/dev/null | head -c 300)" in
+		args=$({ tr '\0' ' ' <"$dir/cmdline" | head -c 300; } 2>/dev/null) || continue # it has ended
+		case "$exe $args" in
 		*/nofx-api\ * | */nofxd\ * | */nofx\ * | */nofx-driver-* | *nofx-supervisor* | */postgres\ *cluster_name=nofx*)
 			[ "$pid" = "$$" ] || echo "process $pid $exe" ;;
 		esac

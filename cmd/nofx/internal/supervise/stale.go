@@ -38,7 +38,7 @@ func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, e
 	if err != nil {
 		return false, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }() // nothing was written
 	// The pidfd pins the process: if the identity matches now, it is ours.
 	if is, err := identify(want.Pid); err != nil || is != want {
 		return false, removePid(runDir, name)

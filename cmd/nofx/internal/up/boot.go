@@ -196,7 +196,7 @@ func (s *System) startAPI(ctx context.Context) error {
 	child := s.spawn(supervise.Spec{
 		Name: "nofx-api",
 		Command: func() (*exec.Cmd, error) {
-			cmd := exec.Command(s.binary("nofx-api"), "serve")
+			cmd := exec.CommandContext(context.Background(), s.binary("nofx-api"), "serve")
 			cmd.Dir, cmd.Env = s.cfg.Dir, s.apiEnv(listen.get())
 			return cmd, nil
 		},

@@ -1,6 +1,7 @@
 package up
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -96,7 +97,7 @@ func newInstallation() (installation, error) {
 }
 
 func holdUIDs(base uint32) (net.Listener, error) {
-	return net.Listen("unix", "@nofx-uids-"+strconv.FormatUint(uint64(base), 10))
+	return (&net.ListenConfig{}).Listen(context.Background(), "unix", "@nofx-uids-"+strconv.FormatUint(uint64(base), 10))
 }
 
 // lock makes this process the only one on the data folder.

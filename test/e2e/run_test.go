@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+	"github.com/nofx-run/nofx/test/e2e/harness"
+)
+
+func TestRuns(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+
+	t.Run("a C project is built in dependent steps", func(t *testing.T) {
+		dir := t.TempDir()
+		plan := filepath.Join(dir, "plan.json")
+		if err := os.WriteFile(plan, cProject(t), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := s.Nofx(dir, "run", "-f", plan, "--follow", "--json")
+		var detail wire.RunDetail
+		if err := json.Unmarshal([]byte(r.Stdout), &detail); err != nil || r.Code != 0 {
+			t.Fatalf("code %d, %v: %s", r.Code, err, r.Stderr)
+		}
+		var names []string
+		for _, a := range detail.Artifacts {
+			names = append(names, a.Name)
+		}
+		if diff := cmp.Diff([]string{"out/tally", "out/test-suite.log"}, names); diff != "" {
+			t.Error(diff)
+		}
+		for i := 1; i < len(detail.Steps); i++ {
+			if before, after := detail.Steps[i-1], detail.Steps[i]; after.StartedAt.Before(*before.EndedAt) {
+				t.Errorf("%s began before %s had ended", after.Name, before.Name)
+			}
+		}
+		if !strings.Contains(r.Stderr, "check") || !strings.Contains(r.Stderr, "# TOTAL: 8 PASS: 8 FAIL: 0") {
+			t.Errorf("the test suite's output is not shown: %s", r.Stderr)
+		}
+		id := detail.Run.ID
+		if r := s.Nofx(dir, "artifacts", "get", detail.Artifacts[0].Path, "-o", "tally"); r.Code != 0 {
+			t.Fatalf("%+v", r)
+		}
+		if err := os.Chmod(filepath.Join(dir, "tally"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("./tally")
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader("b a b")
+		if out, err := cmd.Output(); err != nil || string(out) != "2 b\n1 a\n" {
+			t.Errorf("the built program says %q, %v", out, err)
+		}
+		if r := s.Nofx(dir, "runs", "logs", id, "--step", "check"); r.Code != 0 || !strings.Contains(r.Stdout, "PASS: unit") {
+			t.Errorf("%+v", r)
+		}
+	})
+
+	t.Run("red is red", func(t *testing.T) {
+		id := s.Submit(
+			harness.Bash("build", "echo building; echo 'missing module ./cart' >&2; exit 7"),
+			harness.Bash("after", "echo never", "build"),
+		)
+		detail := s.Wait(id)
+		build, after := s.Step(detail, "build"), s.Step(detail, "after")
+		if detail.Run.Status != step.RunFailed || build.Status != step.StepFailed || *build.Verdict.ExitCode != 7 || build.Attempt != 1 {
+			t.Errorf("run %s, step %+v", detail.Run.Status, build)
+		}
+		if after.Attempt != 0 || !after.Status.Terminal() {
+			t.Errorf("the dependant is %s after %d attempts", after.Status, after.Attempt)
+		}
+		if r := s.Nofx("", "runs", "get", id); r.Code != 0 || !strings.Contains(r.Stdout, "exit 7") {
+			t.Errorf("%+v", r)
+		}
+	})
+
+	t.Run("a run-away is ended as a whole", func(t *testing.T) {
+		st := harness.Bash("runaway", "(sleep 600 &); yes row | head -c 300000000; python3 -c 'x = bytearray(900 << 20)'; sleep 600")
+		st.TimeoutMS = 5000
+		st.Resources = &step.Resources{CPU: 0.5, MemoryMB: 256, Pids: 64, OutputKB: 512}
+		detail := s.Wait(s.Submit(st))
+		v := detail.Steps[0].Verdict
+		if v == nil || v.Cause != step.CauseTimeout && v.Cause != step.CauseOOM {
+			t.Fatalf("verdict %+v", v)
+		}
+		if !v.Output.Truncated || v.Output.StoredBytes > 600<<10 || v.Usage.WallMS == 0 || v.Usage.MemoryPeakBytes > 257<<20 {
+			t.Errorf("%+v", v)
+		}
+		s.Eventually("its tree is gone", func() bool {
+			for _, left := range s.Leftovers() {
+				if strings.Contains(left, "sleep 600") {
+					return false
+				}
+			}
+			return true
+		})
+	})
+
+	t.Run("a line check has the full sequence of events", func(t *testing.T) {
+		id := s.Submit(wire.PlanStep{Name: "echo", Tool: "test:echo", Inputs: json.RawMessage(`{"msg":"hello from preview","n":3}`)})
+		detail := s.Wait(id)
+		if detail.Run.Status != step.RunSucceeded {
+			t.Fatalf("%+v", detail)
+		}
+		var types []step.EventType
+		for i, e := range s.Timeline(id) {
+			types = append(types, e.Type)
+			if e.Seq != int64(i+1) {
+				t.Errorf("event %d has number %d", i+1, e.Seq)
+			}
+		}
+		want := []step.EventType{
+			step.EventRunCreated, step.EventStepEnqueued, step.EventRunStarted, step.EventStepStarted,
+			step.EventStepFinished, step.EventStepSucceeded, step.EventRunSucceeded,
+		}
+		if diff := cmp.Diff(want, types); diff != "" {
+			t.Error(diff)
+		}
+	})
+
+	t.Run("cancel ends the tree, TERM first", func(t *testing.T) {
+		id := s.Submit(harness.Bash("long", "trap 'echo got TERM; exit 0' TERM; (sleep 601 &); echo ready; while :; do sleep 0.1; done"))
+		s.WaitOutput(id, "long", "ready")
+		if r := s.Nofx("", "runs", "cancel", id); r.Code != 0 {
+			t.Fatalf("%+v", r)
+		}
+		detail := s.Wait(id)
+		long := detail.Steps[0]
+		if detail.Run.Status != step.RunCancelled || long.Status != step.StepCancelled {
+			t.Errorf("run %s, step %s", detail.Run.Status, long.Status)
+		}
+		s.Eventually("its last word is kept", func() bool { text, _ := s.Output(id, long.ID); return strings.Contains(text, "got TERM") })
+		s.Eventually("its tree is gone", func() bool {
+			for _, left := range s.Leftovers() {
+				if strings.Contains(left, "sleep 601") {
+					return false
+				}
+			}
+			return true
+		})
+	})
+}
+
+// cProject is the demo's plan with the project of examples/tally.
+func cProject(t *testing.T) []byte {
+	t.Helper()
+	tarball, err := exec.Command("tar", "-C", "../../examples", "-czf", "-", "tally").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := os.ReadFile("../../examples/plans/build-c-project.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(strings.NewReplacer("@SOURCE@", base64.StdEncoding.EncodeToString(tarball), "@NAME@", "tally", "@BINARY@", "tally").Replace(string(body)))
+}
+
+// The demo's way: one plan, then everything is gone and the exit code is the
+// run's.
+func TestUpOnce(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		plan string
+		code int
+		out  string
+	}{
+		"green":   {`{"goal":"green","steps":[{"name":"a","tool":"bash","inputs":{"command":"echo fine"}}]}`, 0, "run "},
+		"red":     {`{"goal":"red","steps":[{"name":"a","tool":"bash","inputs":{"command":"exit 9"}}]}`, 1, "exit 9"},
+		"refused": {`{"goal":"refused","steps":[{"name":"a","tool":"nosuch"}]}`, 2, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			harness.Once(t, tc.plan, tc.code, tc.out)
+		})
+	}
+}
+
+// Ctrl-C while a step runs: it drains and leaves nothing.
+func TestUpEndsWithAStepRunning(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	id := s.Submit(harness.Bash("long", "echo ready; sleep 602"))
+	s.WaitOutput(id, "long", "ready")
+	s.Hurry(syscall.SIGINT)
+}

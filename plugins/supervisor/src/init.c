@@ -208,22 +208,21 @@ static void child_died(pid_t pid, int status, const struct rusage *ru)
 
 static void start(const struct msg *m, const int *fds, int n)
 {
-	struct step st = { .spec = fds[0], .out = fds[1], .err = fds[2], .in = n > 3 ? fds[3] : -1, .chan = CHAN, .slot = m->slot };
-	struct slot *s = &slots[m->slot];
+	struct step st = { .out = fds[1], .err = fds[2], .in = n > 3 ? fds[3] : -1, .chan = CHAN, .slot = m->slot };
 	bool direct = direct_slot() < 0;
-	pid_t pid;
+	pid_t pid = -1;
 
-	pid = fork();
-	if (pid == 0) {
-		if (direct)
-			step_main(&st);
-		monitor_main(&st);
+	if (spec_read(fds[0], &st.spec)) {
+		pid = direct ? step_start(&st) : fork();
+		if (pid == 0)
+			monitor_main(&st);
 	}
+	spec_free(&st.spec);
 	if (pid < 0) {
-		exited((int)m->slot, 0, errno, 0);
+		exited((int)m->slot, 0, errno == 0 ? EIO : errno, 0);
 		return;
 	}
-	*s = (struct slot){ .used = true, .direct = direct, .pid = pid };
+	slots[m->slot] = (struct slot){ .used = true, .direct = direct, .pid = pid };
 }
 
 static void start_copy(int conn)
@@ -306,7 +305,6 @@ static int watch_children(void)
 	sigaddset(&set, SIGUSR1); /* a monitor must not die of them before it listens */
 	sigaddset(&set, SIGUSR2);
 	sigaddset(&set, SIGCHLD);
-	signal(SIGPIPE, SIG_DFL);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
 		set_up_failed(CHAN, "signals");
 	sigemptyset(&set);
@@ -331,6 +329,8 @@ _Noreturn void init_main(const struct sandbox *s, int chan)
 	drop_privileges(chan);
 	keep_only(chan);
 	p[0] = (struct pollfd){ .fd = CHAN, .events = POLLIN };
+	if (!step_prepare())
+		set_up_failed(CHAN, "limits");
 	p[1] = (struct pollfd){ .fd = watch_children(), .events = POLLIN };
 	if (send(CHAN, &ready, sizeof(ready), MSG_NOSIGNAL) != sizeof(ready))
 		_exit(1);

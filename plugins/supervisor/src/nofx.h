@@ -124,13 +124,25 @@ struct msg {
 };
 #define MAX_EXECS 64 /* running at once in one sandbox */
 
-/* init's own parts */
+/* init's own parts. The strings of a spec lie in its mapping. */
+struct spec {
+	bool root;
+	const char *cwd;
+	char **argv, **envp;
+	void *map;
+	size_t size;
+};
+bool spec_read(int fd, struct spec *sp);
+void spec_free(struct spec *sp);
+
 struct step {
-	int spec, in, out, err; /* in = -1: /dev/null */
+	struct spec spec;
+	int in, out, err; /* in = -1: /dev/null */
 	int chan;
 	uint32_t slot;
 };
-_Noreturn void step_main(const struct step *s);
+bool step_prepare(void);
+pid_t step_start(const struct step *s);
 _Noreturn void monitor_main(const struct step *s);
 _Noreturn void copy_main(int conn);
 bool copy_out(int conn, const char *path);

@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,13 +21,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* spec is what the step asked for; its strings lie in a private copy. */
-struct spec {
-	bool root;
-	const char *cwd;
-	char **argv, **envp;
-};
 
 /* broken reports a failure of ours: the step never ran. */
 static _Noreturn void broken(const struct step *s, const char *what)
@@ -59,52 +53,76 @@ static char **list(struct rd *r, uint32_t most)
 	v = calloc((size_t)n + 1, sizeof(*v));
 	for (uint32_t i = 0; v != NULL && i < n; i++)
 		v[i] = (char *)(uintptr_t)rd_str(r);
-	return r->bad ? NULL : v;
+	if (r->bad) {
+		free(v);
+		return NULL;
+	}
+	return v;
 }
 
-static void read_spec(const struct step *s, struct spec *sp)
+bool spec_read(int fd, struct spec *sp)
 {
 	struct stat st;
 	struct rd r;
-	void *p;
 
-	if (fstat(s->spec, &st) != 0 || st.st_size <= 0 || st.st_size > MAX_FRAME)
-		broken(s, "spec");
-	p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, s->spec, 0);
-	if (p == MAP_FAILED)
-		broken(s, "spec");
-	r = (struct rd){ p, (uint8_t *)p + st.st_size, false };
+	*sp = (struct spec){ .map = MAP_FAILED };
+	if (fstat(fd, &st) != 0)
+		return false;
+	errno = EINVAL;
+	if (st.st_size <= 0 || st.st_size > MAX_FRAME)
+		return false;
+	sp->size = (size_t)st.st_size;
+	sp->map = mmap(NULL, sp->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	if (sp->map == MAP_FAILED)
+		return false;
+	r = (struct rd){ sp->map, (uint8_t *)sp->map + sp->size, false };
 	sp->root = rd_u8(&r) == 1;
 	sp->cwd = rd_str(&r);
 	sp->argv = list(&r, 8192);
 	sp->envp = list(&r, 8192);
 	errno = EINVAL;
-	if (!rd_done(&r) || sp->argv == NULL || sp->envp == NULL || sp->argv[0] == NULL)
-		broken(s, "spec");
+	return rd_done(&r) && sp->argv != NULL && sp->envp != NULL && sp->argv[0] != NULL;
 }
 
-static void set_limit(const struct step *s, int what, rlim_t soft, rlim_t hard)
+void spec_free(struct spec *sp)
+{
+	int err = errno;
+
+	free(sp->argv);
+	free(sp->envp);
+	if (sp->map != MAP_FAILED)
+		munmap(sp->map, sp->size);
+	errno = err;
+}
+
+static bool set_limit(int what, rlim_t soft, rlim_t hard)
 {
 	struct rlimit r, want = { soft, hard };
 
 	if (getrlimit((__rlimit_resource_t)what, &r) != 0)
-		broken(s, "limits");
+		return false;
 	if (want.rlim_max > r.rlim_max)
 		want.rlim_max = r.rlim_max;
 	if (want.rlim_cur > want.rlim_max)
 		want.rlim_cur = want.rlim_max;
-	if (setrlimit((__rlimit_resource_t)what, &want) != 0)
-		broken(s, "limits");
+	return setrlimit((__rlimit_resource_t)what, &want) == 0;
 }
 
-static void set_limits(const struct step *s)
+#define STACK (256u << 10)
+static uint8_t *stack; /* of a step's process until it executes its program */
+
+/* step_prepare does once, in init, what every step inherits. */
+bool step_prepare(void)
 {
-	set_limit(s, RLIMIT_CORE, 0, 0);
-	set_limit(s, RLIMIT_NOFILE, 1024, 16384);
-	set_limit(s, RLIMIT_MEMLOCK, 64 << 10, 8 << 20);
-	set_limit(s, RLIMIT_STACK, 8 << 20, RLIM_INFINITY);
-	set_limit(s, RLIMIT_NICE, 0, 0);
-	set_limit(s, RLIMIT_RTPRIO, 0, 0);
+	for (int i = 1; i < NSIG; i++)
+		signal(i, SIG_DFL);
+	umask(022);
+	stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (stack == MAP_FAILED || mprotect(stack, 4096, PROT_NONE) != 0)
+		return false;
+	return set_limit(RLIMIT_CORE, 0, 0) && set_limit(RLIMIT_NOFILE, 1024, 16384) &&
+	       set_limit(RLIMIT_MEMLOCK, 64 << 10, 8 << 20) && set_limit(RLIMIT_STACK, 8 << 20, RLIM_INFINITY) &&
+	       set_limit(RLIMIT_NICE, 0, 0) && set_limit(RLIMIT_RTPRIO, 0, 0);
 }
 
 static void set_descriptors(const struct step *s)
@@ -122,8 +140,6 @@ static void set_signals(const struct step *s)
 {
 	sigset_t none;
 
-	for (int i = 1; i < NSIG; i++)
-		signal(i, SIG_DFL);
 	sigemptyset(&none);
 	if (sigprocmask(SIG_SETMASK, &none, NULL) != 0)
 		broken(s, "signals");
@@ -147,24 +163,35 @@ static void filter(const struct step *s)
 		broken(s, "seccomp");
 }
 
-_Noreturn void step_main(const struct step *s)
+/* run is the step's process. It borrows init's memory until it executes: it
+ * writes to nothing but its stack and environ. */
+static int run(void *arg)
 {
-	struct spec sp;
+	const struct step *s = arg;
+	const struct spec *sp = &s->spec;
 
 	if (setsid() < 0)
 		broken(s, "session");
-	read_spec(s, &sp);
 	set_descriptors(s);
-	set_limits(s);
 	set_signals(s);
-	umask(022);
-	become(s, sp.root);
-	if (chdir(sp.cwd) != 0)
-		refused(sp.cwd, 126);
+	become(s, sp->root);
+	if (chdir(sp->cwd) != 0)
+		refused(sp->cwd, 126);
 	filter(s);
-	environ = sp.envp;
-	execvp(sp.argv[0], sp.argv);
-	refused(sp.argv[0], errno == ENOENT || errno == ENOTDIR ? 127 : 126);
+	environ = sp->envp;
+	execvp(sp->argv[0], sp->argv);
+	refused(sp->argv[0], errno == ENOENT || errno == ENOTDIR ? 127 : 126);
+}
+
+/* step_start gives the process that runs the step. Nothing is copied for it:
+ * we wait until it has a memory of its own. */
+pid_t step_start(const struct step *s)
+{
+	static char *none[] = { NULL };
+	pid_t pid = clone(run, stack + STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, (void *)(uintptr_t)s);
+
+	environ = none;
+	return pid;
 }
 
 /* The monitor: parent and reaper of one exec's tree. */
@@ -209,9 +236,7 @@ _Noreturn void monitor_main(const struct step *s)
 	p.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (p.fd < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
 		broken(s, "monitor");
-	child = fork();
-	if (child == 0)
-		step_main(s);
+	child = step_start(s);
 	if (child < 0)
 		broken(s, "fork");
 	if (sys_close_from((unsigned)s->chan + 1, CLOSE_RANGE_CLOEXEC) != 0 || close(s->out) != 0 || close(s->err) != 0)

@@ -66,7 +66,7 @@ func Start(t testing.TB, env ...string) *System {
 func (s *System) Up() {
 	s.t.Helper()
 	s.log, s.done = &buffer{}, make(chan error, 1)
-	s.cmd = exec.Command(filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json")
+	s.cmd = exec.CommandContext(context.Background(), filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json")
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
@@ -290,7 +290,11 @@ func Once(t testing.TB, plan string, code int, out string) {
 	if err := os.WriteFile(file, []byte(plan), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--once", file)
+	ctx, cancel := context.WithTimeout(context.Background(), bootTime+stopTime+patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--once", file)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopTime
 	var stdout bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, s.log
 	_ = cmd.Run()

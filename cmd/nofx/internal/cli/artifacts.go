@@ -104,7 +104,7 @@ func download(ctx context.Context, client *server, info wire.ArtifactInfo, to st
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Dir(to), err)
 	}
-	defer f.Cleanup()
+	defer func() { _ = f.Cleanup() }() // what is whole was moved away already
 	if err := fetch(ctx, client, info, f); err != nil {
 		return err
 	}

@@ -51,14 +51,14 @@ func note(dir, line string) {
 
 func standInAPI(args []string) int {
 	dir := filepath.Dir(os.Getenv("NOFX_BLOB_DIR"))
-	switch {
-	case args[0] == "migrate":
+	switch args[0] {
+	case "migrate":
 		note(dir, "migrate")
 		return 0
-	case args[0] == "keys":
+	case "keys":
 		role := args[len(args)-1]
 		note(dir, "key "+role)
-		fmt.Printf("nofx_%c_key\n", role[0]) //nolint:forbidigo // this is the program's output
+		fmt.Printf("nofx_%c_key\n", role[0])
 		return 0
 	}
 	if _, err := os.Stat(filepath.Join(dir, "broken-api")); err == nil {
@@ -85,7 +85,7 @@ func standInAPI(args []string) int {
 	})
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.ServeTLS(listener, os.Getenv("NOFX_TLS_CERT_FILE"), os.Getenv("NOFX_TLS_KEY_FILE")) }()
-	fmt.Printf(`{"level":"INFO","msg":"listening","addr":"https://%s"}`+"\n", listener.Addr()) //nolint:forbidigo // this is the program's output
+	fmt.Printf(`{"level":"INFO","msg":"listening","addr":"https://%s"}`+"\n", listener.Addr())
 	<-ctx.Done()
 	note(dir, "api ends")
 	_ = server.Close()

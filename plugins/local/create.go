@@ -112,7 +112,7 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, e
 	if same, err := existing(dir, spec); err != nil || same {
 		return h, err
 	}
-	if err := d.make(ctx, c, launcher, dir, spec); err != nil {
+	if err := d.make(ctx, launcher, dir, spec); err != nil {
 		return driver.Handle{}, err
 	}
 	return h, nil
@@ -152,7 +152,7 @@ func readSpec(dir string) (saved, error) {
 }
 
 // make makes the folder and the sandbox; when it fails, neither is left.
-func (d *Driver) make(ctx context.Context, c Config, launcher *supervisor.Launcher, dir string, spec driver.Spec) (err error) {
+func (d *Driver) make(ctx context.Context, launcher *supervisor.Launcher, dir string, spec driver.Spec) (err error) {
 	data, err := json.Marshal(saved{spec, time.Now().UTC()})
 	if err != nil {
 		return step.Errorf(step.KindInternal, "sandbox %s: %w", spec.ID, err)
@@ -171,8 +171,7 @@ func (d *Driver) make(ctx context.Context, c Config, launcher *supervisor.Launch
 	box := supervisor.Sandbox{
 		Dir: dir, Until: spec.Until, UIDBase: spec.Host.UIDBase,
 		Workspace: spec.Host.Workspace, WorkspaceUID: spec.Host.WorkspaceUID,
-		TmpBytes: uint64(c.TmpMB) << 20, HomeBytes: uint64(c.TmpMB) << 20, ShmBytes: uint64(c.ShmMB) << 20,
-		MaxOutput: uint64(c.MaxOutputMB) << 20, Cgroup: spec.Host.Cgroup, Supervisor: spec.Host.Supervisor,
+		Cgroup: spec.Host.Cgroup, Supervisor: spec.Host.Supervisor,
 	}
 	if box.Workspace == "" {
 		if err := privateWorkspace(dir, &box); err != nil {

@@ -80,7 +80,9 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	l, err := supervisor.NewLauncher(c.Supervisor, c.StateDir, t, filter)
+	l, err := supervisor.NewLauncher(c.Supervisor, c.StateDir, t, filter, supervisor.Sizes{
+		Tmp: uint64(c.TmpMB) << 20, Home: uint64(c.TmpMB) << 20, Shm: uint64(c.ShmMB) << 20, MaxOutput: uint64(c.MaxOutputMB) << 20,
+	})
 	if err != nil {
 		return err
 	}

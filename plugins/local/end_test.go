@@ -118,9 +118,7 @@ func TestTreesAreApart(t *testing.T) {
 	s := command("/bin/sh", "-c", escapee+"sleep 1000")
 	s.Timeout, s.Grace = 300*time.Millisecond, 50*time.Millisecond
 	wantCause(t, b.exec(t, s), step.CauseTimeout)
-	if n := len(b.processes(t)); n != 3 {
-		t.Errorf("%d processes are left, want PID 1 and the first exec's two", n)
-	}
+	eventually(t, "PID 1 and the first exec's two are left", func() bool { return len(b.processes(t)) == 3 })
 	if err := d.Stop(ctx, b.h, time.Second, step.CauseCancelled); err != nil {
 		t.Fatal(err)
 	}

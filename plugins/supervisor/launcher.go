@@ -27,11 +27,19 @@ type Launcher struct {
 	closed bool
 }
 
+// Sizes bound what every sandbox may hold, in bytes.
+type Sizes struct {
+	Tmp       uint64 // /tmp
+	Home      uint64 // /home/step
+	Shm       uint64 // /dev/shm
+	MaxOutput uint64 // of one exec, whatever limit it has itself
+}
+
 // NewLauncher starts the program at path and has it build the template. stage
 // is a folder that exists; filter is the seccomp program of every step, in the
 // kernel's encoding.
-func NewLauncher(path, stage string, t *Template, filter []byte) (*Launcher, error) {
-	l := &Launcher{path: path, template: t.encode(stage, filter), sock: -1}
+func NewLauncher(path, stage string, t *Template, filter []byte, sizes Sizes) (*Launcher, error) {
+	l := &Launcher{path: path, template: t.encode(stage, filter, sizes), sock: -1}
 	if len(l.template) > maxDatagram {
 		return nil, step.Errorf(step.KindInvalid, "the root file system has too many entries: %d bytes of %d", len(l.template), maxDatagram)
 	}
@@ -137,10 +145,6 @@ type Sandbox struct {
 	UIDBase      uint32
 	Workspace    string
 	WorkspaceUID uint32
-	TmpBytes     uint64 // of /tmp
-	HomeBytes    uint64 // of /home/step
-	ShmBytes     uint64 // of /dev/shm
-	MaxOutput    uint64 // of one exec, whatever limit it has itself
 	Cgroup       driver.Cgroup
 	Supervisor   driver.Cgroup
 }
@@ -153,10 +157,6 @@ func (s *Sandbox) encode() []byte {
 	e.u32(s.UIDBase)
 	e.str(s.Workspace)
 	e.u32(s.WorkspaceUID)
-	e.u64(s.TmpBytes)
-	e.u64(s.HomeBytes)
-	e.u64(s.ShmBytes)
-	e.u64(s.MaxOutput)
 	for _, c := range []driver.Cgroup{s.Cgroup, s.Supervisor} {
 		e.str(c.V2)
 		e.u32(uint32(len(c.V1)))

@@ -68,11 +68,14 @@ func (t *Template) Devices(path string) {
 
 // encode gives the request to the spawner. stage is a folder of the host on
 // which the template is built; filter is the steps' seccomp program.
-func (t *Template) encode(stage string, filter []byte) []byte {
+func (t *Template) encode(stage string, filter []byte, sizes Sizes) []byte {
 	var e encoder
 	e.u8(spawnTemplate)
 	e.str(stage)
 	e.bytes(filter)
+	for _, n := range []uint64{sizes.Tmp, sizes.Home, sizes.Shm, sizes.MaxOutput} {
+		e.u64(n)
+	}
 	e.u32(uint32(t.n))
 	e = append(e, t.ops...)
 	e.u32(uint32(len(t.readOnly)))

@@ -23,6 +23,27 @@ bool cgroup_join(const struct cgroups *c)
 	return true;
 }
 
+/* cgroup_tasks opens the files by which another process can join, one that
+ * does not see them itself. */
+int cgroup_tasks(const struct cgroups *c, int *fds)
+{
+	char path[4200];
+
+	for (int i = 0; i < c->n; i++) {
+		snprintf(path, sizeof(path), "%s/tasks", c->v1[i]);
+		fds[i] = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+		if (fds[i] < 0) {
+			int err = errno;
+
+			while (i > 0)
+				close(fds[--i]);
+			errno = err;
+			return -1;
+		}
+	}
+	return c->n;
+}
+
 int cgroup_open(const struct cgroups *c)
 {
 	if (c->v2[0] == 0)

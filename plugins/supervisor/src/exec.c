@@ -340,7 +340,7 @@ void exec_start(struct sup *s, struct client *c, struct rd *r)
 	e->pipe[0] = e->pipe[1] = e->file = -1;
 	e->used = true;
 	memcpy(e->id, id, strlen(id) + 1);
-	e->limit = limit == 0 || limit > s->box->max_output ? s->box->max_output : limit;
+	e->limit = limit == 0 || limit > shared.max_output ? shared.max_output : limit;
 	e->on_output = mode;
 	cgroup_usage(&s->box->group, &e->before, false);
 	e->started = now_ns();

@@ -8,6 +8,8 @@
 
 #include <fcntl.h>
 #include <linux/securebits.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +26,7 @@
 #include <unistd.h>
 
 #define CHAN 3
+#define TEMPLATE 4
 #define CAP_BIT(c) (1u << (c))
 
 struct slot {
@@ -40,77 +43,116 @@ static pid_t helpers[MAX_EXECS];
 
 /* Set-up */
 
-static _Noreturn void set_up_failed(int chan, const char *what)
+static _Noreturn void set_up_failed(const char *what)
 {
 	struct msg m = { .type = M_FAILED, .a = errno };
 
 	snprintf(m.text, sizeof(m.text), "%s", what);
-	(void)send(chan, &m, sizeof(m), MSG_NOSIGNAL);
+	(void)send(CHAN, &m, sizeof(m), MSG_NOSIGNAL);
 	_exit(1);
 }
 
-static void join(const struct sandbox *s, int chan)
+/* keep_only leaves the channel and the template of what was inherited. */
+static void keep_only(int chan)
 {
+	int c = fcntl(chan, F_DUPFD_CLOEXEC, 100), t = fcntl(shared.template_fd, F_DUPFD_CLOEXEC, 100);
+
+	if (c < 0 || t < 0 || dup2(c, CHAN) != CHAN || dup2(t, TEMPLATE) != TEMPLATE ||
+	    fcntl(CHAN, F_SETFD, FD_CLOEXEC) != 0 || sys_close_from(TEMPLATE + 1, 0) != 0)
+		_exit(1);
+	shared.template_fd = TEMPLATE;
+}
+
+static bool loopback_up(void)
+{
+	struct ifreq r;
+	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool ok;
+
+	if (s < 0)
+		return false;
+	memset(&r, 0, sizeof(r));
+	memcpy(r.ifr_name, "lo", 3);
+	r.ifr_flags = IFF_UP | IFF_RUNNING;
+	ok = ioctl(s, SIOCSIFFLAGS, &r) == 0;
+	close(s);
+	return ok;
+}
+
+/* prepare does what is the same for every sandbox; it may be done long before
+ * there is one to be made. */
+static void prepare(void)
+{
+	const char *what = "";
+
 	/* It and all its children come first when memory is short; a step can
 	 * raise its own score and not lower it below this. */
 	if (!write_file("/proc/self/oom_score_adj", "200"))
-		set_up_failed(chan, "oom_score_adj");
-	if (!cgroup_join(&s->group))
-		set_up_failed(chan, "the sandbox's control group");
-	if (unshare(CLONE_NEWCGROUP) != 0)
-		set_up_failed(chan, "cgroup namespace");
-	if (setns(s->net_fd, CLONE_NEWNET) != 0)
-		set_up_failed(chan, "network namespace");
+		set_up_failed("oom_score_adj");
+	if (!loopback_up())
+		set_up_failed("loopback");
 	if (sethostname("sandbox", 7) != 0 || setdomainname("", 0) != 0)
-		set_up_failed(chan, "host name");
+		set_up_failed("host name");
 	/* Keys that the daemon's session may hold stay there. ENOSYS: no keys. */
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
-		set_up_failed(chan, "session keyring");
+		set_up_failed("session keyring");
+	if (!build_mounts(&what))
+		set_up_failed(what);
 }
 
-static void enter_user_namespace(int chan)
+/* join waits to be told what the sandbox is for, and enters its groups. */
+static void join(void)
+{
+	struct msg m;
+	int fds[1 + MAX_CGROUPS], n = 1 + MAX_CGROUPS;
+	const char *what = "";
+
+	if (recv_fds(CHAN, &m, sizeof(m), fds, &n, 0) != sizeof(m) || m.type != M_GO || n < 1)
+		_exit(0); /* the supervisor is gone */
+	for (int i = 1; i < n; i++)
+		if (!write_all(fds[i], "0", 1))
+			set_up_failed("the sandbox's control group");
+	if (unshare(CLONE_NEWCGROUP) != 0)
+		set_up_failed("cgroup namespace");
+	if (!finish_mounts(fds[0], (uint32_t)m.a + 1, &what))
+		set_up_failed(what);
+	while (n > 0)
+		close(fds[--n]);
+}
+
+static void enter_user_namespace(void)
 {
 	struct msg m = { .type = M_MAP };
 
 	if (unshare(CLONE_NEWUSER) != 0)
-		set_up_failed(chan, "user namespace");
-	if (send(chan, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m) || recv(chan, &m, sizeof(m), 0) != sizeof(m))
+		set_up_failed("user namespace");
+	if (send(CHAN, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m) || recv(CHAN, &m, sizeof(m), 0) != sizeof(m))
 		_exit(1);
 	if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
-		set_up_failed(chan, "uid 0 of the sandbox");
+		set_up_failed("uid 0 of the sandbox");
 }
 
 /* drop_privileges leaves what it takes to become the step's user and to
  * signal it, and makes sure that no program can get more by being executed. */
-static void drop_privileges(int chan)
+static void drop_privileges(void)
 {
 	const int bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
 			 SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
 	if (prctl(PR_SET_SECUREBITS, bits) != 0)
-		set_up_failed(chan, "secure bits");
+		set_up_failed("secure bits");
 	for (int c = 0; c < 64; c++)
 		if (prctl(PR_CAPBSET_DROP, c) != 0) {
 			if (errno == EINVAL && c > CAP_AUDIT_READ)
 				break; /* one more than the kernel has */
-			set_up_failed(chan, "bounding set");
+			set_up_failed("bounding set");
 		}
 	if (!set_caps(CAP_BIT(CAP_KILL) | CAP_BIT(CAP_SETUID) | CAP_BIT(CAP_SETGID)))
-		set_up_failed(chan, "capabilities");
+		set_up_failed("capabilities");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-		set_up_failed(chan, "no_new_privs");
+		set_up_failed("no_new_privs");
 	if (prctl(PR_SET_DUMPABLE, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
-		set_up_failed(chan, "dumpable");
-}
-
-static void keep_only(int chan)
-{
-	if (chan != CHAN) {
-		if (dup2(chan, CHAN) != CHAN)
-			set_up_failed(chan, "descriptors");
-	}
-	if (fcntl(CHAN, F_SETFD, FD_CLOEXEC) != 0 || sys_close_from(CHAN + 1, 0) != 0)
-		set_up_failed(CHAN, "descriptors");
+		set_up_failed("dumpable");
 }
 
 /* Running */
@@ -306,31 +348,29 @@ static int watch_children(void)
 	sigaddset(&set, SIGUSR2);
 	sigaddset(&set, SIGCHLD);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
-		set_up_failed(CHAN, "signals");
+		set_up_failed("signals");
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (fd < 0)
-		set_up_failed(CHAN, "signalfd");
+		set_up_failed("signalfd");
 	return fd;
 }
 
-_Noreturn void init_main(const struct sandbox *s, int chan)
+_Noreturn void init_main(int chan)
 {
 	struct msg ready = { .type = M_READY };
-	const char *what = "";
 	struct pollfd p[2];
 
 	prctl(PR_SET_NAME, "nofx-init");
-	join(s, chan);
-	if (!build_mounts(s, &what))
-		set_up_failed(chan, what);
-	enter_user_namespace(chan);
-	drop_privileges(chan);
 	keep_only(chan);
+	prepare();
+	join();
+	enter_user_namespace();
+	drop_privileges();
 	p[0] = (struct pollfd){ .fd = CHAN, .events = POLLIN };
 	if (!step_prepare())
-		set_up_failed(CHAN, "limits");
+		set_up_failed("limits");
 	p[1] = (struct pollfd){ .fd = watch_children(), .events = POLLIN };
 	if (send(CHAN, &ready, sizeof(ready), MSG_NOSIGNAL) != sizeof(ready))
 		_exit(1);

@@ -150,7 +150,7 @@ bool write_file(const char *path, const char *text)
 	return err == 0;
 }
 
-#define MAX_FDS 8
+#define MAX_FDS 12
 
 ssize_t send_fds(int sock, const void *p, size_t n, const int *fds, int nfds, int flags)
 {

@@ -55,40 +55,46 @@ static bool mount_proc(const char **what)
 }
 
 /* scratch mounts an own file system that counts against the sandbox's memory. */
-static bool scratch(const char *path, uint64_t bytes, unsigned mode, uint32_t owner)
+static bool scratch(const char *path, uint64_t bytes, unsigned mode)
 {
 	char opts[160];
 
-	snprintf(opts, sizeof(opts), "mode=%o,size=%llu,nr_inodes=%llu,uid=%u,gid=%u", mode,
-		 (unsigned long long)bytes, (unsigned long long)(bytes / 4096 + 64), owner, owner);
+	snprintf(opts, sizeof(opts), "mode=%o,size=%llu,nr_inodes=%llu", mode, (unsigned long long)bytes,
+		 (unsigned long long)(bytes / 4096 + 64));
 	return mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, opts) == 0;
 }
 
-/* build_mounts leaves this process in the sandbox's root. what names the
- * mount that failed. */
-bool build_mounts(const struct sandbox *s, const char **what)
+/* build_mounts leaves this process in the sandbox's root, with all in it that
+ * does not depend on whom it is for. what names the mount that failed. */
+bool build_mounts(const char **what)
 {
-	uint32_t step = s->uid_base + 1;
-
 	*what = "the template";
-	if (setns(s->template_fd, CLONE_NEWNS) != 0 || unshare(CLONE_NEWNS) != 0)
+	if (setns(shared.template_fd, CLONE_NEWNS) != 0 || unshare(CLONE_NEWNS) != 0)
 		return false;
+	close_fd(&shared.template_fd);
 	if (!mount_proc(what))
 		return false;
 	*what = "/tmp";
-	if (!scratch("/tmp", s->tmp_bytes, 01777, 0))
+	if (!scratch("/tmp", shared.tmp_bytes, 01777))
 		return false;
 	*what = "/home/step";
-	if (!scratch("/home/step", s->home_bytes, 0700, step))
+	if (!scratch("/home/step", shared.home_bytes, 0700))
 		return false;
 	*what = "/dev/shm";
-	if (!scratch("/dev/shm", s->shm_bytes, 01777, 0))
+	if (!scratch("/dev/shm", shared.shm_bytes, 01777))
 		return false;
 	*what = "/dev/pts";
-	if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") != 0)
+	return mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") == 0;
+}
+
+/* finish_mounts adds what is the step's. */
+bool finish_mounts(int workspace, uint32_t step, const char **what)
+{
+	*what = "/home/step";
+	if (chown("/home/step", step, step) != 0)
 		return false;
 	*what = "/workspace";
-	if (sys_move_mount(s->workspace_fd, "/workspace") != 0)
+	if (sys_move_mount(workspace, "/workspace") != 0)
 		return false;
 	*what = "/";
 	return chdir("/") == 0;

@@ -84,29 +84,32 @@ struct sandbox {
 	uint32_t uid_base;
 	const char *workspace;
 	uint32_t workspace_uid;
-	uint64_t tmp_bytes, shm_bytes, home_bytes, max_output;
 	struct cgroups group, supervisor;
-	int template_fd, net_fd, workspace_fd;
 };
 bool parse_sandbox(struct rd *r, struct sandbox *s);
 
 /* What every sandbox of this spawner shares. */
-struct filter {
-	uint16_t n; /* instructions of 8 bytes */
-	const uint8_t *code;
+struct shared {
+	int template_fd; /* the mount namespace to copy, -1 = none yet */
+	uint64_t tmp_bytes, home_bytes, shm_bytes, max_output;
+	uint16_t filter_len; /* instructions of 8 bytes */
+	const uint8_t *filter;
 };
-extern struct filter step_filter;
+extern struct shared shared;
 
 /* roles */
 int spawner_main(int sock);
 _Noreturn void supervisor_main(const struct sandbox *s, int client);
-_Noreturn void init_main(const struct sandbox *s, int chan);
+_Noreturn void supervisor_wait(int from, uint8_t *buf, size_t n);
+_Noreturn void init_main(int chan);
 bool build_template(struct rd *ops, const char *stage, char *err, size_t n);
-bool build_mounts(const struct sandbox *s, const char **what);
+bool build_mounts(const char **what);
+bool finish_mounts(int workspace, uint32_t step, const char **what);
 
 /* The channel between supervisor and init: one message a datagram. */
 enum {
-	M_MAP = 1,   /* init: in a user namespace that wants its map; supervisor: it has it */
+	M_GO = 1,    /* supervisor: what the sandbox is for; a = uid_base, fds = workspace, groups */
+	M_MAP,   /* init: in a user namespace that wants its map; supervisor: it has it */
 	M_READY,     /* init: the sandbox is ready */
 	M_FAILED,    /* init: set-up failed; a = errno, text = where */
 	M_EXEC,      /* supervisor: start; fds = spec, stdout, stderr [, stdin] */
@@ -163,6 +166,7 @@ struct usage {
 	uint64_t oom_kills, pids_denied;
 };
 bool cgroup_join(const struct cgroups *c);
+int cgroup_tasks(const struct cgroups *c, int *fds); /* v1: open files to write 0 to; -1 */
 int cgroup_open(const struct cgroups *c); /* the v2 folder for clone3, -1 */
 void cgroup_usage(const struct cgroups *c, struct usage *u, bool peaks);
 int cgroup_watch_oom(const struct cgroups *c); /* v1: an eventfd, -1 */

@@ -1,82 +1,29 @@
 /*
  * The spawner: a small process of the driver's that forks a supervisor for
  * every sandbox. It keeps what all of them share (the template's mount
- * namespace, the step filter) and, made ahead, the next network namespace.
+ * namespace, the step filter) and some supervisors with sandboxes that are
+ * made ahead, as far as they are the same for everybody.
  */
 #include "nofx.h"
 
 #include <fcntl.h>
-#include <net/if.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct filter step_filter;
+struct shared shared = { .template_fd = -1 };
 
-static int template_fd = -1;
-
-/* Network namespaces that nothing has run in, loopback up. */
-#define NETS 4
-static int nets[NETS];
-static int net_count;
-
-static bool loopback_up(void)
-{
-	struct ifreq r;
-	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool ok;
-
-	if (s < 0)
-		return false;
-	memset(&r, 0, sizeof(r));
-	memcpy(r.ifr_name, "lo", 3);
-	r.ifr_flags = IFF_UP | IFF_RUNNING;
-	ok = ioctl(s, SIOCSIFFLAGS, &r) == 0;
-	close(s);
-	return ok;
-}
-
-static int home_net = -1; /* where the spawner itself stays */
-
-static int make_net(void)
-{
-	int fd = -1;
-
-	if (unshare(CLONE_NEWNET) != 0)
-		return -1;
-	if (loopback_up())
-		fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-	if (setns(home_net, CLONE_NEWNET) != 0)
-		_exit(1); /* never go on in a sandbox's network */
-	return fd;
-}
-
-static int take_net(void)
-{
-	return net_count > 0 ? nets[--net_count] : make_net();
-}
-
-static void refill_nets(int sock)
-{
-	struct pollfd p = { .fd = sock, .events = POLLIN };
-
-	while (net_count < NETS && poll(&p, 1, 0) == 0) {
-		int fd = make_net();
-
-		if (fd < 0)
-			return;
-		nets[net_count++] = fd;
-	}
-}
+/* Supervisors that have prepared a sandbox and wait for what it is for. */
+#define READY 2
+static int ready[READY];
+static int ready_count;
 
 static void reap(pid_t pid)
 {
@@ -130,60 +77,102 @@ static void read_groups(struct rd *r, struct cgroups *c)
 bool parse_sandbox(struct rd *r, struct sandbox *s)
 {
 	memset(s, 0, sizeof(*s));
-	s->template_fd = s->net_fd = s->workspace_fd = -1;
 	s->dir = rd_str(r);
 	s->until = rd_u64(r);
 	s->uid_base = rd_u32(r);
 	s->workspace = rd_str(r);
 	s->workspace_uid = rd_u32(r);
-	s->tmp_bytes = rd_u64(r);
-	s->home_bytes = rd_u64(r);
-	s->shm_bytes = rd_u64(r);
-	s->max_output = rd_u64(r);
 	read_groups(r, &s->group);
 	read_groups(r, &s->supervisor);
 	return rd_done(r) && s->dir[0] == '/' && s->workspace[0] == '/' && strlen(s->dir) < 4000 &&
 	       s->uid_base >= 1000 && s->uid_base < UINT32_MAX - 1;
 }
 
-/* create forks the supervisor. It is our child only while we live: then it is
- * init's, and nothing of it depends on us. */
-static void create(struct rd *r, int sock, int conn)
+static void drop_ready(void)
+{
+	while (ready_count > 0)
+		close(ready[--ready_count]);
+}
+
+static void close_inherited(int sock)
+{
+	close(sock);
+	drop_ready();
+}
+
+/* make_ready forks supervisors ahead, while nobody asks for one. */
+static void make_ready(int sock, uint8_t *buf)
+{
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+
+	while (shared.template_fd >= 0 && ready_count < READY && poll(&p, 1, 0) == 0) {
+		int pair[2];
+		pid_t pid;
+
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+			return;
+		pid = fork();
+		if (pid == 0) {
+			close(pair[0]);
+			close_inherited(sock);
+			supervisor_wait(pair[1], buf, MAX_SPAWN);
+		}
+		close(pair[1]);
+		if (pid < 0) {
+			close(pair[0]);
+			return;
+		}
+		ready[ready_count++] = pair[0];
+	}
+}
+
+/* hand_over gives the request to a supervisor that waits, if there is one. */
+static bool hand_over(const uint8_t *buf, size_t n, int conn)
+{
+	while (ready_count > 0) {
+		int to = ready[--ready_count];
+		bool ok = send_fds(to, buf, n, &conn, 1, MSG_DONTWAIT) == (ssize_t)n;
+
+		close(to);
+		if (ok)
+			return true;
+	}
+	return false;
+}
+
+/* create forks the supervisor, or takes one that is ready. It is our child
+ * only while we live: then it is init's, and nothing of it depends on us. On
+ * cgroup v2 it is born in its group, so that none can be ready. */
+static void create(struct rd *r, const uint8_t *buf, size_t n, int sock, int conn)
 {
 	struct sandbox s;
-	int cgroup_fd;
+	int group;
 	pid_t pid;
 
 	if (!parse_sandbox(r, &s)) {
 		answer(conn, A_ERROR, E_INVALID, "the request to make a sandbox cannot be read");
 		return;
 	}
-	if (template_fd < 0) {
+	if (shared.template_fd < 0) {
 		answer(conn, A_ERROR, E_INTERNAL, "there is no template yet");
 		return;
 	}
-	s.template_fd = template_fd;
-	s.net_fd = take_net();
-	cgroup_fd = cgroup_open(&s.supervisor);
-	if (s.net_fd < 0 || (cgroup_fd < 0 && s.supervisor.v2[0] != 0)) {
-		answer(conn, A_ERROR, E_INTERNAL, s.net_fd < 0 ? "no network namespace" : "no control group for the supervisor");
-		goto out;
+	if (s.group.v2[0] == 0 && s.supervisor.v2[0] == 0 && hand_over(buf, n, conn))
+		return;
+	group = cgroup_open(&s.supervisor);
+	if (group < 0 && s.supervisor.v2[0] != 0) {
+		answer(conn, A_ERROR, E_INTERNAL, "no control group for the supervisor");
+		return;
 	}
-	pid = sys_clone3(0, NULL, cgroup_fd);
+	pid = sys_clone3(0, NULL, group);
 	if (pid == 0) {
-		signal(SIGCHLD, SIG_DFL);
-		close(sock);
-		close(home_net);
-		close_fd(&cgroup_fd);
-		while (net_count > 0)
-			close(nets[--net_count]);
+		close_inherited(sock);
+		close_fd(&group);
 		supervisor_main(&s, conn);
 	}
 	if (pid < 0)
 		answer(conn, A_ERROR, E_UNAVAILABLE, "fork failed");
-out:
-	close_fd(&s.net_fd);
-	close_fd(&cgroup_fd);
+	close_fd(&group);
 }
 
 /* make_template builds in a child and keeps a descriptor of its namespace. */
@@ -231,25 +220,30 @@ static void template(struct rd *r, int sock)
 	const char *stage = rd_str(r);
 	uint32_t n;
 	const uint8_t *code = rd_bytes(r, &n);
+	struct shared next = { .tmp_bytes = rd_u64(r) };
 	uint8_t *copy;
-	int fd;
 
+	next.home_bytes = rd_u64(r);
+	next.shm_bytes = rd_u64(r);
+	next.max_output = rd_u64(r);
 	if (r->bad || n == 0 || n % 8 != 0 || n / 8 > 4096) {
 		answer(sock, A_ERROR, E_INVALID, "the template cannot be read");
 		return;
 	}
 	copy = malloc(n);
-	fd = copy == NULL ? -1 : make_template(r, stage, err, sizeof(err));
-	if (fd < 0) {
+	next.template_fd = copy == NULL ? -1 : make_template(r, stage, err, sizeof(err));
+	if (next.template_fd < 0) {
 		free(copy);
 		answer(sock, A_ERROR, E_INTERNAL, err);
 		return;
 	}
 	memcpy(copy, code, n);
-	free((void *)(uintptr_t)step_filter.code);
-	step_filter = (struct filter){ .n = (uint16_t)(n / 8), .code = copy };
-	close_fd(&template_fd);
-	template_fd = fd;
+	free((void *)(uintptr_t)shared.filter);
+	next.filter_len = (uint16_t)(n / 8);
+	next.filter = copy;
+	close_fd(&shared.template_fd);
+	drop_ready(); /* they have the old one */
+	shared = next;
 	answer(sock, A_OK, 0, "");
 }
 
@@ -265,15 +259,12 @@ int spawner_main(int sock)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_IGN); /* children are reaped by the kernel */
 	umask(077);
-	home_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-	if (home_net < 0)
-		return 1;
 	for (;;) {
 		int fds[1], nfds = 1;
 		ssize_t k;
 		struct rd r;
 
-		refill_nets(sock);
+		make_ready(sock, buf);
 		k = recv_fds(sock, buf, sizeof(buf), fds, &nfds, 0);
 		if (k <= 0)
 			return k == 0 || errno == ECONNRESET ? 0 : 1;
@@ -284,7 +275,7 @@ int spawner_main(int sock)
 			break;
 		case S_CREATE:
 			if (nfds == 1)
-				create(&r, sock, fds[0]);
+				create(&r, buf, (size_t)k, sock, fds[0]);
 			break;
 		}
 		if (nfds == 1)

@@ -157,7 +157,7 @@ static void become(const struct step *s, bool root)
 
 static void filter(const struct step *s)
 {
-	struct sock_fprog p = { .len = step_filter.n, .filter = (struct sock_filter *)(uintptr_t)step_filter.code };
+	struct sock_fprog p = { .len = shared.filter_len, .filter = (struct sock_filter *)(uintptr_t)shared.filter };
 
 	if (p.len == 0 || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &p) != 0)
 		broken(s, "seccomp");

@@ -142,26 +142,39 @@ static bool map_users(const struct sandbox *b, pid_t pid)
 	return write_file(path, map);
 }
 
-static void start_init(struct sup *s, struct sandbox *b, int client)
+/* start_init forks PID 1, which prepares itself and then waits for go. */
+static bool start_init(struct sup *s, int group)
 {
-	int pair[2], group = cgroup_open(&b->group);
+	const uint64_t flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+	int pair[2];
 
-	if (group < 0 && b->group.v2[0] != 0)
-		fail(client, "control group", errno);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-		fail(client, "socketpair", errno);
-	s->init_pid = sys_clone3(CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, &s->init_fd, group);
-	if (s->init_pid < 0)
-		fail(client, "clone", errno);
+		return false;
+	s->init_pid = sys_clone3(flags, &s->init_fd, group);
 	if (s->init_pid == 0)
-		init_main(b, pair[1]);
+		init_main(pair[1]);
 	close(pair[1]);
-	close_fd(&group);
-	close_fd(&b->net_fd);
-	close_fd(&b->template_fd);
-	close_fd(&b->workspace_fd);
+	close_fd(&shared.template_fd);
 	s->chan = pair[0];
-	s->init_alive = true;
+	s->init_alive = s->init_pid > 0;
+	return s->init_alive;
+}
+
+/* go tells PID 1 what the sandbox is for. */
+static void go(struct sup *s, const struct sandbox *b, int client)
+{
+	int fds[1 + MAX_CGROUPS], n;
+
+	fds[0] = open_workspace(b);
+	if (fds[0] < 0)
+		fail(client, "workspace", errno);
+	n = cgroup_tasks(&b->group, fds + 1);
+	if (n < 0)
+		fail(client, "control group", errno);
+	if (!tell_init(s, M_GO, 0, (int)b->uid_base, fds, n + 1))
+		fail(client, "PID 1 does not listen", errno);
+	for (int i = 0; i <= n; i++)
+		close(fds[i]);
 }
 
 /* wait_ready answers init until it is ready. */
@@ -190,17 +203,24 @@ static void wait_ready(struct sup *s, int client)
 	}
 }
 
-static void set_up(struct sup *s, struct sandbox *b, int client)
+/* begin makes this process a supervisor, whose sandbox is not known yet. */
+static bool begin(struct sup *s)
+{
+	for (int i = 0; i < MAX_CLIENTS; i++)
+		s->clients[i].fd = s->clients[i].watch = -1;
+	s->dir = s->listen = s->chan = s->init_fd = s->timer = s->oom = s->state = -1;
+	prctl(PR_SET_NAME, "nofx-supervisor");
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL);
+	(void)write_file("/proc/self/oom_score_adj", "-900"); /* a plain container may forbid it */
+	return prctl(PR_SET_DUMPABLE, 0) == 0 && setsid() >= 0;
+}
+
+static void set_up(struct sup *s, const struct sandbox *b, int client)
 {
 	s->box = b;
 	s->until = b->until;
-	for (int i = 0; i < MAX_CLIENTS; i++)
-		s->clients[i].fd = s->clients[i].watch = -1;
-	prctl(PR_SET_NAME, "nofx-supervisor");
-	signal(SIGPIPE, SIG_IGN);
-	if (prctl(PR_SET_DUMPABLE, 0) != 0 || setsid() < 0)
-		fail(client, "session", errno);
-	(void)write_file("/proc/self/oom_score_adj", "-900"); /* a plain container may forbid it */
+	go(s, b, client);
 	if (!cgroup_join(&b->supervisor))
 		fail(client, "the supervisor's control group", errno);
 	s->dir = open(b->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -208,20 +228,15 @@ static void set_up(struct sup *s, struct sandbox *b, int client)
 		fail(client, "state folder", errno);
 	if (!hold_state(s))
 		fail(client, "state", errno);
-	b->workspace_fd = open_workspace(b);
-	if (b->workspace_fd < 0)
-		fail(client, "workspace", errno);
-	start_init(s, b, client);
 	s->listen = open_control();
 	if (s->listen < 0)
 		fail(client, "control socket", errno);
 	s->timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (s->timer < 0)
 		fail(client, "timer", errno);
-	s->oom = -1;
-	if (!write_state(s))
-		fail(client, "state", errno);
 	wait_ready(s, client);
+	if (!write_state(s)) /* whole only from now on: see Life.Complete in Go */
+		fail(client, "state", errno);
 }
 
 /* The clocks */
@@ -460,17 +475,15 @@ static bool over(const struct sup *s)
 	return !s->init_alive && (s->destroyed || s->ended);
 }
 
-_Noreturn void supervisor_main(const struct sandbox *b, int client)
+static _Noreturn void serve(struct sup *s, const struct sandbox *b, int client)
 {
 	static struct pollfd p[MAX_CLIENTS + 2 * MAX_EXECS + 8];
 	static struct event ev[MAX_CLIENTS + 2 * MAX_EXECS + 8];
-	struct sandbox box = *b;
-	struct sup *s = &sup;
 	uint8_t buf[8];
 	struct wr w = { buf + 4, buf + sizeof(buf), false };
 	int n;
 
-	set_up(s, &box, client);
+	set_up(s, b, client);
 	client_add(s, client);
 	wr_u8(&w, A_OK);
 	client_frame(&s->clients[0], &w, buf);
@@ -489,4 +502,43 @@ _Noreturn void supervisor_main(const struct sandbox *b, int client)
 			if (p[i].revents != 0)
 				dispatch(s, &ev[i]);
 	}
+}
+
+/* supervisor_main makes a sandbox at once. On cgroup v2 this process was born
+ * in its group, and PID 1 is in the sandbox's. */
+_Noreturn void supervisor_main(const struct sandbox *b, int client)
+{
+	struct sup *s = &sup;
+	int group = cgroup_open(&b->group);
+
+	if (group < 0 && b->group.v2[0] != 0)
+		fail(client, "control group", errno);
+	if (!begin(s) || !start_init(s, group))
+		fail(client, "PID 1", errno);
+	close_fd(&group);
+	serve(s, b, client);
+}
+
+/* supervisor_wait prepares a sandbox and waits for the spawner to say what it
+ * is for. */
+_Noreturn void supervisor_wait(int from, uint8_t *buf, size_t size)
+{
+	struct sup *s = &sup;
+	struct sandbox b;
+	struct rd r;
+	int client, n = 1;
+	bool ok = begin(s) && start_init(s, -1);
+	int err = errno;
+	ssize_t k = recv_fds(from, buf, size, &client, &n, 0);
+
+	if (k <= 0 || n != 1)
+		_exit(0); /* not needed any more: PID 1 ends with us */
+	close(from);
+	if (!ok)
+		fail(client, "PID 1", err);
+	r = (struct rd){ buf, buf + k, false };
+	(void)rd_u8(&r);
+	if (!parse_sandbox(&r, &b))
+		fail(client, "request", EPROTO);
+	serve(s, &b, client);
 }

@@ -4,27 +4,30 @@
 # cluster: NOFX runs a private one of its own.
 set -euo pipefail
 
-# what is needed | how to see that it is there | the package that brings it
+# ip and others are not on every user's path.
+PATH=$PATH:/usr/sbin:/sbin
+
+# package | how to see that what it brings is there, a command
 needs() {
 	cat <<-'LIST'
-		C compiler|command -v gcc|gcc
-		C library, static too|test -e /usr/include/stdio.h && gcc -print-file-name=libc.a | grep -q /|libc6-dev
-		make|command -v make|make
-		bubblewrap|command -v bwrap|bubblewrap
-		ip|command -v ip|iproute2
-		static busybox|test -x /bin/busybox -o -x /usr/bin/busybox|busybox-static
-		jq|command -v jq|jq
-		git|command -v git|git
-		python|test -x /usr/bin/python3|python3-minimal
-		node|command -v node|nodejs
-		certificates|test -s /etc/ssl/certs/ca-certificates.crt|ca-certificates
-		postgres|ls /usr/lib/postgresql/*/bin/initdb|postgresql
+		gcc             | command -v gcc
+		libc6-dev       | test -e /usr/include/stdio.h && test -e "$(gcc -print-file-name=libc.a)"
+		make            | command -v make
+		bubblewrap      | command -v bwrap
+		iproute2        | command -v ip
+		busybox-static  | test -x /bin/busybox -o -x /usr/bin/busybox
+		jq              | command -v jq
+		git             | command -v git
+		python3-minimal | test -x /usr/bin/python3
+		nodejs          | command -v node
+		ca-certificates | test -s /etc/ssl/certs/ca-certificates.crt
+		postgresql      | ls /usr/lib/postgresql/*/bin/initdb
 	LIST
 }
 
 missing=()
-while IFS='|' read -r _ check package; do
-	(eval "$check") >/dev/null 2>&1 || missing+=("$package")
+while read -r package check; do
+	(eval "${check#| }") >/dev/null 2>&1 || missing+=("$package")
 done < <(needs)
 
 if ! command -v go >/dev/null 2>&1; then

@@ -295,6 +295,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 //	keep NAME TEXT     leaves an artifact
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
+//	pause              for half a second
 func (f *fakeAPI) play(run *fakeRun) {
 	status := step.RunSucceeded
 	for i := range run.detail.Steps {
@@ -307,8 +308,11 @@ func (f *fakeAPI) play(run *fakeRun) {
 		argv := words(s.Inputs)
 		f.mu.Unlock()
 
-		if argv[0] == "wait" {
+		switch argv[0] {
+		case "wait":
 			<-run.cancelled
+		case "pause":
+			<-time.After(500 * time.Millisecond)
 		}
 
 		f.mu.Lock()

@@ -128,7 +128,7 @@ func killPID(pid int, meant func() bool) error {
 	if err != nil {
 		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !meant() { // asked with the descriptor in hand: it cannot become another
 		return nil
 	}

@@ -44,7 +44,7 @@ func removeTree(path string) error {
 	if err != nil {
 		return step.Errorf(step.KindInternal, "remove: %w", err)
 	}
-	defer unix.Close(top)
+	defer func() { _ = unix.Close(top) }()
 	r := remover{top: top}
 	if err := r.empty(".", top); err != nil {
 		return err

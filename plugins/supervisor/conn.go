@@ -65,6 +65,10 @@ func Dial(ctx context.Context, dir string) (*Conn, error) {
 // Close closes the connection. It ends nothing but what watches on it.
 func (c *Conn) Close() { _ = c.c.Close() }
 
+// foreign is an error that a call met with and that is not the connection's:
+// what a reader or a receiver of the caller's failed with.
+type foreign struct{ error }
+
 // under runs f with the connection bound to ctx.
 func (c *Conn) under(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
@@ -76,9 +80,12 @@ func (c *Conn) under(ctx context.Context, f func() error) error {
 		return ctx.Err() // the connection is of no more use
 	}
 	var ne net.Error
+	var theirs foreign
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &theirs):
+		return theirs.error
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
 		return ErrGone
 	case errors.As(err, &ne):

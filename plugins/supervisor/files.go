@@ -54,11 +54,9 @@ func fileError(body []byte) error {
 	return step.Errorf(kindOfErrno(errno), "%s", text)
 }
 
-// do sends a request and what follows it, and waits for the answer. What data or
-// a receiver fails with is returned as it is: it is not the connection's.
+// do sends a request and what follows it, and waits for the answer.
 func (f *Files) do(ctx context.Context, request []byte, data io.Reader, size int64) error {
-	var theirs error
-	err := f.c.under(ctx, func() error {
+	return f.c.under(ctx, func() error {
 		if err := f.request(request); err != nil {
 			return err
 		}
@@ -67,8 +65,7 @@ func (f *Files) do(ctx context.Context, request []byte, data io.Reader, size int
 			t := &tracked{r: data}
 			n, err := io.CopyN(f.c.c, t, size)
 			if n < size && t.err != nil {
-				theirs = t.err
-				return nil
+				return foreign{t.err}
 			}
 			if err != nil {
 				return err
@@ -85,10 +82,6 @@ func (f *Files) do(ctx context.Context, request []byte, data io.Reader, size int
 		}
 		return step.Errorf(step.KindInternal, "the file helper sent a frame of kind %d", kind)
 	})
-	if theirs != nil {
-		return theirs
-	}
-	return err
 }
 
 // tracked remembers why a reader ended.
@@ -170,8 +163,7 @@ func (f *Files) Out(ctx context.Context, path string, to Receiver) error {
 	var e encoder
 	e.u8(fileOut)
 	e.str(path)
-	var theirs error
-	err := f.c.under(ctx, func() error {
+	return f.c.under(ctx, func() error {
 		if err := f.request(e); err != nil {
 			return err
 		}
@@ -191,21 +183,17 @@ func (f *Files) Out(ctx context.Context, path string, to Receiver) error {
 				if d.bad || en.Size < 0 {
 					return step.Errorf(step.KindInternal, "the file helper's entry cannot be read")
 				}
-				theirs = to.Entry(en)
+				err = to.Entry(en)
 			case fileData:
-				theirs = to.Data(body)
+				err = to.Data(body)
 			case fileEnd:
-				theirs = to.End()
+				err = to.End()
 			default:
 				return step.Errorf(step.KindInternal, "the file helper sent a frame of kind %d", kind)
 			}
-			if theirs != nil {
-				return nil
+			if err != nil {
+				return foreign{err}
 			}
 		}
 	})
-	if theirs != nil {
-		return theirs
-	}
-	return err
 }

@@ -256,7 +256,7 @@ void exec_end(struct sup *s, int slot)
 			s->clients[i].note = true;
 }
 
-static bool open_exec(struct sup *s, struct exec *e, int *out, int *err)
+static bool open_exec(struct sup *s, struct exec *e, uid_t owner, int *out, int *err)
 {
 	char name[MAX_EXEC_ID + 16];
 	int p[2];
@@ -273,7 +273,9 @@ static bool open_exec(struct sup *s, struct exec *e, int *out, int *err)
 		return false;
 	e->pipe[1] = p[0];
 	*err = p[1];
-	return fcntl(e->pipe[0], F_SETFL, O_NONBLOCK) == 0 && fcntl(e->pipe[1], F_SETFL, O_NONBLOCK) == 0;
+	/* So that the step can open /dev/stdout and /dev/stderr. */
+	return fchown(*out, owner, owner) == 0 && fchown(*err, owner, owner) == 0 &&
+	       fcntl(e->pipe[0], F_SETFL, O_NONBLOCK) == 0 && fcntl(e->pipe[1], F_SETFL, O_NONBLOCK) == 0;
 }
 
 static int free_slot(const struct sup *s)
@@ -293,7 +295,8 @@ static bool launch(struct sup *s, int slot, const uint8_t *spec, size_t spec_len
 {
 	int fds[4] = { -1, -1, -1, -1 };
 	struct exec *e = &s->execs[slot];
-	bool ok = open_exec(s, e, &fds[1], &fds[2]);
+	uid_t owner = s->box->uid_base + (spec_len > 0 && spec[0] == 1 ? 0 : 1); /* see spec_read */
+	bool ok = open_exec(s, e, owner, &fds[1], &fds[2]);
 
 	if (ok) {
 		fds[0] = sealed(spec, spec_len);

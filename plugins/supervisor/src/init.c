@@ -304,8 +304,7 @@ static void handle(const struct msg *m, const int *fds, int n)
 		break;
 	case M_SIGNAL:
 		if (s->used && !s->dead && s->direct) {
-			kill(s->pid, m->a);
-			kill(-s->pid, m->a);
+			signal_group(s->pid, m->a);
 		} else if (s->used && !s->dead) {
 			union sigval v = { .sival_int = m->a };
 

@@ -157,6 +157,7 @@ struct keep {
 	pid_t roots[2 * MAX_EXECS];
 	int n;
 };
+void signal_group(pid_t pid, int sig);  /* the process and its group, once each */
 int kill_others(const struct keep *k);  /* all but PID 1, us and these trees; the number found */
 int kill_descendants(pid_t root);       /* all below root; the number found */
 

@@ -7,6 +7,7 @@
 #include "nofx.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -254,7 +255,7 @@ int spawner_main(int sock)
 
 	if (setsid() < 0 && errno != EPERM)
 		return 1;
-	if (prctl(PR_SET_DUMPABLE, 0) != 0 || chdir("/") != 0)
+	if (prctl(PR_SET_DUMPABLE, 0) != 0 || chdir("/") != 0 || setgroups(0, NULL) != 0)
 		return 1;
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_IGN); /* children are reaped by the kernel */

@@ -212,8 +212,7 @@ static bool pass_signals(int fd, pid_t child)
 		if (si.ssi_signo == SIGUSR1)
 			kill_all = true;
 		if (si.ssi_signo == SIGUSR2 && child > 0) {
-			kill(child, si.ssi_int);
-			kill(-child, si.ssi_int);
+			signal_group(child, si.ssi_int);
 		}
 	}
 	return kill_all;

@@ -128,3 +128,9 @@ int kill_descendants(pid_t root)
 		}
 	return found;
 }
+
+void signal_group(pid_t pid, int sig)
+{
+	if (kill(-pid, sig) != 0 || getpgid(pid) != pid)
+		kill(pid, sig);
+}

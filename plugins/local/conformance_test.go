@@ -1,11 +1,27 @@
 package local
 
 import (
+	"context"
 	"testing"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 )
+
+// limiting does the daemon's part for a suite that says only in the spec what
+// the caps are: it puts them on the sandbox's control group.
+type limiting struct {
+	driver.Driver
+	t    *testing.T
+	host *host
+}
+
+func (l limiting) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
+	if s.Host != nil && s.Resources.MemoryMB < 1<<20 {
+		l.host.limit(l.t, &s)
+	}
+	return l.Driver.Create(ctx, s)
+}
 
 // TestConformance runs the drivers' suite through real gRPC.
 func TestConformance(t *testing.T) {
@@ -15,17 +31,18 @@ func TestConformance(t *testing.T) {
 		Config:   config(t),
 		Programs: drivertest.Shell(),
 		Patience: 2,
+		Caps:     true,
 		Spec:     func(t *testing.T, s *driver.Spec) { h.fill(t, s) },
 		Open: func(t *testing.T) drivertest.Instance {
 			d := New()
 			client, stop := drivertest.Serve(t, d)
 			t.Cleanup(func() { stop(); d.Close() })
-			return drivertest.Instance{Driver: client, Restart: func(t *testing.T) driver.Driver {
+			return drivertest.Instance{Driver: limiting{client, t, h}, Restart: func(t *testing.T) driver.Driver {
 				stop()
 				d.Close()
 				d = New()
 				client, stop = drivertest.Serve(t, d)
-				return client
+				return limiting{client, t, h}
 			}}
 		},
 	})

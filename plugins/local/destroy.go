@@ -74,7 +74,7 @@ func wipe(dir string, life supervisor.Life) error {
 		}
 		return step.Errorf(step.KindInternal, "the sandbox's folder cannot be removed: %w", err)
 	}
-	return removeTree(gone)
+	return removeTree(gone, 0)
 }
 
 // killRemains kills the supervisor, if it still lives, and PID 1, if it

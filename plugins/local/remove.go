@@ -25,7 +25,7 @@ func removeRemains(stateDir string) error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), goneMark) {
-			if err := removeTree(filepath.Join(stateDir, e.Name())); err != nil {
+			if err := removeTree(filepath.Join(stateDir, e.Name()), unix.LOCK_NB); err != nil {
 				return err
 			}
 		}
@@ -35,8 +35,9 @@ func removeRemains(stateDir string) error {
 
 // removeTree removes a folder whatever a step has made in it: folders 10,000
 // deep, odd names, no rights. It follows no link and keeps two descriptors:
-// every folder is first moved to the top, so that nothing is ever deep.
-func removeTree(path string) error {
+// every folder is first moved to the top, so that nothing is ever deep. Of two
+// that remove the same tree one waits, or with LOCK_NB leaves it to the other.
+func removeTree(path string, how int) error {
 	top, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -45,6 +46,15 @@ func removeTree(path string) error {
 		return step.Errorf(step.KindInternal, "remove: %w", err)
 	}
 	defer func() { _ = unix.Close(top) }()
+	switch err := unix.Flock(top, unix.LOCK_EX|how); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return nil
+	case err != nil:
+		return step.Errorf(step.KindInternal, "remove: %w", err)
+	}
+	if st := (unix.Stat_t{}); unix.Fstat(top, &st) != nil || st.Nlink == 0 {
+		return nil // the other one is done
+	}
 	r := remover{top: top}
 	if err := r.empty(".", top); err != nil {
 		return err

@@ -127,6 +127,10 @@ struct msg {
 };
 #define MAX_EXECS 64 /* running at once in one sandbox */
 
+#define INIT_CHAN 3 /* init's end of the channel */
+void init_set_up(int chan);
+_Noreturn void set_up_failed(const char *what);
+
 /* init's own parts. The strings of a spec lie in its mapping. */
 struct spec {
 	bool root;

@@ -90,4 +90,8 @@ struct state_record {
 };
 #define STATE_MAGIC 0x5358464eu /* "NFXS" */
 
+_Static_assert(sizeof(struct exit_record) == 208, "as Record in record.go");
+_Static_assert(sizeof(struct out_frame) == 32, "as frameHead in output.go");
+_Static_assert(sizeof(struct state_record) == 32, "as State in record.go");
+
 #endif

@@ -70,6 +70,12 @@ void client_drop(struct sup *s, int i);
 void client_error(struct client *c, uint32_t kind, const char *text);
 void client_frame(struct client *c, const struct wr *w, uint8_t *start);
 
+/* setup.c */
+_Noreturn void fail(int client, const char *what, int err);
+bool begin(struct sup *s);
+bool start_init(struct sup *s, int group);
+void set_up(struct sup *s, const struct sandbox *b, int client);
+
 /* supervisor.c */
 bool tell_init(struct sup *s, uint32_t type, uint32_t slot, int a, const int *fds, int nfds);
 void kill_sandbox(struct sup *s);

@@ -17,11 +17,6 @@ TOOL    := go tool -modfile=tools/go.mod
 DEMO    ?= .nofx-demo
 UP      ?= .nofx
 
-# Packages whose tests run with the race detector: all that run in one
-# process. Those that drive other processes (a Postgres, sandboxes, the built
-# binaries) gain little from it and take much longer.
-SLOW := $(MODULE)/test/%
-
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,7 +58,7 @@ generate-check: ## fail if the committed generated files are not what generate w
 
 .PHONY: bench
 bench: setup build ## measure, side by side with the peers
-	scripts/bench.sh
+	go run ./test/bench/cmd/nofx-bench
 
 .PHONY: acceptance
 acceptance: setup build ## prove the systemd and cgroup v2 layout in a throw-away VM

@@ -57,12 +57,8 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build ## measure, side by side with the peers
-	go run ./test/bench/cmd/nofx-bench
-
-.PHONY: acceptance
-acceptance: setup build ## prove the systemd and cgroup v2 layout in a throw-away VM
-	scripts/acceptance.sh
+bench: setup build ## measure sandboxes and plugin calls, side by side with bwrap and bare exec
+	go test -run '^$$' -bench . ./plugins/local ./sdk/driver/... ./daemon/internal/pluginhost
 
 .PHONY: vuln
 vuln: ## govulncheck, where its database can be had

@@ -9,6 +9,15 @@ mapfile -t all < <(go list ./...)
 inproc=() outproc=()
 for pkg in "${all[@]}"; do
 	case $pkg in
+	*/test/e2e*)
+		# The suite over the whole system has nothing to drive before the
+		# daemon and the API are in the tree.
+		if [ -d daemon/cmd/nofxd ] && [ -d api/cmd/nofx-api ]; then
+			outproc+=("$pkg")
+		else
+			echo "== NOT RUN: $pkg: nofxd and nofx-api are not in the tree yet"
+		fi
+		;;
 	*/test/* | */plugins/local*) outproc+=("$pkg") ;;
 	*) inproc+=("$pkg") ;;
 	esac

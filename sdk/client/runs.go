@@ -1,0 +1,99 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Submit posts a run. A repeat with the same idempotency key ("" = none)
+// returns the first answer.
+func (c *Client) Submit(ctx context.Context, run wire.SubmitRun, idempotencyKey string) (wire.RunCreated, error) {
+	r := call{method: http.MethodPost, path: "/api/runs", in: run}
+	if idempotencyKey != "" {
+		r.header = map[string]string{"X-Idempotency-Key": idempotencyKey}
+	}
+	var out wire.RunCreated
+	return out, c.json(ctx, r, &out)
+}
+
+// Runs lists runs, newest first, a page at a time. limit 0 = the API's own.
+func (c *Client) Runs(ctx context.Context, limit int, cursor string) (wire.RunList, error) {
+	q := url.Values{}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	if cursor != "" {
+		q.Set("cursor", cursor)
+	}
+	var out wire.RunList
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/runs", query: q}, &out)
+}
+
+// Run gives a run with its steps and artifacts.
+func (c *Client) Run(ctx context.Context, id string) (wire.RunDetail, error) {
+	var out wire.RunDetail
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/runs/" + url.PathEscape(id)}, &out)
+}
+
+// Timeline gives all events of a run so far.
+func (c *Client) Timeline(ctx context.Context, id string) ([]step.Event, error) {
+	var out []step.Event
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/runs/" + url.PathEscape(id) + "/timeline"}, &out)
+}
+
+// Cancel asks for the end of a run.
+func (c *Client) Cancel(ctx context.Context, id string) (wire.CancelResult, error) {
+	var out wire.CancelResult
+	return out, c.json(ctx, call{method: http.MethodPost, path: "/api/runs/" + url.PathEscape(id) + "/cancel"}, &out)
+}
+
+// Output gives a page of the output of a step's newest attempt, from an
+// offset in bytes over both streams.
+func (c *Client) Output(ctx context.Context, runID, stepID string, offset int64) (wire.OutputPage, error) {
+	var out wire.OutputPage
+	return out, c.json(ctx, call{
+		method: http.MethodGet,
+		path:   "/api/runs/" + url.PathEscape(runID) + "/steps/" + url.PathEscape(stepID) + "/output",
+		query:  url.Values{"offset": {strconv.FormatInt(offset, 10)}},
+	}, &out)
+}
+
+// Artifact opens an artifact by its path, runs/{runId}/steps/{stepId}/{name}.
+// The caller closes it and compares the sha256 with ArtifactInfo's.
+func (c *Client) Artifact(ctx context.Context, path string) (io.ReadCloser, error) {
+	parts := strings.Split(path, "/")
+	for i := range parts {
+		parts[i] = url.PathEscape(parts[i])
+	}
+	resp, err := c.do(ctx, call{method: http.MethodGet, path: "/artifacts/" + strings.Join(parts, "/"), stream: true})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Handlers lists the tools that steps can name.
+func (c *Client) Handlers(ctx context.Context) (wire.HandlerList, error) {
+	var out wire.HandlerList
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/handlers"}, &out)
+}
+
+// Workers lists the worker hosts and their drivers.
+func (c *Client) Workers(ctx context.Context) (wire.WorkerList, error) {
+	var out wire.WorkerList
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers"}, &out)
+}
+
+// Health asks the API how it is. An API that is not ready answers 503, which
+// is an error of kind unavailable here.
+func (c *Client) Health(ctx context.Context) (wire.Health, error) {
+	var out wire.Health
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/health"}, &out)
+}

@@ -1,0 +1,69 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func workerCall(path string, in any) call {
+	return call{
+		method: http.MethodPost, path: "/api/worker/" + path, in: in,
+		header: map[string]string{wire.WorkerProtocolHeader: strconv.Itoa(wire.WorkerProtocol)},
+	}
+}
+
+// Register tells the API that this worker is here, with its drivers.
+func (c *Client) Register(ctx context.Context, in wire.RegisterWorker) (wire.WorkerRegistered, error) {
+	var out wire.WorkerRegistered
+	return out, c.json(ctx, workerCall("register", in), &out)
+}
+
+// Claim asks for leases and waits up to in.WaitMS for the first.
+func (c *Client) Claim(ctx context.Context, in wire.ClaimRequest) (wire.ClaimResponse, error) {
+	r := workerCall("claims", in)
+	r.timeout = c.timeout + time.Duration(in.WaitMS)*time.Millisecond
+	var out wire.ClaimResponse
+	return out, c.json(ctx, r, &out)
+}
+
+// Heartbeat renews what the worker holds, on connections that nothing else
+// uses, so that bulk traffic cannot delay it.
+func (c *Client) Heartbeat(ctx context.Context, in wire.Heartbeat) (wire.HeartbeatAnswer, error) {
+	r := workerCall("heartbeat", in)
+	r.via = c.beat
+	var out wire.HeartbeatAnswer
+	return out, c.json(ctx, r, &out)
+}
+
+// Journal ships records.
+func (c *Client) Journal(ctx context.Context, in wire.JournalRequest) (wire.JournalAnswer, error) {
+	var out wire.JournalAnswer
+	return out, c.json(ctx, workerCall("journal", in), &out)
+}
+
+// Release gives back leases that were never started.
+func (c *Client) Release(ctx context.Context, in wire.ReleaseRequest) (wire.ReleaseAnswer, error) {
+	var out wire.ReleaseAnswer
+	return out, c.json(ctx, workerCall("release", in), &out)
+}
+
+// PutArtifact uploads the bytes of one artifact of an attempt. The API checks
+// the hash; a repeat is harmless.
+func (c *Client) PutArtifact(ctx context.Context, f wire.Fence, sha256 string, size int64, body io.Reader) error {
+	r := workerCall("artifacts/"+url.PathEscape(f.AttemptID)+"/"+sha256, nil)
+	r.method, r.body, r.length = http.MethodPut, body, size
+	r.header["Content-Type"] = "application/octet-stream"
+	r.query = url.Values{
+		"generation": {strconv.Itoa(f.Generation)},
+		"attempt":    {strconv.Itoa(f.Attempt)},
+		"epoch":      {strconv.FormatInt(f.Epoch, 10)},
+	}
+	r.timeout = 10 * time.Minute
+	return c.json(ctx, r, nil)
+}

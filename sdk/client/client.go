@@ -120,7 +120,6 @@ type call struct {
 	body    io.Reader     // sent as it is
 	length  int64         // of body
 	timeout time.Duration // 0 = the client's
-	stream  bool          // no timeout; the caller closes the body
 	via     *http.Client  // nil = c.http
 }
 
@@ -165,7 +164,7 @@ func (c *Client) do(ctx context.Context, r call) (*http.Response, error) {
 		return nil, unreachable(ctx, r, err)
 	}
 	if resp.StatusCode >= 300 {
-		defer resp.Body.Close() //nolint:errcheck // read only
+		defer resp.Body.Close()
 		return nil, problem(r, resp)
 	}
 	return resp, nil
@@ -183,7 +182,7 @@ func (c *Client) json(ctx context.Context, r call, out any) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	if out == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem))
 		return nil

@@ -20,7 +20,7 @@ const maxEventLine = 16 << 20
 // stream ends, which the API does once the run has ended, and fn's error when
 // fn returns one. Call it again with the last id to go on.
 func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step.Event) error) error {
-	r := call{method: http.MethodGet, path: "/api/runs/" + url.PathEscape(runID) + "/stream", stream: true,
+	r := call{method: http.MethodGet, path: "/api/runs/" + url.PathEscape(runID) + "/stream",
 		header: map[string]string{"Accept": "text/event-stream"}}
 	if after != "" {
 		r.header["Last-Event-ID"] = after
@@ -29,7 +29,7 @@ func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	err = readEvents(resp.Body, func(data string) error {
 		var batch []step.Event
 		if err := json.Unmarshal([]byte(data), &batch); err != nil {

@@ -23,7 +23,8 @@ mirror() {
 		awk -v c="$codename" '
 			/^URIs:/ { u = $2 }
 			/^Suites:/ { for (i = 2; i <= NF; i++) if ($i == c && u) { print u; exit } }')
-	echo "${uri:-http://deb.debian.org/debian} $codename"
+	[ -n "$uri" ] || return 1
+	echo "$uri $codename"
 }
 
 from_archive() {

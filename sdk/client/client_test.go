@@ -48,7 +48,7 @@ func TestSubmitSendsKeyAndBody(t *testing.T) {
 		if diff := cmp.Diff(sent, got); diff != "" {
 			t.Error(diff)
 		}
-		if r.Method != "POST" || r.URL.Path != "/api/runs" || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("X-Idempotency-Key") != "key-12345" {
+		if r.Method != http.MethodPost || r.URL.Path != "/api/runs" || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("X-Idempotency-Key") != "key-12345" {
 			t.Errorf("request %s %s %v", r.Method, r.URL, r.Header)
 		}
 		w.WriteHeader(http.StatusCreated)
@@ -150,7 +150,7 @@ func TestArtifactUploadCarriesTheFence(t *testing.T) {
 		if err != nil || string(body) != "bytes" || r.ContentLength != 5 {
 			t.Errorf("body %q, length %d, %v", body, r.ContentLength, err)
 		}
-		if r.Method != "PUT" || r.URL.String() != "/api/worker/artifacts/a1/abc?attempt=3&epoch=9&generation=2" || r.Header.Get(wire.WorkerProtocolHeader) != "1" {
+		if r.Method != http.MethodPut || r.URL.String() != "/api/worker/artifacts/a1/abc?attempt=3&epoch=9&generation=2" || r.Header.Get(wire.WorkerProtocolHeader) != "1" {
 			t.Errorf("request %s %s", r.Method, r.URL)
 		}
 		w.WriteHeader(http.StatusNoContent)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"go.uber.org/goleak"
 )
@@ -39,6 +40,15 @@ func TestMain(m *testing.M) {
 	if err := syscall.Setgroups([]int{0, 4, 42}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	// So may whoever starts it have told the kernel to ignore signals, the two
+	// that a C library keeps to itself included.
+	ignored := [4]uint64{1} // SIG_IGN, no flags, no restorer, no mask
+	for _, sig := range []uintptr{32, 33} {
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&ignored)), 0, 8, 0, 0); errno != 0 {
+			fmt.Fprintln(os.Stderr, errno)
+			os.Exit(1)
+		}
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(dir)

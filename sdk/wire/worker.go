@@ -99,7 +99,8 @@ type CommandFile struct {
 
 // Heartbeat is the body of POST /api/worker/heartbeat. Held lists every lease
 // that the worker still works on; what it does not list is released after a
-// grace.
+// grace. The leases are renewed at once; with WaitMS the API may then hold the
+// answer until it has something to tell, so that a cancellation arrives at once.
 type Heartbeat struct {
 	WorkerID    string       `json:"worker_id"`
 	Incarnation string       `json:"incarnation"`
@@ -107,6 +108,7 @@ type Heartbeat struct {
 	Held        []Fence      `json:"held"`
 	Runs        []string     `json:"runs,omitempty"` // runs whose workspace this worker keeps
 	Drivers     []DriverInfo `json:"drivers"`
+	WaitMS      int64        `json:"wait_ms,omitempty"`
 }
 
 // HeartbeatAnswer tells the worker which leases were renewed, which to cancel

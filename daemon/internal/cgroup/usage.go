@@ -1,0 +1,68 @@
+package cgroup
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Counters are what the kernel counted for a group. Zero = nothing, or not
+// known on this kernel.
+type Counters struct {
+	OOMKills   int64 // processes that the memory controller killed
+	PidsDenied int64 // forks that the pids controller refused
+	CPUUsec    int64
+	MemoryPeak int64 // bytes
+	PidsPeak   int64
+}
+
+// Counters reads them. They are zero for a group that is not there.
+func (g *Group) Counters() (Counters, error) {
+	c := g.Cgroup()
+	var n Counters
+	var errs []error
+	get := func(dir, file, key string, scale int64) int64 {
+		v, err := number(filepath.Join(dir, file), key)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		return v / scale
+	}
+	if g.tree.v2 {
+		n.OOMKills = get(c.V2, "memory.events", "oom_kill", 1)
+		n.PidsDenied = get(c.V2, "pids.events", "max", 1)
+		n.CPUUsec = get(c.V2, "cpu.stat", "usage_usec", 1)
+		n.MemoryPeak = get(c.V2, "memory.peak", "", 1)
+		n.PidsPeak = get(c.V2, "pids.peak", "", 1)
+	} else {
+		n.OOMKills = get(c.V1["memory"], "memory.oom_control", "oom_kill", 1)
+		n.PidsDenied = get(c.V1["pids"], "pids.events", "max", 1)
+		n.CPUUsec = get(c.V1["cpuacct"], "cpuacct.usage", "", 1000)
+		n.MemoryPeak = get(c.V1["memory"], "memory.max_usage_in_bytes", "", 1)
+		n.PidsPeak = get(c.V1["pids"], "pids.peak", "", 1)
+	}
+	return n, errors.Join(errs...)
+}
+
+// number reads a control file's number: the whole of it, or the one behind
+// key on a line of its own.
+func number(file, key string) (int64, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	if key == "" {
+		return strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
+	}
+	for sc := bufio.NewScanner(bytes.NewReader(raw)); sc.Scan(); {
+		if k, v, ok := strings.Cut(sc.Text(), " "); ok && k == key {
+			return strconv.ParseInt(v, 10, 64)
+		}
+	}
+	return 0, nil
+}

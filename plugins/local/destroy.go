@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/rmtree"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -74,7 +75,7 @@ func wipe(dir string, life supervisor.Life) error {
 		}
 		return step.Errorf(step.KindInternal, "the sandbox's folder cannot be removed: %w", err)
 	}
-	return removeTree(gone, 0)
+	return rmtree.Remove(gone)
 }
 
 // killRemains kills the supervisor, if it still lives, and PID 1, if it

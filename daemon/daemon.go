@@ -121,9 +121,9 @@ func (d *Daemon) Close() error {
 // Run works until ctx ends, then drains: no new claims, what has not started
 // is given back, running steps get the drain timeout. What still runs then
 // goes on under its supervisor, and the next daemon takes it up.
-func (d *Daemon) Run(ctx context.Context) error {
-	defer d.Close()
-	listener, err := net.Listen("tcp", d.cfg.Listen)
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, d.Close()) }()
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -197,7 +197,7 @@ func (d *Daemon) watchdog(ctx context.Context) error {
 
 // Purge removes everything that this installation has on this host: plugins,
 // sandboxes, control groups, workspaces, records. No daemon may be running.
-func Purge(ctx context.Context, cfg Config, log *slog.Logger) error {
+func Purge(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	if _, err := os.Stat(cfg.path("ledger.db")); errors.Is(err, os.ErrNotExist) {
 		return removeGroups(ctx, cfg)
 	}
@@ -205,7 +205,7 @@ func Purge(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { err = errors.Join(err, d.Close()) }()
 	if err := d.purgeSandboxes(ctx); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (w *Worker) heartbeats(ctx context.Context) error {
 		sent := time.Now()
 		err := w.heartbeat(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return context.Cause(ctx)
 		}
 		w.cfg.Observer.Heartbeat(err)
 		interval := ms(w.identity().HeartbeatMS)
@@ -39,12 +39,12 @@ func (w *Worker) heartbeats(ctx context.Context) error {
 		case step.Is(err, step.KindConflict):
 			w.log.Warn("the API knows this worker as another", "err", err)
 			if err := w.register(ctx); err != nil {
-				return nil
+				return err
 			}
 		default:
 			w.log.Warn("heartbeat failed", "err", err)
-			if retry.sleep(ctx, err) != nil {
-				return nil
+			if err := retry.sleep(ctx, err); err != nil {
+				return err
 			}
 		}
 	}

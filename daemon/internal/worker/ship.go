@@ -42,17 +42,17 @@ func (w *Worker) ship(ctx context.Context) error {
 		for {
 			more, err := w.shipOnce(ctx)
 			if ctx.Err() != nil {
-				return nil
+				return context.Cause(ctx)
 			}
 			if err != nil {
 				w.log.Warn("journal not shipped yet", "err", err)
 				if step.Is(err, step.KindConflict) {
 					if err := w.register(ctx); err != nil {
-						return nil
+						return err
 					}
 				}
-				if retry.sleep(ctx, err) != nil {
-					return nil
+				if err := retry.sleep(ctx, err); err != nil {
+					return err
 				}
 				continue
 			}

@@ -61,6 +61,10 @@ bench: setup build ## measure sandboxes next to bwrap and bare exec, plugin call
 	go test -run '^$$' -bench . ./plugins/local ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
+.PHONY: acceptance
+acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
+	scripts/acceptance.sh
+
 .PHONY: vuln
 vuln: ## govulncheck, where its database can be had
 	scripts/vuln.sh

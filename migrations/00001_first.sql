@@ -99,6 +99,7 @@ CREATE TABLE nofx.worker (
   region        text NOT NULL,
   version       text NOT NULL,
   slots         integer NOT NULL,
+  held          integer NOT NULL DEFAULT 0, -- leases, as its last heartbeat said
   drivers       json NOT NULL,
   status        text NOT NULL DEFAULT 'live',
   registered_at timestamptz NOT NULL DEFAULT now(),
@@ -219,9 +220,9 @@ CREATE TABLE nofx.attempt (
   verdict        json,
   CONSTRAINT attempt_pk PRIMARY KEY (id),
   CONSTRAINT attempt_step_fk FOREIGN KEY (step_id) REFERENCES nofx.step (id),
-  CONSTRAINT attempt_status CHECK (status IN ('running', 'ended', 'released')),
+  CONSTRAINT attempt_status CHECK (status IN ('running', 'ended', 'lost', 'released')),
   CONSTRAINT attempt_ended CHECK ((ended_at IS NOT NULL) = (status <> 'running')),
-  CONSTRAINT attempt_verdict CHECK ((verdict IS NOT NULL) = (status = 'ended')),
+  CONSTRAINT attempt_verdict CHECK ((verdict IS NOT NULL) = (status IN ('ended', 'lost'))),
   CONSTRAINT attempt_epoch_unique UNIQUE (step_id, epoch)
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX attempt_number_unique ON nofx.attempt (step_id, generation, number) WHERE status <> 'released';
@@ -394,6 +395,3 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-
--- +goose Down
-DROP SCHEMA nofx CASCADE;

@@ -1,0 +1,17 @@
+// Package pg is all that the API does with Postgres.
+//
+// Two pools for two database roles, neither of which owns a table or bypasses
+// row level security: Tenant runs a transaction of nofx_api inside one tenant,
+// System one of nofx_system across tenants. Inside, the statements are
+// package pgdb's, which sqlc generates from queries/*.sql; nobody else imports
+// the Postgres library.
+//
+// Errors leave as *step.Error. A database that is away is unavailable with a
+// hint when to try again. Transactions that Postgres gave up because of a
+// deadlock or a serialization failure are run again here, so a transaction's
+// function may run more than once and must not keep anything of an earlier go.
+//
+// Locks are taken in one order everywhere, so that transactions do not meet:
+// runs by id, then attempts by id, then steps. A claim takes steps before
+// runs, but never waits for either.
+package pg

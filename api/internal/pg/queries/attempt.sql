@@ -1,0 +1,81 @@
+-- Every write of a worker names what it believes to hold: attempt, generation,
+-- number, epoch, worker and incarnation. Each UPDATE here compares all of it;
+-- a test reads the lines "-- fence:" and fails where one does not.
+
+-- LockRunsOf locks the runs of fenced attempts, always before the attempts.
+-- name: LockRunsOf :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+FROM nofx.run r
+WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY (@ids::text[]))
+ORDER BY r.id
+FOR NO KEY UPDATE;
+
+-- LockAttempts locks those of a worker's attempts whose fence is right,
+-- whatever has become of them.
+-- fence: attempt
+-- name: LockAttempts :many
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown
+FROM nofx.attempt a
+JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch) f
+  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+JOIN nofx.step s ON s.id = a.step_id
+WHERE a.worker_id = @worker_id
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
+ORDER BY a.id
+FOR NO KEY UPDATE OF a;
+
+-- AdvanceAttempts stores what a journal batch says of each attempt.
+-- fence: attempt
+-- name: AdvanceAttempts :execrows
+UPDATE nofx.attempt a
+SET journal_n = f.to_n, output_bytes = f.output_bytes, blob_bytes = f.blob_bytes,
+    started_at = coalesce(a.started_at, CASE WHEN f.started THEN now() END),
+    driver_version = CASE WHEN f.started THEN f.driver_version ELSE a.driver_version END,
+    sandbox_id = CASE WHEN f.started THEN f.sandbox_id ELSE a.sandbox_id END,
+    usage = coalesce(NULLIF(f.usage, '')::json, a.usage),
+    status = CASE WHEN f.verdict <> '' THEN 'ended' ELSE a.status END,
+    ended_at = CASE WHEN f.verdict <> '' THEN now() END,
+    verdict = NULLIF(f.verdict, '')::json
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch, unnest(@from_ns::bigint[]) AS from_n, unnest(@to_ns::bigint[]) AS to_n,
+             unnest(@output_bytes::bigint[]) AS output_bytes, unnest(@blob_bytes::bigint[]) AS blob_bytes,
+             unnest(@started::bool[]) AS started, unnest(@driver_versions::text[]) AS driver_version,
+             unnest(@sandbox_ids::text[]) AS sandbox_id, unnest(@usages::text[]) AS usage,
+             unnest(@verdicts::text[]) AS verdict) f
+WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+  AND a.worker_id = @worker_id AND a.status = 'running' AND a.journal_n = f.from_n
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
+
+-- ReleaseAttempts takes back leases that were never started.
+-- fence: attempt
+-- name: ReleaseAttempts :many
+UPDATE nofx.attempt a SET status = 'released', ended_at = now()
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch) f
+WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+  AND a.worker_id = @worker_id AND a.status = 'running' AND a.started_at IS NULL
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
+RETURNING a.id;
+
+-- HoldsAttempt tells whether the fence is right and the attempt still runs.
+-- fence: attempt
+-- name: HoldsAttempt :one
+SELECT a.tenant_id FROM nofx.attempt a
+WHERE a.id = @id AND a.generation = @generation AND a.number = @number AND a.epoch = @epoch
+  AND a.worker_id = @worker_id AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
+
+-- name: InsertOutput :exec
+INSERT INTO nofx.output_index (tenant_id, attempt_id, start, length, frames, blob_start, blob_length)
+SELECT o.tenant_id, o.attempt_id, o.start, o.length, CASE WHEN o.blob_length = 0 THEN o.frames END,
+       CASE WHEN o.blob_length > 0 THEN o.blob_start END, NULLIF(o.blob_length, 0)
+FROM (SELECT unnest(@tenant_ids::text[]) AS tenant_id, unnest(@attempt_ids::text[]) AS attempt_id, unnest(@starts::bigint[]) AS start,
+             unnest(@lengths::bigint[]) AS length, unnest(@frames::bytea[]) AS frames, unnest(@blob_starts::bigint[]) AS blob_start,
+             unnest(@blob_lengths::bigint[]) AS blob_length) o;
+
+-- name: InsertArtifacts :exec
+INSERT INTO nofx.artifact (tenant_id, run_id, step_id, attempt_id, name, sha256, size)
+SELECT unnest(@tenant_ids::text[]), unnest(@run_ids::text[]), unnest(@step_ids::text[]), unnest(@attempt_ids::text[]),
+       unnest(@names::text[]), unnest(@sha256s::text[]), unnest(@sizes::bigint[]);

@@ -1,0 +1,88 @@
+-- LockClaim lets only one transaction at a time work on a claim id.
+-- name: LockClaim :exec
+SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
+
+-- Claim takes queued steps for a worker: of each tenant its oldest ones that
+-- the worker may take, then one of each tenant in turn until there are enough.
+-- Steps that another claim is taking at this moment are skipped, and so are
+-- runs that are being changed; neither is waited for.
+-- name: Claim :exec
+WITH RECURSIVE tenants AS (
+  (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
+  FROM tenants t WHERE t.tenant_id IS NOT NULL
+), near AS (
+  SELECT c.id, c.due_at, row_number() OVER (PARTITION BY t.tenant_id ORDER BY c.due_at, c.id) AS turn
+  FROM tenants t
+  CROSS JOIN unnest(@drivers::text[]) AS d(driver)
+  CROSS JOIN unnest(ARRAY['', @worker_id::text]) AS p(pin)
+  CROSS JOIN LATERAL (
+    SELECT s.id, s.due_at FROM nofx.step s
+    WHERE s.status = 'queued' AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver AND s.due_at <= now()
+    ORDER BY s.due_at, s.id
+    LIMIT @reach::int
+  ) c
+  WHERE t.tenant_id IS NOT NULL
+), held AS (
+  SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
+  FROM near n
+  JOIN nofx.step s ON s.id = n.id
+  JOIN nofx.run r ON r.id = s.run_id
+  WHERE s.status = 'queued' AND (NOT s.shares OR r.pin IN ('', @worker_id))
+  ORDER BY n.turn, n.due_at, s.id
+  LIMIT @most::int
+  FOR NO KEY UPDATE OF s SKIP LOCKED
+), fresh AS ( -- runs that this claim starts or pins
+  SELECT r.id FROM nofx.run r
+  WHERE r.id IN (SELECT h.run_id FROM held h WHERE h.run_status = 'queued' OR (h.shares AND h.run_pin = ''))
+    AND r.pin IN ('', @worker_id)
+  FOR NO KEY UPDATE SKIP LOCKED
+), pinned AS (
+  UPDATE nofx.run r
+  SET status = CASE WHEN r.status = 'queued' THEN 'running' ELSE r.status END,
+      pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN @worker_id ELSE r.pin END
+  FROM fresh f
+  WHERE r.id = f.id
+), taken AS (
+  UPDATE nofx.step s
+  SET status = 'running', attempt = s.attempt + 1, epoch = s.epoch + 1
+  FROM (
+    SELECT h.id, h.turn, h.due_at FROM held h
+    WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
+  ) g
+  WHERE s.id = g.id AND s.status = 'queued'
+  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, g.turn, g.due_at
+)
+INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
+SELECT (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
+       @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8)
+FROM taken t;
+
+-- PinQueued brings the other queued steps of runs that a claim has pinned to
+-- the same worker.
+-- name: PinQueued :exec
+UPDATE nofx.step s SET pin = @worker_id
+WHERE s.status = 'queued' AND s.shares AND s.pin = ''
+  AND s.run_id IN (SELECT a.run_id FROM nofx.attempt a JOIN nofx.run r ON r.id = a.run_id
+                   WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running' AND r.pin = @worker_id AND r.steps_left > 1);
+
+-- LeasesOfClaim are the leases that a claim took and that are still the
+-- worker's.
+-- name: LeasesOfClaim :many
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
+       s.name, s.tool, s.driver, s.command, s.resources, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       r.correlation_id,
+       (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
+FROM nofx.attempt a
+JOIN nofx.step s ON s.id = a.step_id
+JOIN nofx.run r ON r.id = a.run_id
+WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
+ORDER BY a.claimed_at, a.epoch, a.id;
+
+-- QueueWaits tells whether a step waits that is due, and how many.
+-- name: QueueWaits :one
+SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now());
+
+-- name: QueueDepth :one
+SELECT count(*) FROM (SELECT 1 FROM nofx.step WHERE status = 'queued' LIMIT 100000) x;

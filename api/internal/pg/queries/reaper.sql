@@ -1,0 +1,56 @@
+-- TryReaper makes its caller the only reaper until the end of the transaction.
+-- name: TryReaper :one
+SELECT pg_try_advisory_xact_lock(7314);
+
+-- Tick notes that the reaper lives. After a pause longer than @pause_seconds
+-- nothing may expire for one full lease, because nobody could renew meanwhile.
+-- name: Tick :one
+UPDATE nofx.lease_clock
+SET hold_until = CASE WHEN ticked_at < now() - make_interval(secs => @pause_seconds::float8)
+                      THEN greatest(hold_until, now() + make_interval(secs => @lease_seconds::float8)) ELSE hold_until END,
+    ticked_at = now()
+RETURNING (hold_until <= now())::bool AS may_expire;
+
+-- LoseWorkers marks workers that were silent for a lease.
+-- name: LoseWorkers :many
+UPDATE nofx.worker SET status = 'lost'
+WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seconds::float8)
+RETURNING id;
+
+-- UnpinRuns frees the runs whose workspace is on a lost worker.
+-- name: UnpinRuns :many
+UPDATE nofx.run r SET pin = ''
+WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
+                 AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
+               ORDER BY x.id FOR NO KEY UPDATE)
+RETURNING r.id;
+
+-- name: UnpinQueued :execrows
+UPDATE nofx.step SET pin = '' WHERE status = 'queued' AND pin <> '' AND run_id = ANY (@run_ids::text[]);
+
+-- name: ExpiredAttempts :many
+SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORDER BY id LIMIT @most;
+
+-- name: LockExpired :many
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, a.worker_id
+FROM nofx.attempt a
+JOIN nofx.step s ON s.id = a.step_id
+WHERE a.id = ANY (@ids::text[]) AND a.status = 'running' AND a.lease_until < now()
+ORDER BY a.id
+FOR NO KEY UPDATE OF a;
+
+-- LoseAttempts ends attempts whose lease has passed.
+-- name: LoseAttempts :execrows
+UPDATE nofx.attempt a SET status = 'lost', ended_at = now(), verdict = f.verdict::json
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@epochs::bigint[]) AS epoch, unnest(@verdicts::text[]) AS verdict) f
+WHERE a.id = f.id AND a.epoch = f.epoch AND a.status = 'running' AND a.lease_until < now();
+
+-- Stranded lists queued steps that have been due for longer than a lease while
+-- workers live and none of them offers the driver.
+-- name: Stranded :many
+SELECT s.id, s.run_id FROM nofx.step s
+WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => @wait_seconds::float8)
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.status = 'live')
+  AND NOT EXISTS (SELECT 1 FROM nofx.worker w, json_array_elements(w.drivers) d WHERE w.status = 'live' AND d->>'name' = s.driver)
+LIMIT @most;

@@ -1,0 +1,116 @@
+-- name: TenantExists :one
+SELECT EXISTS (SELECT 1 FROM nofx.tenant);
+
+-- name: EnsureProject :exec
+INSERT INTO nofx.project (tenant_id, id) VALUES (@tenant_id, @id) ON CONFLICT ON CONSTRAINT project_pk DO NOTHING;
+
+-- name: InsertRun :one
+INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, ended_at)
+VALUES (@id, @tenant_id, @project_id, @goal, @status, @region, @correlation_id, @steps_left, @steps_failed, @steps_cancelled, @next_seq,
+        CASE WHEN @steps_left::int = 0 THEN now() END)
+RETURNING created_at;
+
+-- Names hold no line break, so one separates them.
+-- name: InsertSteps :exec
+INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
+                       inputs, command, reads, shown, resources, workspace, network, on_output, timeout_ms, grace_ms,
+                       artifacts, idempotent, tries, backoff_ms, idempotency_key, verdict, ended_at)
+SELECT s.id, @tenant_id, @run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
+       string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
+       s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.workspace, s.network, s.on_output, s.timeout_ms, s.grace_ms,
+       string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
+       NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
+             unnest(@tools::text[]) AS tool, unnest(@drivers::text[]) AS driver, unnest(@statuses::text[]) AS status,
+             unnest(@deps_left::int[]) AS deps_left, unnest(@depends_on::text[]) AS depends_on,
+             unnest(@dependants::text[]) AS dependants, unnest(@shares::bool[]) AS shares,
+             unnest(@inputs::text[]) AS inputs, unnest(@commands::text[]) AS command, unnest(@reads::text[]) AS reads,
+             unnest(@shown::text[]) AS shown, unnest(@resources::text[]) AS resources,
+             unnest(@workspaces::text[]) AS workspace, unnest(@networks::text[]) AS network,
+             unnest(@on_outputs::text[]) AS on_output, unnest(@timeouts_ms::bigint[]) AS timeout_ms,
+             unnest(@graces_ms::bigint[]) AS grace_ms, unnest(@artifacts::text[]) AS artifacts,
+             unnest(@idempotents::bool[]) AS idempotent, unnest(@tries::int[]) AS tries,
+             unnest(@backoffs_ms::bigint[]) AS backoff_ms, unnest(@idempotency_keys::text[]) AS idempotency_key,
+             unnest(@verdicts::text[]) AS verdict) s;
+
+-- name: ListRuns :many
+SELECT id, project_id, goal, status, created_at, ended_at FROM nofx.run
+WHERE tenant_id = @tenant_id AND (created_at, id) < (@before_at::timestamptz, @before_id::text)
+ORDER BY created_at DESC, id DESC
+LIMIT @most;
+
+-- name: GetRun :one
+SELECT id, project_id, goal, status, created_at, ended_at, region, correlation_id, next_seq FROM nofx.run
+WHERE tenant_id = @tenant_id AND id = @id;
+
+-- name: ListSteps :many
+SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
+       s.idempotency_key, s.created_at, s.ended_at,
+       (SELECT a.started_at FROM nofx.attempt a
+        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
+FROM nofx.step s
+WHERE s.tenant_id = @tenant_id AND s.run_id = @run_id
+ORDER BY s.idx;
+
+-- An artifact of a later attempt replaces that of an earlier one.
+-- name: ListArtifacts :many
+SELECT DISTINCT ON (s.idx, f.name) f.run_id, f.step_id, s.name AS step_name, f.name, f.sha256, f.size, f.created_at
+FROM nofx.artifact f
+JOIN nofx.step s ON s.id = f.step_id
+JOIN nofx.attempt a ON a.id = f.attempt_id
+WHERE f.tenant_id = @tenant_id AND f.run_id = @run_id
+ORDER BY s.idx, f.name, a.generation DESC, a.number DESC;
+
+-- name: FindArtifact :one
+SELECT f.sha256, f.size, f.created_at
+FROM nofx.artifact f
+JOIN nofx.attempt a ON a.id = f.attempt_id
+WHERE f.tenant_id = @tenant_id AND f.run_id = @run_id AND f.step_id = @step_id AND f.name = @name
+ORDER BY a.generation DESC, a.number DESC
+LIMIT 1;
+
+-- name: NewestAttempt :one
+SELECT s.name AS step_name, coalesce(a.id, '')::text AS id, coalesce(a.number, 0)::int AS number, coalesce(a.epoch, 0)::bigint AS epoch,
+       coalesce(a.output_bytes, 0)::bigint AS output_bytes,
+       (CASE WHEN a.id IS NULL THEN s.ended_at IS NOT NULL ELSE a.ended_at IS NOT NULL END)::bool AS ended
+FROM nofx.step s
+LEFT JOIN nofx.attempt a ON a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released'
+WHERE s.tenant_id = @tenant_id AND s.run_id = @run_id AND s.id = @step_id;
+
+-- OutputFrom lists the stored pieces that hold output from offset @start on.
+-- name: OutputFrom :many
+SELECT o.start, o.length, o.frames, o.blob_start, o.blob_length
+FROM nofx.output_index o
+WHERE o.attempt_id = @attempt_id AND o.tenant_id = @tenant_id
+  AND o.start >= coalesce((SELECT max(p.start) FROM nofx.output_index p WHERE p.attempt_id = @attempt_id AND p.start <= @start), 0)
+ORDER BY o.start
+LIMIT @most;
+
+-- name: LockRun :one
+SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at FROM nofx.run
+WHERE tenant_id = @tenant_id AND id = @id
+FOR NO KEY UPDATE;
+
+-- name: NoteCancel :exec
+UPDATE nofx.run SET cancel_at = coalesce(cancel_at, now()), cancel_reason = @reason
+WHERE tenant_id = @tenant_id AND id = @id AND ended_at IS NULL;
+
+-- name: CancelOpenSteps :many
+UPDATE nofx.step SET status = 'cancelled', ended_at = now(), verdict = @verdict::json
+WHERE tenant_id = @tenant_id AND run_id = @run_id AND status IN ('waiting', 'queued')
+RETURNING id, name, idx, attempt;
+
+-- name: CancelAttempts :many
+UPDATE nofx.attempt a SET cancel_at = now(), cancel_reason = @reason
+WHERE a.tenant_id = @tenant_id AND a.status = 'running' AND a.cancel_at IS NULL
+  AND a.step_id IN (SELECT s.id FROM nofx.step s WHERE s.run_id = @run_id AND s.status = 'running')
+RETURNING a.worker_id;
+
+-- name: ListWorkers :many
+SELECT id, name, status, region, version, incarnation, slots, held, last_seen, drivers FROM nofx.worker
+WHERE tenant_id = @tenant_id
+ORDER BY name;
+
+-- name: InsertAudit :exec
+INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome, request_id, detail)
+VALUES (@tenant_id, @principal, @action, @target, @outcome, @request_id, @detail);

@@ -1,0 +1,64 @@
+-- RegisterWorker makes or renews the row of a worker. A name stays with its
+-- key while its worker lives; no row comes back then.
+-- name: RegisterWorker :one
+INSERT INTO nofx.worker (id, tenant_id, key_id, name, incarnation, region, version, slots, drivers)
+VALUES (@id, @tenant_id, @key_id, @name, @incarnation, @region, @version, @slots, @drivers)
+ON CONFLICT ON CONSTRAINT worker_name_unique DO UPDATE
+SET key_id = excluded.key_id, incarnation = excluded.incarnation, region = excluded.region, version = excluded.version,
+    slots = excluded.slots, drivers = excluded.drivers, status = 'live', registered_at = now(), last_seen = now()
+WHERE worker.key_id = excluded.key_id OR worker.status = 'lost'
+RETURNING id;
+
+-- name: Installation :one
+SELECT id, timeline FROM nofx.installation;
+
+-- FindWorker finds the worker that a request comes from.
+-- name: FindWorker :one
+SELECT id, status FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
+
+-- name: SeeWorker :one
+UPDATE nofx.worker SET last_seen = now(), held = @held, drivers = @drivers, status = CASE WHEN @draining::bool THEN 'draining' ELSE 'live' END
+WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id
+RETURNING id;
+
+-- RenewLeases prolongs the leases that a worker lists.
+-- fence: attempt
+-- name: RenewLeases :many
+UPDATE nofx.attempt a
+SET lease_until = now() + make_interval(secs => @lease_seconds::float8), listed_at = now()
+FROM (
+  SELECT l.id FROM nofx.attempt l
+  JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+               unnest(@epochs::bigint[]) AS epoch) f
+    ON l.id = f.id AND l.generation = f.generation AND l.number = f.number AND l.epoch = f.epoch
+  WHERE l.worker_id = @worker_id AND l.status = 'running'
+  ORDER BY l.id
+  FOR NO KEY UPDATE OF l
+) h, (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch) f
+WHERE a.id = h.id AND a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+  AND a.worker_id = @worker_id AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
+RETURNING a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms;
+
+-- Holding looks at leases without renewing them: what a waiting heartbeat
+-- asks when it is woken.
+-- name: Holding :many
+SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
+FROM nofx.attempt a
+JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch) f
+  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+WHERE a.worker_id = @worker_id AND a.status = 'running';
+
+-- ForgetUnlisted ends the leases that a worker has not listed for a grace; the
+-- reaper takes them from there.
+-- name: ForgetUnlisted :execrows
+UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
+WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[])
+  AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now();
+
+-- EndedRuns are those of the given runs that have ended or are not there.
+-- name: EndedRuns :many
+SELECT i.id::text FROM unnest(@ids::text[]) AS i(id)
+WHERE NOT EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = i.id AND r.ended_at IS NULL);

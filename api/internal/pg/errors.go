@@ -66,8 +66,8 @@ func fromServer(e *pgconn.PgError, err error) error {
 	}
 	switch {
 	case strings.HasPrefix(e.Code, "08"), // connection
-		strings.HasPrefix(e.Code, "57P"),                     // shutdown, crash, starting up
-		strings.HasPrefix(e.Code, "53"),                      // out of connections, memory, disk
+		strings.HasPrefix(e.Code, "57P"),                        // shutdown, crash, starting up
+		strings.HasPrefix(e.Code, "53"),                         // out of connections, memory, disk
 		e.Code == "57014", e.Code == "55P03", e.Code == "25P03", // timeouts
 		e.Code == "28000", e.Code == "3D000": // not set up yet
 		return away(err)
@@ -108,3 +108,7 @@ func retry(ctx context.Context, do func() error) error {
 		}
 	}
 }
+
+// ErrNoRow is the error of a query for one row that found none, inside a
+// transaction's function.
+var ErrNoRow = pgx.ErrNoRows

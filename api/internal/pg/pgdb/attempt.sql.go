@@ -174,7 +174,7 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 
 const lockAttempts = `-- name: LockAttempts :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
 FROM nofx.attempt a
 JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch) f
@@ -219,6 +219,7 @@ type LockAttemptsRow struct {
 	Shares      bool
 	Reads       string
 	Shown       string
+	Driver      string
 }
 
 // LockAttempts locks those of a worker's attempts whose fence is right,
@@ -264,6 +265,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Shares,
 			&i.Reads,
 			&i.Shown,
+			&i.Driver,
 		); err != nil {
 			return nil, err
 		}

@@ -90,6 +90,18 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) error {
 	return err
 }
 
+const claimUsed = `-- name: ClaimUsed :one
+SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = $1 AND claim_id = $2)
+`
+
+// ClaimUsed tells whether a claim id has taken leases, whatever became of them.
+func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string) (bool, error) {
+	row := q.db.QueryRow(ctx, claimUsed, workerID, claimID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.command, s.resources, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
@@ -207,7 +219,7 @@ const queueWaits = `-- name: QueueWaits :one
 SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now())
 `
 
-// QueueWaits tells whether a step waits that is due, and how many.
+// QueueWaits tells whether a step waits that is due.
 func (q *Queries) QueueWaits(ctx context.Context) (bool, error) {
 	row := q.db.QueryRow(ctx, queueWaits)
 	var exists bool

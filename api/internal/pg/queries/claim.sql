@@ -2,6 +2,10 @@
 -- name: LockClaim :exec
 SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 
+-- ClaimUsed tells whether a claim id has taken leases, whatever became of them.
+-- name: ClaimUsed :one
+SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim_id = @claim_id);
+
 -- Claim takes queued steps for a worker: of each tenant its oldest ones that
 -- the worker may take, then one of each tenant in turn until there are enough.
 -- Steps that another claim is taking at this moment are skipped, and so are
@@ -80,7 +84,7 @@ JOIN nofx.run r ON r.id = a.run_id
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
 
--- QueueWaits tells whether a step waits that is due, and how many.
+-- QueueWaits tells whether a step waits that is due.
 -- name: QueueWaits :one
 SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now());
 

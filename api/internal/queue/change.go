@@ -215,7 +215,7 @@ func (c *change) dependants(ctx context.Context, db *pgdb.Queries) error {
 		if err != nil {
 			return err
 		}
-		rows, err := db.CancelBelow(ctx, c.red, verdict)
+		rows, err := db.CancelBelow(ctx, verdict, c.red)
 		if err != nil {
 			return err
 		}

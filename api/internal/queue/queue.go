@@ -36,6 +36,7 @@ type Queue struct {
 	db    *pg.DB
 	blobs *blob.Dir
 	hub   *wake.Hub
+	told  told
 	log   *slog.Logger
 }
 
@@ -52,7 +53,7 @@ func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger
 func newID(prefix string) string {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16) //nolint:gosec // after 1970
-	_, _ = rand.Read(b[6:])                                                // never fails
+	_, _ = rand.Read(b[6:])                                               // never fails
 	return prefix + "_" + idEncoding.EncodeToString(b[:])
 }
 

@@ -80,8 +80,9 @@ func (q *Queries) AdvanceAttempts(ctx context.Context, arg AdvanceAttemptsParams
 const holdsAttempt = `-- name: HoldsAttempt :one
 SELECT a.tenant_id FROM nofx.attempt a
 WHERE a.id = $1 AND a.generation = $2 AND a.number = $3 AND a.epoch = $4
-  AND a.worker_id = $5 AND a.status = 'running'
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
+  AND ($5::text = '' OR a.worker_id = $5) AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.key_id = $6
+                AND ($7::text = '' OR w.incarnation = $7))
 `
 
 type HoldsAttemptParams struct {
@@ -90,11 +91,12 @@ type HoldsAttemptParams struct {
 	Number      int32
 	Epoch       int64
 	WorkerID    string
-	Incarnation string
 	KeyID       string
+	Incarnation string
 }
 
-// HoldsAttempt tells whether the fence is right and the attempt still runs.
+// HoldsAttempt tells whether the fence is right and the attempt still runs. A
+// worker that does not say its id and incarnation is known by its key.
 // fence: attempt
 func (q *Queries) HoldsAttempt(ctx context.Context, arg HoldsAttemptParams) (string, error) {
 	row := q.db.QueryRow(ctx, holdsAttempt,
@@ -103,8 +105,8 @@ func (q *Queries) HoldsAttempt(ctx context.Context, arg HoldsAttemptParams) (str
 		arg.Number,
 		arg.Epoch,
 		arg.WorkerID,
-		arg.Incarnation,
 		arg.KeyID,
+		arg.Incarnation,
 	)
 	var tenant_id string
 	err := row.Scan(&tenant_id)

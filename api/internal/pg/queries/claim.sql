@@ -10,7 +10,7 @@ SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim
 -- the worker may take, then one of each tenant in turn until there are enough.
 -- Steps that another claim is taking at this moment are skipped, and so are
 -- runs that are being changed; neither is waited for.
--- name: Claim :exec
+-- name: Claim :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
@@ -61,7 +61,8 @@ WITH RECURSIVE tenants AS (
 INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
 SELECT (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
        @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8)
-FROM taken t;
+FROM taken t
+RETURNING id;
 
 -- PinQueued brings the other queued steps of runs that a claim has pinned to
 -- the same worker.

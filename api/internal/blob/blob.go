@@ -141,3 +141,13 @@ func absent(err error) error {
 	}
 	return err
 }
+
+// Check tells whether the folder can be written to.
+func (d *Dir) Check() error {
+	name := filepath.Join("incoming", fmt.Sprintf("check-%d", nonce()))
+	f, err := d.root.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), d.root.Remove(name))
+}

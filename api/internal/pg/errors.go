@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -112,3 +113,16 @@ func retry(ctx context.Context, do func() error) error {
 // ErrNoRow is the error of a query for one row that found none, inside a
 // transaction's function.
 var ErrNoRow = pgx.ErrNoRows
+
+// Away reports whether the database was not there or gave up for now.
+func Away(err error) bool { return step.Is(err, step.KindUnavailable) }
+
+// Cause is the error with the text of what is behind it, for the log; its own
+// text is for users and leaves that out.
+func Cause(err error) error {
+	var e *step.Error
+	if errors.As(err, &e) && e.Err != nil {
+		return fmt.Errorf("%s: %w", e.Message, e.Err)
+	}
+	return err
+}

@@ -144,7 +144,7 @@ func (c *change) end(a attemptRow, v wire.VerdictRecord) error {
 	if !d.dead {
 		return nil
 	}
-	c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, newID("dead")), append(c.dead.StepIds, a.StepID)
+	c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, a.StepID)
 	c.dead.Causes = append(c.dead.Causes, string(v.Verdict.Cause))
 	return add(step.EventStepDead, summary)
 }

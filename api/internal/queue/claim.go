@@ -70,7 +70,7 @@ func (q *Queue) claimOrWait(ctx context.Context, who auth.Principal, in wire.Cla
 func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequest) ([]wire.Lease, error) {
 	ids := make([]string, in.Max)
 	for i := range ids {
-		ids[i] = newID("att")
+		ids[i] = NewID("att")
 	}
 	var leases []wire.Lease
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {

@@ -48,9 +48,9 @@ func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger
 	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log}
 }
 
-// newID makes an id that sorts by its time: prefix_ and 26 characters of 48
+// NewID makes an id that sorts by its time: prefix_ and 26 characters of 48
 // bits of milliseconds and 80 random bits.
-func newID(prefix string) string {
+func NewID(prefix string) string {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16) //nolint:gosec // after 1970
 	_, _ = rand.Read(b[6:])                                               // never fails

@@ -195,7 +195,7 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, why string, li
 			}
 			c.count(c.runs[s.RunID], step.StepFailed)
 			c.red = append(c.red, s.ID)
-			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, newID("dead")), append(c.dead.StepIds, s.ID)
+			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, s.ID)
 			c.dead.Causes = append(c.dead.Causes, string(cause))
 		}
 		return c.write(ctx, db)

@@ -116,11 +116,11 @@ type fresh struct {
 // newRun decides with which states the steps begin: those that policy refuses
 // have failed, and what depends on them is cancelled.
 func newRun(who auth.Principal, s Submission) *fresh {
-	n := &fresh{who: who, s: s, id: newID("run"), status: step.RunQueued,
+	n := &fresh{who: who, s: s, id: NewID("run"), status: step.RunQueued,
 		ids: make([]string, len(s.Steps)), state: make([]step.Status, len(s.Steps))}
 	below := make([][]int, len(s.Steps))
 	for i, st := range s.Steps {
-		n.ids[i] = newID("step")
+		n.ids[i] = NewID("step")
 		for _, on := range st.DependsOn {
 			below[on] = append(below[on], i)
 		}

@@ -48,7 +48,7 @@ func (q *Queue) Register(ctx context.Context, who auth.Principal, in wire.Regist
 		}
 		out.InstallationID = installation.ID
 		out.WorkerID, err = db.RegisterWorker(ctx, pgdb.RegisterWorkerParams{
-			ID: newID("wrk"), TenantID: who.TenantID, KeyID: who.KeyID, Name: in.Name, Incarnation: in.Incarnation,
+			ID: NewID("wrk"), TenantID: who.TenantID, KeyID: who.KeyID, Name: in.Name, Incarnation: in.Incarnation,
 			Region: in.Region, Version: in.Version, Slots: i32(in.Slots), Drivers: drivers,
 		})
 		if none(err) {

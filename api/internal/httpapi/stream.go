@@ -26,7 +26,7 @@ const (
 )
 
 type streamInput struct {
-	runInput
+	ID          string `path:"id" maxLength:"100"`
 	LastEventID string `header:"Last-Event-ID" doc:"id of the last event that was seen"`
 }
 

@@ -77,7 +77,7 @@ type listInput struct {
 }
 
 type outputInput struct {
-	runInput
+	ID     string `path:"id" maxLength:"100"`
 	StepID string `path:"sid" maxLength:"100"`
 	Offset int64  `query:"offset" minimum:"0" doc:"bytes over both streams"`
 }

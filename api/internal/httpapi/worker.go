@@ -100,7 +100,8 @@ func (s *server) stopping() bool {
 	}
 }
 
-type uploadInput struct {
+// upload reads its body as it comes.
+type upload struct {
 	Protocol    string `header:"Nofx-Worker-Protocol"`
 	AttemptID   string `path:"attempt_id" maxLength:"100"`
 	SHA256      string `path:"sha256"`
@@ -112,11 +113,7 @@ type uploadInput struct {
 	EpochH      int64  `header:"Nofx-Epoch"`
 	WorkerID    string `header:"Nofx-Worker-Id" maxLength:"200"`
 	Incarnation string `header:"Nofx-Incarnation" maxLength:"200"`
-}
 
-// body lets the upload's handler read the body as it comes.
-type upload struct {
-	uploadInput
 	request *http.Request
 }
 

@@ -282,6 +282,7 @@ func records(v wire.VerdictRecord, output ...string) []wire.Record {
 			v.Stderr = append(v.Stderr, text...)
 		}
 	}
+	v.Stdout, v.Stderr = v.Stdout[:min(len(v.Stdout), wire.MaxVerdictStream)], v.Stderr[:min(len(v.Stderr), wire.MaxVerdictStream)]
 	return append(out, wire.Record{N: int64(len(out) + 1), Type: wire.RecordVerdict, Verdict: &v})
 }
 
@@ -334,4 +335,29 @@ func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// restart starts a new replica at the address of the stopped one.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.cfg.Listen = r.url[len("https://"):]
+	r.start()
+}
+
+// again is a client with a key that was made before.
+func (r *rig) again(name string) *client.Client {
+	r.t.Helper()
+	c, err := client.New(client.Options{BaseURL: r.url, Key: r.keys[name], RootCAs: r.roots})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(c.Close)
+	return c
+}
+
+// in is the rig for a subtest.
+func (r *rig) in(t *testing.T) *rig {
+	sub := *r
+	sub.t = t
+	return &sub
 }

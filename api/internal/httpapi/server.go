@@ -104,7 +104,6 @@ func operation(role auth.Role, method, path, id, summary string) huma.Operation 
 		op.Tags = []string{"user"}
 	case auth.Worker:
 		op.Tags = []string{"worker"}
-		op.SkipValidateBody = true // the worker protocol is checked by the queue, and bulk passes here
 		op.MaxBodyBytes = maxWorkerBody
 	}
 	if role != "" {

@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
+	"mime"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -17,11 +20,12 @@ import (
 // maxWorkerBody is a journal request with its base64 and names around it.
 const maxWorkerBody = wire.MaxJournalRequest + 1
 
-// workerInput is a request of a worker. The body's schema is shown, and
-// checked by the queue.
-type workerInput[T any] struct {
-	Protocol string `header:"Nofx-Worker-Protocol" doc:"1"`
-	Body     T
+// workerInput is a request of a worker. Bulk passes here, so that the body is
+// decoded once and checked by the queue, not by its schema.
+type workerInput struct {
+	Protocol    string `header:"Nofx-Worker-Protocol" doc:"1"`
+	ContentType string `header:"Content-Type"`
+	RawBody     []byte `contentType:"application/json"`
 }
 
 func (s *server) workerRoutes() {
@@ -54,11 +58,20 @@ func (s *server) workerRoutes() {
 func workerRoute[I, O any](s *server, name, summary string, do func(context.Context, I) (O, error)) {
 	op := operation(auth.Worker, http.MethodPost, "/api/worker/"+name, "worker-"+name, summary)
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
-	route(s, op, func(ctx context.Context, in *workerInput[I]) (*ok[O], error) {
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		"application/json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[I](), true, name)}}}
+	route(s, op, func(ctx context.Context, in *workerInput) (*ok[O], error) {
 		if err := protocol(in.Protocol); err != nil {
 			return nil, err
 		}
-		out, err := do(ctx, in.Body)
+		if kind, _, err := mime.ParseMediaType(in.ContentType); err != nil || kind != "application/json" {
+			return nil, newProblem(http.StatusUnsupportedMediaType, "the body must be application/json", nil)
+		}
+		var body I
+		if err := json.Unmarshal(in.RawBody, &body); err != nil {
+			return nil, badRequest("body", err.Error())
+		}
+		out, err := do(ctx, body)
 		return &ok[O]{out}, err
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -96,10 +97,12 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
 		r = canonical(r).WithContext(context.WithValue(r.Context(), callKey{}, c))
+		body := r.Body
+		r.Body = open{body}
 		_, route := s.mux.Handler(r)
 		func() {
 			defer s.recovered(a, r)
-			if route == "" {
+			if route == "" || !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) {
 				s.unrouted(a, r)
 				return
 			}
@@ -108,11 +111,17 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		if a.status == http.StatusRequestEntityTooLarge {
 			// Who still sends would see a broken connection, not the answer.
 			_ = c.control.SetReadDeadline(time.Now().Add(drainTime))
-			_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drainBytes))
+			_, _ = io.Copy(io.Discard, io.LimitReader(body, drainBytes))
 		}
 		s.observe(r, c, a.status, route, time.Since(begin))
 	})
 }
+
+// open is a body that stays open when its reader has enough of it; the server
+// closes it in the end.
+type open struct{ io.Reader }
+
+func (open) Close() error { return nil }
 
 // recovered answers after a panic; the connection is cut when the answer had
 // begun.

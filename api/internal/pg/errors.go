@@ -66,6 +66,8 @@ func fromServer(e *pgconn.PgError, err error) error {
 		return &step.Error{Kind: r.kind, Message: r.message, Err: err}
 	}
 	switch {
+	case e.Code == "22021", e.Code == "22P05":
+		return &step.Error{Kind: step.KindInvalid, Message: "a text holds a NUL byte or is not UTF-8", Err: err}
 	case strings.HasPrefix(e.Code, "08"), // connection
 		strings.HasPrefix(e.Code, "57P"),                        // shutdown, crash, starting up
 		strings.HasPrefix(e.Code, "53"),                         // out of connections, memory, disk

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,8 +120,11 @@ func newRun(who auth.Principal, s Submission) *fresh {
 	n := &fresh{who: who, s: s, id: NewID("run"), status: step.RunQueued,
 		ids: make([]string, len(s.Steps)), state: make([]step.Status, len(s.Steps))}
 	below := make([][]int, len(s.Steps))
-	for i, st := range s.Steps {
+	for i := range n.ids {
 		n.ids[i] = NewID("step")
+	}
+	slices.Sort(n.ids) // steps that can begin at the same time are claimed in the plan's order
+	for i, st := range s.Steps {
 		for _, on := range st.DependsOn {
 			below[on] = append(below[on], i)
 		}

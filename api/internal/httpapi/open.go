@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"sort"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -53,10 +52,8 @@ type docsRow struct {
 func (s *server) docs(w http.ResponseWriter, r *http.Request) {
 	var rows []docsRow
 	for path, item := range s.api.OpenAPI().Paths {
-		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Delete} {
-			if op != nil {
-				rows = append(rows, docsRow{op.Method, path, op.Summary, op.Tags})
-			}
+		for _, op := range operations(item) {
+			rows = append(rows, docsRow{op.Method, path, op.Summary, op.Tags})
 		}
 	}
 	sort.Slice(rows, func(i, j int) bool { return rows[i].Path+rows[i].Method < rows[j].Path+rows[j].Method })

@@ -7,6 +7,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -19,6 +21,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Limits of requests, in bytes.
@@ -90,6 +93,28 @@ func (s *server) routes() {
 	s.userRoutes()
 	s.workerRoutes()
 	s.openRoutes()
+	s.describeProblems()
+}
+
+// describeProblems puts our problem where huma describes its own.
+func (s *server) describeProblems() {
+	schemas := s.api.OpenAPI().Components.Schemas
+	ours := schemas.Schema(reflect.TypeFor[wire.Problem](), true, "Problem")
+	for _, item := range s.api.OpenAPI().Paths {
+		for _, op := range operations(item) {
+			for _, response := range op.Responses {
+				if media := response.Content[problemType]; media != nil {
+					media.Schema = ours
+				}
+			}
+		}
+	}
+	delete(schemas.Map(), "ErrorModel")
+	delete(schemas.Map(), "ErrorDetail")
+}
+
+func operations(item *huma.PathItem) []*huma.Operation {
+	return slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Put, item.Delete}, func(op *huma.Operation) bool { return op == nil })
 }
 
 // operation fills in what all operations share. role is who may call it; "" =

@@ -24,8 +24,8 @@ const maxWorkerBody = wire.MaxJournalRequest + 1
 // decoded once and checked by the queue, not by its schema.
 type workerInput struct {
 	Protocol    string `header:"Nofx-Worker-Protocol" doc:"1"`
-	ContentType string `header:"Content-Type"`
-	RawBody     []byte `contentType:"application/json"`
+	ContentType string `header:"Content-Type" hidden:"true"`
+	RawBody     []byte
 }
 
 func (s *server) workerRoutes() {
@@ -58,8 +58,7 @@ func (s *server) workerRoutes() {
 func workerRoute[I, O any](s *server, name, summary string, do func(context.Context, I) (O, error)) {
 	op := operation(auth.Worker, http.MethodPost, "/api/worker/"+name, "worker-"+name, summary)
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
-	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
-		"application/json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[I](), true, name)}}}
+	op.SkipValidateBody = true
 	route(s, op, func(ctx context.Context, in *workerInput) (*ok[O], error) {
 		if err := protocol(in.Protocol); err != nil {
 			return nil, err
@@ -74,6 +73,8 @@ func workerRoute[I, O any](s *server, name, summary string, do func(context.Cont
 		out, err := do(ctx, body)
 		return &ok[O]{out}, err
 	})
+	s.api.OpenAPI().Paths[op.Path].Post.RequestBody.Content = map[string]*huma.MediaType{
+		"application/json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[I](), true, name)}}
 }
 
 func protocol(given string) error {

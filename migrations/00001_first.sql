@@ -226,7 +226,8 @@ CREATE TABLE nofx.attempt (
   CONSTRAINT attempt_epoch_unique UNIQUE (step_id, epoch)
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX attempt_number_unique ON nofx.attempt (step_id, generation, number) WHERE status <> 'released';
-CREATE INDEX attempt_held ON nofx.attempt (worker_id, claim_id) WHERE status = 'running';
+CREATE INDEX attempt_claim ON nofx.attempt (worker_id, claim_id); -- also of ended ones: a claim id is used once
+CREATE INDEX attempt_running ON nofx.attempt (worker_id, lease_until) WHERE status = 'running';
 
 -- Where an attempt's output is: framed bytes here while there is little, in
 -- its blob segment after that. Written only with a fenced attempt, so it needs

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -65,9 +66,11 @@ func fromServer(e *pgconn.PgError, err error) error {
 		return &step.Error{Kind: r.kind, Message: r.message, Err: err}
 	}
 	switch {
+	case e.Code == "22021", e.Code == "22P05":
+		return &step.Error{Kind: step.KindInvalid, Message: "a text holds a NUL byte or is not UTF-8", Err: err}
 	case strings.HasPrefix(e.Code, "08"), // connection
-		strings.HasPrefix(e.Code, "57P"),                     // shutdown, crash, starting up
-		strings.HasPrefix(e.Code, "53"),                      // out of connections, memory, disk
+		strings.HasPrefix(e.Code, "57P"),                        // shutdown, crash, starting up
+		strings.HasPrefix(e.Code, "53"),                         // out of connections, memory, disk
 		e.Code == "57014", e.Code == "55P03", e.Code == "25P03", // timeouts
 		e.Code == "28000", e.Code == "3D000": // not set up yet
 		return away(err)
@@ -107,4 +110,21 @@ func retry(ctx context.Context, do func() error) error {
 		case <-pause.C:
 		}
 	}
+}
+
+// ErrNoRow is the error of a query for one row that found none, inside a
+// transaction's function.
+var ErrNoRow = pgx.ErrNoRows
+
+// Away reports whether the database was not there or gave up for now.
+func Away(err error) bool { return step.Is(err, step.KindUnavailable) }
+
+// Cause is the error with the text of what is behind it, for the log; its own
+// text is for users and leaves that out.
+func Cause(err error) error {
+	var e *step.Error
+	if errors.As(err, &e) && e.Err != nil {
+		return fmt.Errorf("%s: %w", e.Message, e.Err)
+	}
+	return err
 }

@@ -80,8 +80,9 @@ func (q *Queries) AdvanceAttempts(ctx context.Context, arg AdvanceAttemptsParams
 const holdsAttempt = `-- name: HoldsAttempt :one
 SELECT a.tenant_id FROM nofx.attempt a
 WHERE a.id = $1 AND a.generation = $2 AND a.number = $3 AND a.epoch = $4
-  AND a.worker_id = $5 AND a.status = 'running'
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
+  AND ($5::text = '' OR a.worker_id = $5) AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.key_id = $6
+                AND ($7::text = '' OR w.incarnation = $7))
 `
 
 type HoldsAttemptParams struct {
@@ -90,11 +91,12 @@ type HoldsAttemptParams struct {
 	Number      int32
 	Epoch       int64
 	WorkerID    string
-	Incarnation string
 	KeyID       string
+	Incarnation string
 }
 
-// HoldsAttempt tells whether the fence is right and the attempt still runs.
+// HoldsAttempt tells whether the fence is right and the attempt still runs. A
+// worker that does not say its id and incarnation is known by its key.
 // fence: attempt
 func (q *Queries) HoldsAttempt(ctx context.Context, arg HoldsAttemptParams) (string, error) {
 	row := q.db.QueryRow(ctx, holdsAttempt,
@@ -103,8 +105,8 @@ func (q *Queries) HoldsAttempt(ctx context.Context, arg HoldsAttemptParams) (str
 		arg.Number,
 		arg.Epoch,
 		arg.WorkerID,
-		arg.Incarnation,
 		arg.KeyID,
+		arg.Incarnation,
 	)
 	var tenant_id string
 	err := row.Scan(&tenant_id)
@@ -174,7 +176,7 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 
 const lockAttempts = `-- name: LockAttempts :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
 FROM nofx.attempt a
 JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch) f
@@ -219,6 +221,7 @@ type LockAttemptsRow struct {
 	Shares      bool
 	Reads       string
 	Shown       string
+	Driver      string
 }
 
 // LockAttempts locks those of a worker's attempts whose fence is right,
@@ -264,6 +267,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Shares,
 			&i.Reads,
 			&i.Shown,
+			&i.Driver,
 		); err != nil {
 			return nil, err
 		}

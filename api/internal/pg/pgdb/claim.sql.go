@@ -9,7 +9,7 @@ import (
 	"context"
 )
 
-const claim = `-- name: Claim :exec
+const claim = `-- name: Claim :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
@@ -61,6 +61,7 @@ INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, ep
 SELECT ($1::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
        $2, $3, now() + make_interval(secs => $4::float8)
 FROM taken t
+RETURNING id
 `
 
 type ClaimParams struct {
@@ -77,8 +78,8 @@ type ClaimParams struct {
 // the worker may take, then one of each tenant in turn until there are enough.
 // Steps that another claim is taking at this moment are skipped, and so are
 // runs that are being changed; neither is waited for.
-func (q *Queries) Claim(ctx context.Context, arg ClaimParams) error {
-	_, err := q.db.Exec(ctx, claim,
+func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, claim,
 		arg.AttemptIds,
 		arg.WorkerID,
 		arg.ClaimID,
@@ -87,7 +88,34 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) error {
 		arg.Reach,
 		arg.Most,
 	)
-	return err
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const claimUsed = `-- name: ClaimUsed :one
+SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = $1 AND claim_id = $2)
+`
+
+// ClaimUsed tells whether a claim id has taken leases, whatever became of them.
+func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string) (bool, error) {
+	row := q.db.QueryRow(ctx, claimUsed, workerID, claimID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
 }
 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
@@ -207,7 +235,7 @@ const queueWaits = `-- name: QueueWaits :one
 SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now())
 `
 
-// QueueWaits tells whether a step waits that is due, and how many.
+// QueueWaits tells whether a step waits that is due.
 func (q *Queries) QueueWaits(ctx context.Context) (bool, error) {
 	row := q.db.QueryRow(ctx, queueWaits)
 	var exists bool

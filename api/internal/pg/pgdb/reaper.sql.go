@@ -34,9 +34,50 @@ func (q *Queries) ExpiredAttempts(ctx context.Context, most int32) ([]string, er
 	return items, nil
 }
 
+const failQueued = `-- name: FailQueued :many
+UPDATE nofx.step SET status = 'failed', ended_at = now(), verdict = $1::json, losses = losses + 1
+WHERE id = ANY ($2::text[]) AND status = 'queued'
+RETURNING id, run_id, name, attempt, dependants
+`
+
+type FailQueuedRow struct {
+	ID         string
+	RunID      string
+	Name       string
+	Attempt    int32
+	Dependants []string
+}
+
+// FailQueued ends steps that nobody can take, in their run's locked row.
+func (q *Queries) FailQueued(ctx context.Context, verdict []byte, ids []string) ([]FailQueuedRow, error) {
+	rows, err := q.db.Query(ctx, failQueued, verdict, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []FailQueuedRow{}
+	for rows.Next() {
+		var i FailQueuedRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.RunID,
+			&i.Name,
+			&i.Attempt,
+			&i.Dependants,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const lockExpired = `-- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, a.worker_id
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY ($1::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -67,6 +108,7 @@ type LockExpiredRow struct {
 	Shares      bool
 	Reads       string
 	Shown       string
+	Driver      string
 	WorkerID    string
 }
 
@@ -102,7 +144,59 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.Shares,
 			&i.Reads,
 			&i.Shown,
+			&i.Driver,
 			&i.WorkerID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockRuns = `-- name: LockRuns :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+FROM nofx.run r WHERE r.id = ANY ($1::text[])
+ORDER BY r.id
+FOR NO KEY UPDATE
+`
+
+type LockRunsRow struct {
+	ID             string
+	TenantID       string
+	Status         string
+	Pin            string
+	StepsLeft      int32
+	StepsFailed    int32
+	StepsCancelled int32
+	NextSeq        int64
+	CancelAt       *time.Time
+	StartedAt      *time.Time
+}
+
+func (q *Queries) LockRuns(ctx context.Context, ids []string) ([]LockRunsRow, error) {
+	rows, err := q.db.Query(ctx, lockRuns, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LockRunsRow{}
+	for rows.Next() {
+		var i LockRunsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.TenantID,
+			&i.Status,
+			&i.Pin,
+			&i.StepsLeft,
+			&i.StepsFailed,
+			&i.StepsCancelled,
+			&i.NextSeq,
+			&i.CancelAt,
+			&i.StartedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -155,6 +249,40 @@ func (q *Queries) LoseWorkers(ctx context.Context, leaseSeconds float64) ([]stri
 			return nil, err
 		}
 		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const orphaned = `-- name: Orphaned :many
+SELECT s.id, s.run_id FROM nofx.step s
+JOIN nofx.worker w ON w.id = s.pin
+WHERE s.status = 'queued' AND s.pin <> '' AND w.status = 'lost' AND w.last_seen < now() - make_interval(secs => $1::float8)
+LIMIT $2
+`
+
+type OrphanedRow struct {
+	ID    string
+	RunID string
+}
+
+// Orphaned lists queued steps whose run's workspace is on a worker that has
+// been lost for long.
+func (q *Queries) Orphaned(ctx context.Context, waitSeconds float64, most int32) ([]OrphanedRow, error) {
+	rows, err := q.db.Query(ctx, orphaned, waitSeconds, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []OrphanedRow{}
+	for rows.Next() {
+		var i OrphanedRow
+		if err := rows.Scan(&i.ID, &i.RunID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -242,11 +370,14 @@ const unpinRuns = `-- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
 WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
                  AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
+                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status = 'succeeded')
                ORDER BY x.id FOR NO KEY UPDATE)
 RETURNING r.id
 `
 
-// UnpinRuns frees the runs whose workspace is on a lost worker.
+// UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
+// holds nothing yet: no step of theirs has succeeded in it. The others wait for
+// their worker to come back; see Orphaned.
 func (q *Queries) UnpinRuns(ctx context.Context) ([]string, error) {
 	rows, err := q.db.Query(ctx, unpinRuns)
 	if err != nil {

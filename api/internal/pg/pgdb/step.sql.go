@@ -62,7 +62,7 @@ SET deps_left = s.deps_left - c.n,
     pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM (SELECT d.id, count(*)::int AS n FROM unnest($1::text[]) AS d(id) GROUP BY d.id) c, nofx.run r
 WHERE s.id = c.id AND r.id = s.run_id AND s.status = 'waiting'
-RETURNING s.id, s.run_id, s.name, s.idx, s.status
+RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.pin
 `
 
 type CountDownRow struct {
@@ -71,6 +71,8 @@ type CountDownRow struct {
 	Name   string
 	Idx    int32
 	Status string
+	Driver string
+	Pin    string
 }
 
 // CountDown tells dependants that steps they wait for have succeeded; one
@@ -90,6 +92,8 @@ func (q *Queries) CountDown(ctx context.Context, ids []string) ([]CountDownRow, 
 			&i.Name,
 			&i.Idx,
 			&i.Status,
+			&i.Driver,
+			&i.Pin,
 		); err != nil {
 			return nil, err
 		}

@@ -15,7 +15,7 @@ FOR NO KEY UPDATE;
 -- fence: attempt
 -- name: LockAttempts :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
 FROM nofx.attempt a
 JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
              unnest(@epochs::bigint[]) AS epoch) f
@@ -59,13 +59,15 @@ WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
 RETURNING a.id;
 
--- HoldsAttempt tells whether the fence is right and the attempt still runs.
+-- HoldsAttempt tells whether the fence is right and the attempt still runs. A
+-- worker that does not say its id and incarnation is known by its key.
 -- fence: attempt
 -- name: HoldsAttempt :one
 SELECT a.tenant_id FROM nofx.attempt a
 WHERE a.id = @id AND a.generation = @generation AND a.number = @number AND a.epoch = @epoch
-  AND a.worker_id = @worker_id AND a.status = 'running'
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
+  AND (@worker_id::text = '' OR a.worker_id = @worker_id) AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.key_id = @key_id
+                AND (@incarnation::text = '' OR w.incarnation = @incarnation));
 
 -- name: InsertOutput :exec
 INSERT INTO nofx.output_index (tenant_id, attempt_id, start, length, frames, blob_start, blob_length)

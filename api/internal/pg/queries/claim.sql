@@ -2,11 +2,15 @@
 -- name: LockClaim :exec
 SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 
+-- ClaimUsed tells whether a claim id has taken leases, whatever became of them.
+-- name: ClaimUsed :one
+SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim_id = @claim_id);
+
 -- Claim takes queued steps for a worker: of each tenant its oldest ones that
 -- the worker may take, then one of each tenant in turn until there are enough.
 -- Steps that another claim is taking at this moment are skipped, and so are
 -- runs that are being changed; neither is waited for.
--- name: Claim :exec
+-- name: Claim :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
@@ -57,7 +61,8 @@ WITH RECURSIVE tenants AS (
 INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
 SELECT (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
        @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8)
-FROM taken t;
+FROM taken t
+RETURNING id;
 
 -- PinQueued brings the other queued steps of runs that a claim has pinned to
 -- the same worker.
@@ -80,7 +85,7 @@ JOIN nofx.run r ON r.id = a.run_id
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
 
--- QueueWaits tells whether a step waits that is due, and how many.
+-- QueueWaits tells whether a step waits that is due.
 -- name: QueueWaits :one
 SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now());
 

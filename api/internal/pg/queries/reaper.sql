@@ -17,11 +17,14 @@ UPDATE nofx.worker SET status = 'lost'
 WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seconds::float8)
 RETURNING id;
 
--- UnpinRuns frees the runs whose workspace is on a lost worker.
+-- UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
+-- holds nothing yet: no step of theirs has succeeded in it. The others wait for
+-- their worker to come back; see Orphaned.
 -- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
 WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
                  AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
+                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status = 'succeeded')
                ORDER BY x.id FOR NO KEY UPDATE)
 RETURNING r.id;
 
@@ -33,7 +36,7 @@ SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORD
 
 -- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, a.worker_id
+       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY (@ids::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -54,3 +57,23 @@ WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => @wait_sec
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.status = 'live')
   AND NOT EXISTS (SELECT 1 FROM nofx.worker w, json_array_elements(w.drivers) d WHERE w.status = 'live' AND d->>'name' = s.driver)
 LIMIT @most;
+
+-- Orphaned lists queued steps whose run's workspace is on a worker that has
+-- been lost for long.
+-- name: Orphaned :many
+SELECT s.id, s.run_id FROM nofx.step s
+JOIN nofx.worker w ON w.id = s.pin
+WHERE s.status = 'queued' AND s.pin <> '' AND w.status = 'lost' AND w.last_seen < now() - make_interval(secs => @wait_seconds::float8)
+LIMIT @most;
+
+-- FailQueued ends steps that nobody can take, in their run's locked row.
+-- name: FailQueued :many
+UPDATE nofx.step SET status = 'failed', ended_at = now(), verdict = @verdict::json, losses = losses + 1
+WHERE id = ANY (@ids::text[]) AND status = 'queued'
+RETURNING id, run_id, name, attempt, dependants;
+
+-- name: LockRuns :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+FROM nofx.run r WHERE r.id = ANY (@ids::text[])
+ORDER BY r.id
+FOR NO KEY UPDATE;

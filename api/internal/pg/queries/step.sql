@@ -43,7 +43,7 @@ SET deps_left = s.deps_left - c.n,
     pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM (SELECT d.id, count(*)::int AS n FROM unnest(@ids::text[]) AS d(id) GROUP BY d.id) c, nofx.run r
 WHERE s.id = c.id AND r.id = s.run_id AND s.status = 'waiting'
-RETURNING s.id, s.run_id, s.name, s.idx, s.status;
+RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.pin;
 
 -- CancelBelow cancels the waiting steps below steps that did not succeed.
 -- name: CancelBelow :many

@@ -1,0 +1,191 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nofx-run/nofx/api/internal/auth"
+	"github.com/nofx-run/nofx/api/internal/blob"
+	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/api/internal/httpapi"
+	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/api/internal/runs"
+	"github.com/nofx-run/nofx/api/internal/wake"
+	"github.com/nofx-run/nofx/configs"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+	startWait         = 30 * time.Second // for the database at the start
+	channel           = "nofx_wake"
+)
+
+// API is one replica.
+type API struct {
+	cfg   Config
+	log   *slog.Logger
+	db    *pg.DB
+	blobs *blob.Dir
+	queue *queue.Queue
+	hub   *wake.Hub
+	relay *wake.Relay
+
+	listener net.Listener
+	server   *http.Server
+	stopping chan struct{}
+}
+
+// New makes a replica and opens its port, so that Addr is known. It serves
+// once Run is called. Close a replica that is never run.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) {
+	a = &API{cfg: cfg, log: log, hub: wake.New(), stopping: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if err := cfg.check(); err != nil {
+		return a, err
+	}
+	dir, err := handlersDir(cfg.HandlersDir)
+	if err != nil {
+		return a, err
+	}
+	handlers, err := handler.Load(dir)
+	if err != nil {
+		return a, err
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
+	if err != nil {
+		return a, fmt.Errorf("TLS certificate: %w", err)
+	}
+	if a.blobs, err = blob.Open(cfg.BlobDir); err != nil {
+		return a, fmt.Errorf("NOFX_BLOB_DIR: %w", err)
+	}
+	a.db, err = pg.Open(ctx, pg.Config{TenantURL: cfg.DatabaseURL, SystemURL: cfg.SystemDatabaseURL, MaxConns: cfg.DBConns, Log: log})
+	if err != nil {
+		return a, err
+	}
+	a.relay = &wake.Relay{Hub: a.hub, Replica: rand.Text(), Log: log,
+		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait}, a.db, a.blobs, a.hub, log)
+	h, err := httpapi.New(httpapi.Services{
+		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs}, Hub: a.hub,
+		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
+	})
+	if err != nil {
+		return a, err
+	}
+	if a.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen); err != nil {
+		return a, err
+	}
+	a.server = &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return a, nil
+}
+
+func handlersDir(path string) (fs.FS, error) {
+	if path == "" {
+		return configs.Handlers()
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("NOFX_HANDLERS_DIR: %w", err)
+	}
+	return os.DirFS(path), nil
+}
+
+// Addr is where the replica listens, as https://HOST:PORT.
+func (a *API) Addr() string { return "https://" + a.listener.Addr().String() }
+
+// Close frees what New took.
+func (a *API) Close() error {
+	var errs []error
+	if a.listener != nil {
+		if err := a.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if a.db != nil {
+		a.db.Close()
+	}
+	if a.blobs != nil {
+		errs = append(errs, a.blobs.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx is done, then lets requests finish.
+func (a *API) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.Close()) }()
+	if err := a.waitForSchema(ctx); err != nil {
+		return err
+	}
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var background errgroup.Group
+	background.Go(func() error { return a.relay.Run(work) })
+	background.Go(func() error {
+		return (&pg.Listener{URL: a.cfg.SystemDatabaseURL, Channel: channel, Notice: a.relay.Receive, Gap: a.hub.All, Log: a.log}).Run(work)
+	})
+	background.Go(func() error { return a.every(work, "reaper", a.queue.ReapEvery(), a.queue.Reap) })
+	background.Go(func() error { return a.every(work, "poll", pollEvery, a.queue.Poll) })
+	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
+
+	served := make(chan error, 1)
+	go func() { served <- a.server.ServeTLS(a.listener, "", "") }()
+	a.log.LogAttrs(ctx, slog.LevelInfo, "listening", slog.String("addr", a.Addr()))
+
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		a.log.LogAttrs(ctx, slog.LevelInfo, "stopping")
+		close(a.stopping)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.DrainTimeout)
+		if e := a.server.Shutdown(drain); e != nil {
+			err = errors.Join(fmt.Errorf("drain: %w", e), a.server.Close())
+		}
+		cancel()
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+	}
+	stopWork()
+	return errors.Join(err, background.Wait())
+}
+
+// waitForSchema gives the database a moment to come up; a schema that is too
+// old is an error at once.
+func (a *API) waitForSchema(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	for {
+		err := a.db.Check(ctx)
+		if err == nil || !pg.Away(err) || ctx.Err() != nil {
+			return err
+		}
+		pause := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		case <-pause.C:
+		}
+	}
+}

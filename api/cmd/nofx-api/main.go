@@ -1,0 +1,132 @@
+// Command nofx-api is the control API: it serves, migrates the schema, makes
+// keys and prints its OpenAPI document.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/internal/buildinfo"
+)
+
+const usage = `usage: nofx-api serve
+       nofx-api migrate
+       nofx-api keys create --tenant T --name N --role user|worker
+       nofx-api openapi
+       nofx-api version
+Configuration comes from the environment (NOFX_*).`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	switch {
+	case err == nil:
+	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "nofx-api:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New(usage)
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	switch args[0] {
+	case "serve":
+		return serve(ctx, out)
+	case "migrate":
+		return migrate(ctx, out)
+	case "keys":
+		return createKey(ctx, args[1:], out)
+	case "openapi":
+		text, err := api.OpenAPI()
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(text)
+		return err
+	case "version", "--version":
+		_, err := fmt.Fprintln(out, buildinfo.Version())
+		return err
+	}
+	return errUsage
+}
+
+func serve(ctx context.Context, out io.Writer) error {
+	cfg, err := api.FromEnv()
+	if err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if text := os.Getenv("NOFX_LOG_LEVEL"); text != "" {
+		if err := level.UnmarshalText([]byte(text)); err != nil {
+			return fmt.Errorf("NOFX_LOG_LEVEL: %w", err)
+		}
+	}
+	a, err := api.New(ctx, cfg, slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level})))
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+func ownerURL() (string, error) {
+	url := os.Getenv("NOFX_ADMIN_DATABASE_URL")
+	if url == "" {
+		return "", errors.New("NOFX_ADMIN_DATABASE_URL is not set")
+	}
+	return url, nil
+}
+
+func migrate(ctx context.Context, out io.Writer) error {
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	applied, err := api.Migrate(ctx, url)
+	for _, name := range applied {
+		fmt.Fprintln(out, "applied", name)
+	}
+	return err
+}
+
+func createKey(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 || args[0] != "create" {
+		return errUsage
+	}
+	flags := flag.NewFlagSet("nofx-api keys create", flag.ContinueOnError)
+	var k api.NewKey
+	flags.StringVar(&k.Tenant, "tenant", "", "the tenant's id; made if it is not there")
+	flags.StringVar(&k.Name, "name", "", "what the key is for")
+	flags.StringVar(&k.Role, "role", "", "user or worker")
+	if err := flags.Parse(args[1:]); err != nil {
+		return errUsage
+	}
+	if k.Tenant == "" || k.Name == "" || k.Role == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	text, err := api.CreateKey(ctx, url, k)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, text)
+	return err
+}

@@ -1,0 +1,51 @@
+// Package api is the control API as a program: configuration, the services it
+// is made of, and their life.
+package api
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Config comes from the environment.
+type Config struct {
+	DatabaseURL       string        `env:"NOFX_DATABASE_URL,required,notEmpty"`        // as nofx_api
+	SystemDatabaseURL string        `env:"NOFX_SYSTEM_DATABASE_URL,required,notEmpty"` // as nofx_system
+	Listen            string        `env:"NOFX_LISTEN" envDefault:"127.0.0.1:7443"`
+	TLSCertFile       string        `env:"NOFX_TLS_CERT_FILE,required,notEmpty"`
+	TLSKeyFile        string        `env:"NOFX_TLS_KEY_FILE,required,notEmpty"`
+	BlobDir           string        `env:"NOFX_BLOB_DIR,required,notEmpty"`
+	HandlersDir       string        `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
+	Lease             time.Duration `env:"NOFX_LEASE" envDefault:"90s"`
+	Heartbeat         time.Duration `env:"NOFX_HEARTBEAT" envDefault:"10s"`
+	Region            string        `env:"NOFX_REGION" envDefault:"local"`
+	DBConns           int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
+	DrainTimeout      time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
+	WorkspaceWait     time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
+}
+
+// FromEnv reads the configuration. Its errors name variables, not values.
+func FromEnv() (Config, error) {
+	var c Config
+	if err := env.Parse(&c); err != nil {
+		return c, fmt.Errorf("configuration: %w", err)
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	var errs []error
+	if c.Lease < time.Second || c.Lease > time.Hour {
+		errs = append(errs, errors.New("NOFX_LEASE must be 1s to 1h"))
+	}
+	if c.Heartbeat < 50*time.Millisecond || c.Heartbeat*2 > c.Lease {
+		errs = append(errs, errors.New("NOFX_HEARTBEAT must be at least 50ms and at most half of NOFX_LEASE"))
+	}
+	if c.DBConns < 2 || c.DBConns > 1000 {
+		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,242 @@
+package handler
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Workspace is where a step's shared folder is inside every sandbox.
+const Workspace = "/workspace"
+
+// Rendered is what a step's inputs come to.
+type Rendered struct {
+	Command   wire.Command
+	Shown     string // the command, for people
+	TimeoutMS int64  // the inputs' own; 0 = none
+}
+
+// baseEnv is the environment that every step has, without PWD.
+func baseEnv() map[string]string {
+	return map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME": "/home/step", "USER": "step", "SHELL": "/bin/bash", "TMP": "/tmp", "TEMP": "/tmp",
+		"NODE_ENV": "development", "TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8",
+	}
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
+
+// Render checks inputs (a JSON object without the keys that stand for step
+// fields) against the handler's schema and makes the command. allowed, when
+// not nil, are the names that inputs may set in the environment besides the
+// base ones. What is wrong with the inputs comes back as fields, located
+// below "inputs".
+func (h *Handler) Render(tool string, raw json.RawMessage, allowed []string) (Rendered, []step.FieldError) {
+	refuse := func(where, format string, args ...any) (Rendered, []step.FieldError) {
+		return Rendered{}, []step.FieldError{{Location: where, Message: fmt.Sprintf(format, args...)}}
+	}
+	var inputs map[string]any
+	if err := json.Unmarshal(raw, &inputs); err != nil || inputs == nil {
+		return refuse("inputs", "must be a JSON object")
+	}
+	if err := h.schema.Validate(inputs); err != nil {
+		return refuse("inputs", "%s", schemaMessage(err))
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, raw); err != nil {
+		return refuse("inputs", "must be a JSON object")
+	}
+	s := scope{rest: strings.TrimPrefix(tool, strings.TrimSuffix(h.m.Tool, "*")), inputs: inputs, raw: compact.Bytes()}
+
+	var out Rendered
+	for _, v := range h.m.Command.Argv {
+		words, err := v.words(s)
+		if err != nil {
+			return refuse("inputs", "%v", err)
+		}
+		out.Command.Argv = append(out.Command.Argv, words...)
+	}
+	if len(out.Command.Argv) == 0 || out.Command.Argv[0] == "" {
+		return refuse("inputs", "the command is empty")
+	}
+	for _, word := range out.Command.Argv {
+		if strings.ContainsRune(word, 0) {
+			return refuse("inputs", "a command holds no NUL byte")
+		}
+	}
+	cwd, _, err := h.m.Command.Cwd.text(s)
+	if err != nil {
+		return refuse("inputs.cwd", "%v", err)
+	}
+	full, ok := InWorkspace(cwd)
+	if !ok {
+		return refuse("inputs.cwd", "must stay below %s", Workspace)
+	}
+	out.Command.Cwd = full
+	if stdin, there, err := h.m.Command.Stdin.text(s); err != nil {
+		return refuse("inputs.stdin", "%v", err)
+	} else if there && h.m.Command.Stdin.set {
+		out.Command.Stdin = []byte(stdin)
+	}
+	own, field := environment(h.m.Command.Env.of(s), allowed)
+	if field != nil {
+		return Rendered{}, []step.FieldError{*field}
+	}
+	out.Command.Env = baseEnv()
+	out.Command.Env["PWD"] = full
+	maps.Copy(out.Command.Env, own)
+	seen := map[string]bool{}
+	for _, f := range h.m.Command.Files {
+		files, err := f.render(s)
+		if err != nil {
+			return refuse("inputs.files", "%v", err)
+		}
+		for _, file := range files {
+			if seen[file.Path] {
+				return refuse("inputs.files", "two files are called %q", file.Path)
+			}
+			seen[file.Path] = true
+		}
+		out.Command.Files = append(out.Command.Files, files...)
+	}
+	if out.Shown, _, err = h.m.Shown.text(s); err != nil {
+		return refuse("inputs", "%v", err)
+	}
+	if ms, ok := inputs["timeout"].(float64); ok {
+		out.TimeoutMS = int64(ms)
+	}
+	return out, nil
+}
+
+func environment(v any, allowed []string) (map[string]string, *step.FieldError) {
+	given, _ := v.(map[string]any) // a manifest without env has the empty literal
+	out := make(map[string]string, len(given))
+	base := baseEnv()
+	for name, v := range given {
+		text, ok := v.(string)
+		_, isBase := base[name]
+		switch {
+		case !envName.MatchString(name):
+			return nil, &step.FieldError{Location: "inputs.env", Message: "a name is letters, digits and _", Value: clip(name)}
+		case !ok || strings.ContainsRune(text, 0):
+			return nil, &step.FieldError{Location: "inputs.env." + name, Message: "must be a string without NUL bytes"}
+		case allowed != nil && !isBase && name != "PWD" && !contains(allowed, name):
+			return nil, &step.FieldError{Location: "inputs.env." + name, Message: "is not in env_allowed"}
+		}
+		out[name] = text
+	}
+	return out, nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func clip(s string) string { return s[:min(len(s), 100)] }
+
+// InWorkspace is the absolute path of a folder named by p, relative to the
+// workspace or absolute; ok is false when it is not in the workspace.
+func InWorkspace(p string) (full string, ok bool) {
+	if strings.ContainsRune(p, 0) {
+		return "", false
+	}
+	if !path.IsAbs(p) {
+		p = Workspace + "/" + p
+	}
+	full = path.Clean(p)
+	return full, full == Workspace || strings.HasPrefix(full, Workspace+"/")
+}
+
+// fileManifest is one entry of command.files: either {input: name} for a list
+// of files, or one file with its path, mode and content.
+type fileManifest struct {
+	Input   string `yaml:"input"`
+	Path    string `yaml:"path"`
+	Mode    uint32 `yaml:"mode"`
+	Content value  `yaml:"content"`
+}
+
+const defaultMode = 0o644
+
+func (f fileManifest) render(s scope) ([]wire.CommandFile, error) {
+	if f.Input == "" {
+		text, _, err := f.Content.text(s)
+		if err != nil {
+			return nil, err
+		}
+		mode := f.Mode
+		if mode == 0 {
+			mode = defaultMode
+		}
+		return []wire.CommandFile{{Path: f.Path, Mode: mode, Data: []byte(text)}}, nil
+	}
+	list, _ := s.inputs[f.Input].([]any) // the schema says what it is; absent is empty
+	out := make([]wire.CommandFile, 0, len(list))
+	for i, item := range list {
+		file, err := oneFile(item)
+		if err != nil {
+			return nil, fmt.Errorf("[%d]: %w", i, err)
+		}
+		out = append(out, file)
+	}
+	return out, nil
+}
+
+func oneFile(item any) (wire.CommandFile, error) {
+	m, _ := item.(map[string]any)
+	name, _ := m["path"].(string)
+	full, ok := InWorkspace(name)
+	if !ok || full == Workspace || path.IsAbs(name) {
+		return wire.CommandFile{}, fmt.Errorf("path %q must be relative and stay in the workspace", clip(name))
+	}
+	out := wire.CommandFile{Path: strings.TrimPrefix(full, Workspace+"/"), Mode: defaultMode}
+	if mode, ok := m["mode"].(float64); ok {
+		out.Mode = uint32(mode) & 0o777
+	}
+	text, plain := m["content"].(string)
+	encoded, coded := m["content_base64"].(string)
+	switch {
+	case plain && coded:
+		return out, fmt.Errorf("%q has both content and content_base64", clip(name))
+	case coded:
+		data, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			return out, fmt.Errorf("%q: content_base64 is not base64", clip(name))
+		}
+		out.Data = data
+	default:
+		out.Data = []byte(text)
+	}
+	return out, nil
+}
+
+// schemaMessage keeps the end of the library's message, which says what is
+// wrong, and bounds it: it quotes the value.
+func schemaMessage(err error) string {
+	text := err.Error()
+	for {
+		_, rest, found := strings.Cut(text, "validating root: ")
+		if !found {
+			break
+		}
+		text = rest
+	}
+	if len(text) > 300 {
+		text = strings.ToValidUTF8(text[:300], "") + "…"
+	}
+	return text
+}

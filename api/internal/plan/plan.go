@@ -1,0 +1,269 @@
+// Package plan checks what a user submits and compiles it into steps that can
+// be stored and run. It knows handlers and the rules of plans; it touches no
+// database. Everything that is wrong with a plan comes back at once, each
+// with its place.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Limits of a plan.
+const (
+	MaxSteps     = 1000
+	maxGoal      = 4096 // bytes
+	maxName      = 200
+	maxDepends   = MaxSteps
+	maxTimeoutMS = 24 * 60 * 60 * 1000
+	maxArtifacts = 256
+	maxPath      = 1024
+	maxPolicy    = 256 // entries in a list of the policy
+	maxFields    = 50  // faults told at once
+	maxTries     = 20
+	graceMS      = 10_000
+)
+
+// Step is one step, ready to be stored.
+type Step struct {
+	Name       string
+	Tool       string
+	Driver     string
+	DependsOn  []int           // places in the plan
+	Inputs     json.RawMessage // compact, in the order that they came in
+	InputsHash string          // first 12 hex digits, for the idempotency key
+	Command    wire.Command
+	Reads      string // how the outputs are read, see package handler
+	Shown      string // the command, for people
+	Resources  step.Resources
+	OnOutput   step.OutputMode
+	Network    step.Network
+	Workspace  step.WorkspaceMode
+	TimeoutMS  int64
+	GraceMS    int64
+	Artifacts  []string
+	Idempotent bool
+	Tries      int // attempts in all that the step itself asks for
+	BackoffMS  int64
+	Denied     string // why policy refuses it; "" = allowed
+}
+
+var (
+	drivers = []string{"local", "container", "e2b", "modal", "vercel"}
+	aliases = map[string]string{"worker-container": "container"}
+	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
+)
+
+// faults collects what is wrong where.
+type faults struct {
+	list []step.FieldError
+}
+
+func (f *faults) add(where string, value any, format string, args ...any) {
+	if len(f.list) < maxFields {
+		if text, ok := value.(string); ok && len(text) > 100 {
+			value = strings.ToValidUTF8(text[:100], "") + "…"
+		}
+		f.list = append(f.list, step.FieldError{Location: where, Message: fmt.Sprintf(format, args...), Value: value})
+	}
+}
+
+// Compile checks a plan. Its error is of kind invalid and names every fault.
+func Compile(p wire.Plan, handlers *handler.Set) ([]Step, error) {
+	f := &faults{}
+	if len(p.Goal) > maxGoal || !printable(p.Goal) {
+		f.add("body.plan.goal", p.Goal, "must be text of at most %d bytes", maxGoal)
+	}
+	switch {
+	case len(p.Steps) == 0:
+		f.add("body.plan.steps", nil, "a plan needs at least one step")
+	case len(p.Steps) > MaxSteps:
+		f.add("body.plan.steps", len(p.Steps), "a plan has at most %d steps", MaxSteps)
+	}
+	if len(f.list) > 0 {
+		return nil, f.err()
+	}
+	c := compiler{faults: f, handlers: handlers}
+	out := make([]Step, len(p.Steps))
+	depends := make([][]string, len(p.Steps))
+	for i, s := range p.Steps {
+		out[i], depends[i] = c.one(fmt.Sprintf("body.plan.steps[%d]", i), s)
+	}
+	order(f, out, depends)
+	if len(f.list) > 0 {
+		return nil, f.err()
+	}
+	return out, nil
+}
+
+func (f *faults) err() error {
+	first := f.list[0]
+	return &step.Error{Kind: step.KindInvalid, Message: first.Location + ": " + first.Message, Fields: f.list}
+}
+
+type compiler struct {
+	*faults
+	handlers *handler.Set
+}
+
+func (c compiler) one(at string, in wire.PlanStep) (Step, []string) {
+	out := Step{
+		Name: in.Name, Tool: in.Tool, Idempotent: in.Idempotent, GraceMS: graceMS,
+		OnOutput: in.OnOutput, Network: step.NetworkNone, Workspace: in.Workspace, Tries: 1,
+	}
+	if in.Name == "" || len(in.Name) > maxName || !oneLine(in.Name) {
+		c.add(at+".name", in.Name, "must be one line of 1 to %d bytes", maxName)
+	}
+	own := c.split(at, &in)
+	c.policy(at, &in, &out)
+	h, known := c.handlers.Find(in.Tool)
+	if !known {
+		c.add(at+".tool", in.Tool, "is not a known tool")
+		return out, in.DependsOn
+	}
+	info := h.Info()
+	out.Reads = h.Reads()
+	out.Driver = c.driver(at, in.Driver, info.DefaultDriver)
+	out.Inputs = own.all
+	out.InputsHash = inputsHash(own.all, in, own.hasPolicy)
+	rendered, bad := h.Render(in.Tool, own.plain, in.EnvAllowed)
+	for _, b := range bad {
+		c.add(at+"."+b.Location, b.Value, "%s", b.Message)
+	}
+	out.Command, out.Shown = rendered.Command, strings.ReplaceAll(rendered.Shown, "\x00", "")
+	out.Resources = c.resources(at, in.Resources).Merge(info.Resources)
+	out.TimeoutMS = c.timeout(at, in.TimeoutMS, rendered.TimeoutMS, info.TimeoutMS)
+	if out.Workspace == "" {
+		out.Workspace = own.workspace
+	}
+	c.modes(at, in, &out)
+	out.Artifacts = c.artifacts(at, in.Artifacts)
+	c.retry(at, in.Retry, &out)
+	return out, in.DependsOn
+}
+
+func (c compiler) driver(at, asked, def string) string {
+	if asked == "" {
+		return def
+	}
+	if to, ok := aliases[asked]; ok {
+		return to
+	}
+	if !slices.Contains(drivers, asked) {
+		c.add(at+".driver", asked, "is not a known driver: use one of %s", strings.Join(drivers, ", "))
+	}
+	return asked
+}
+
+func (c compiler) resources(at string, r *step.Resources) step.Resources {
+	if r == nil {
+		return step.Resources{}
+	}
+	at += ".resources"
+	if r.CPU < 0 || r.CPU > 1024 || r.CPU > 0 && r.CPU < 0.01 {
+		c.add(at+".cpu", r.CPU, "must be 0.01 to 1024 cores")
+	}
+	for _, limit := range []struct {
+		name       string
+		value, max int64
+	}{
+		{"memory_mb", r.MemoryMB, 16 << 20}, {"pids", r.Pids, 1 << 22}, {"output_kb", r.OutputKB, 16 << 20},
+	} {
+		if limit.value < 0 || limit.value > limit.max {
+			c.add(at+"."+limit.name, limit.value, "must be 1 to %d", limit.max)
+		}
+	}
+	if r.DiskMB != 0 {
+		c.add(at+".disk_mb", r.DiskMB, "a disk limit is not enforced yet, so it is refused")
+	}
+	return *r
+}
+
+func (c compiler) timeout(at string, own, inputs, def int64) int64 {
+	for _, t := range []struct {
+		where string
+		ms    int64
+	}{{".timeout", own}, {".inputs.timeout", inputs}} {
+		if t.ms < 0 || t.ms > maxTimeoutMS {
+			c.add(at+t.where, t.ms, "must be 1 to %d milliseconds", int64(maxTimeoutMS))
+		}
+		if t.ms > 0 {
+			return t.ms
+		}
+	}
+	return def
+}
+
+func (c compiler) modes(at string, in wire.PlanStep, out *Step) {
+	switch out.OnOutput {
+	case "":
+		out.OnOutput = step.OutputTruncate
+	case step.OutputTruncate, step.OutputKill:
+	default:
+		c.add(at+".on_output_limit", string(in.OnOutput), "must be truncate or kill")
+	}
+	switch out.Workspace {
+	case "":
+		out.Workspace = step.WorkspaceRun
+	case step.WorkspaceRun, step.WorkspaceStep:
+	default:
+		c.add(at+".workspace", string(out.Workspace), "must be run or step")
+	}
+	switch in.Network {
+	case "", step.NetworkNone:
+	case step.NetworkAllow, step.NetworkOpen:
+		c.add(at+".network", string(in.Network), "a network policy other than none is not enforced yet, so it is refused")
+	default:
+		c.add(at+".network", string(in.Network), "must be none")
+	}
+}
+
+func (c compiler) artifacts(at string, list []string) []string {
+	if len(list) > maxArtifacts {
+		c.add(at+".artifacts", len(list), "at most %d", maxArtifacts)
+		return nil
+	}
+	out := make([]string, 0, len(list))
+	for i, name := range list {
+		full, ok := handler.InWorkspace(name)
+		rel := strings.TrimPrefix(full, handler.Workspace+"/")
+		switch {
+		case !ok || full == handler.Workspace || len(name) > maxPath || !oneLine(name):
+			c.add(fmt.Sprintf("%s.artifacts[%d]", at, i), name, "must be a path below the workspace")
+		case slices.Contains(out, rel):
+			c.add(fmt.Sprintf("%s.artifacts[%d]", at, i), name, "is there twice")
+		default:
+			out = append(out, path.Clean(rel))
+		}
+	}
+	return out
+}
+
+func (c compiler) retry(at string, r *wire.Retry, out *Step) {
+	if r == nil {
+		return
+	}
+	if r.Attempts < 0 || r.Attempts > maxTries {
+		c.add(at+".retry.attempts", r.Attempts, "must be 1 to %d", maxTries)
+	}
+	if r.BackoffMS < 0 || r.BackoffMS > maxTimeoutMS {
+		c.add(at+".retry.backoff_ms", r.BackoffMS, "must be 0 to %d", int64(maxTimeoutMS))
+	}
+	out.Tries, out.BackoffMS = max(r.Attempts, 1), r.BackoffMS
+}
+
+func oneLine(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+func printable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }

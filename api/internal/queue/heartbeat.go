@@ -1,0 +1,133 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"github.com/nofx-run/nofx/api/internal/auth"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/wake"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+const (
+	maxHold       = 30 * time.Second // of a heartbeat that waits
+	unlistedGrace = 3                // heartbeats
+)
+
+// Heartbeat renews leases at once, then waits up to in.WaitMS for something
+// that the worker does not know yet.
+func (q *Queue) Heartbeat(ctx context.Context, who auth.Principal, in wire.Heartbeat) (wire.HeartbeatAnswer, error) {
+	switch {
+	case len(in.Held) > maxHeld || len(in.Runs) > maxHeld:
+		return wire.HeartbeatAnswer{}, invalid("body.held", "at most %d", maxHeld)
+	case in.WaitMS < 0 || in.WaitMS > maxHold.Milliseconds():
+		return wire.HeartbeatAnswer{}, invalid("body.wait_ms", "must be 0 to %d", maxHold.Milliseconds())
+	}
+	woken, cancel := q.hub.Wait(wake.Worker(in.WorkerID))
+	defer cancel()
+	b := beat{q: q, who: who, in: in, fences: split(in.Held)}
+	if err := b.renew(ctx); err != nil {
+		return wire.HeartbeatAnswer{}, err
+	}
+	end := time.NewTimer(time.Duration(in.WaitMS) * time.Millisecond)
+	defer end.Stop()
+	for !b.news() {
+		select {
+		case <-woken:
+			if err := b.look(ctx); err != nil {
+				return wire.HeartbeatAnswer{}, err
+			}
+			continue
+		case <-end.C:
+		case <-ctx.Done():
+			return wire.HeartbeatAnswer{}, step.Errorf(step.KindUnavailable, "the request was given up")
+		}
+		break
+	}
+	q.told.note(in.Incarnation, b.answer.Cancel)
+	return b.answer, nil
+}
+
+type beat struct {
+	q      *Queue
+	who    auth.Principal
+	in     wire.Heartbeat
+	fences fenceLists
+	answer wire.HeartbeatAnswer
+}
+
+// news reports whether the answer holds an order that was not given yet.
+func (b *beat) news() bool {
+	return len(b.answer.Closed) > 0 || b.q.told.fresh(b.in.Incarnation, b.answer.Cancel)
+}
+
+func (b *beat) renew(ctx context.Context) error {
+	drivers, err := driversOf(b.in.Drivers)
+	if err != nil {
+		return err
+	}
+	q, in, f := b.q, b.in, b.fences
+	return q.db.System(ctx, func(db *pgdb.Queries) error {
+		_, err := db.SeeWorker(ctx, pgdb.SeeWorkerParams{Held: i32(len(in.Held)), Drivers: drivers, Draining: in.Draining,
+			ID: in.WorkerID, Incarnation: in.Incarnation, KeyID: b.who.KeyID})
+		if none(err) {
+			return known(ctx, db, b.who, in.WorkerID, in.Incarnation)
+		}
+		if err != nil {
+			return err
+		}
+		rows, err := db.RenewLeases(ctx, pgdb.RenewLeasesParams{LeaseSeconds: seconds(q.cfg.Lease), WorkerID: in.WorkerID, Incarnation: in.Incarnation,
+			KeyID: b.who.KeyID, Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs})
+		if err != nil {
+			return err
+		}
+		holding := make([]pgdb.HoldingRow, len(rows))
+		renewed := make([]string, len(rows))
+		for i, r := range rows {
+			holding[i], renewed[i] = pgdb.HoldingRow(r), r.ID
+		}
+		if _, err := db.ForgetUnlisted(ctx, pgdb.ForgetUnlistedParams{WorkerID: in.WorkerID, Held: f.ids,
+			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
+			return err
+		}
+		ended := []string{}
+		if len(in.Runs) > 0 {
+			if ended, err = db.EndedRuns(ctx, in.Runs); err != nil {
+				return err
+			}
+		}
+		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: ended}
+		b.set(holding)
+		return nil
+	})
+}
+
+// look asks again what has become of the leases, without renewing them.
+func (b *beat) look(ctx context.Context) error {
+	f := b.fences
+	return b.q.db.SystemQuery(ctx, func(db *pgdb.Queries) error {
+		rows, err := db.Holding(ctx, pgdb.HoldingParams{Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs, WorkerID: b.in.WorkerID})
+		if err == nil {
+			b.set(rows)
+		}
+		return err
+	})
+}
+
+func (b *beat) set(rows []pgdb.HoldingRow) {
+	b.answer.Cancel, b.answer.Closed = []wire.CancelOrder{}, []string{}
+	held := make(map[string]bool, len(rows))
+	for _, r := range rows {
+		held[r.ID] = true
+		if r.CancelAt != nil {
+			b.answer.Cancel = append(b.answer.Cancel, wire.CancelOrder{AttemptID: r.ID, Reason: r.CancelReason, GraceMS: r.GraceMs})
+		}
+	}
+	for _, l := range b.in.Held {
+		if !held[l.AttemptID] {
+			b.answer.Closed = append(b.answer.Closed, l.AttemptID)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+// Package queue owns the life of runs, steps and attempts: it stores what is
+// submitted, leases steps to workers, applies what workers report, and takes
+// back what they lost.
+//
+// Every change is one transaction: state, events, audit rows. A write of a
+// worker carries its fence, which the UPDATE that makes the change compares;
+// a stale one changes nothing. Locks are taken in the order that package pg
+// says. Wakes go out after the commit.
+package queue
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"log/slog"
+	"time"
+
+	"github.com/nofx-run/nofx/api/internal/blob"
+	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/wake"
+)
+
+// Config holds what can be chosen.
+type Config struct {
+	Lease     time.Duration // how long a lease lasts after it was given or renewed
+	Heartbeat time.Duration // how often workers renew
+	Region    string
+	// WorkspaceWait is how long a run waits for a lost worker that has its
+	// workspace before its steps fail. 0 = 15 minutes.
+	WorkspaceWait time.Duration
+}
+
+// Queue is safe for concurrent use.
+type Queue struct {
+	cfg   Config
+	db    *pg.DB
+	blobs *blob.Dir
+	hub   *wake.Hub
+	told  told
+	log   *slog.Logger
+}
+
+// New makes a queue over a database, a blob store and a hub.
+func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger) *Queue {
+	if cfg.WorkspaceWait == 0 {
+		cfg.WorkspaceWait = 15 * time.Minute
+	}
+	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log}
+}
+
+// NewID makes an id that sorts by its time: prefix_ and 26 characters of 48
+// bits of milliseconds and 80 random bits.
+func NewID(prefix string) string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16) //nolint:gosec // after 1970
+	_, _ = rand.Read(b[6:])                                               // never fails
+	return prefix + "_" + idEncoding.EncodeToString(b[:])
+}
+
+// idEncoding keeps the order of the bytes and needs no escaping anywhere.
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)

@@ -1,0 +1,240 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/nofx-run/nofx/api/internal/event"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+const (
+	reapMost     = 200
+	sequenceMost = 1000
+)
+
+// Reap is one tick of the background work: it ends expired leases, frees what
+// lost workers held, fails what nobody can take. Of several replicas one does
+// it at a time.
+func (q *Queue) Reap(ctx context.Context) error {
+	may, err := q.tick(ctx)
+	if err != nil || !may {
+		return err
+	}
+	var errs []error
+	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx))
+	errs = append(errs, q.failQueued(ctx, step.CauseDriverError, "no live worker offers this step's driver",
+		func(db *pgdb.Queries) ([]stuck, error) {
+			rows, err := db.Stranded(ctx, seconds(q.cfg.Lease), reapMost)
+			return stuckOf(rows, func(r pgdb.StrandedRow) stuck { return stuck(r) }), err
+		}))
+	errs = append(errs, q.failQueued(ctx, step.CauseLost, "the worker that has the run's workspace is lost",
+		func(db *pgdb.Queries) ([]stuck, error) {
+			rows, err := db.Orphaned(ctx, seconds(q.cfg.WorkspaceWait), reapMost)
+			return stuckOf(rows, func(r pgdb.OrphanedRow) stuck { return stuck(r) }), err
+		}))
+	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
+		_, err := db.SweepIdempotency(ctx)
+		return err
+	}))
+	return errors.Join(errs...)
+}
+
+// tick notes that a reaper lives and tells whether leases may expire now: not
+// in the lease after a time without one.
+func (q *Queue) tick(ctx context.Context) (may bool, err error) {
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
+		mine, err := db.TryReaper(ctx)
+		if err != nil || !mine {
+			return err
+		}
+		may, err = db.Tick(ctx, seconds(q.reapPause()), seconds(q.cfg.Lease))
+		return err
+	})
+	return may, err
+}
+
+// reapPause is how long no tick may come before it counts as an outage.
+func (q *Queue) reapPause() time.Duration { return max(q.cfg.Lease/3, 2*q.ReapEvery()) }
+
+// ReapEvery is how often Reap is to be called.
+func (q *Queue) ReapEvery() time.Duration {
+	return min(max(q.cfg.Lease/20, 50*time.Millisecond), 5*time.Second)
+}
+
+func (q *Queue) expire(ctx context.Context) error {
+	c := newChange(nil)
+	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+		c = newChange(nil)
+		ids, err := db.ExpiredAttempts(ctx, reapMost)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		runs, err := db.LockRunsOf(ctx, ids)
+		if err != nil {
+			return err
+		}
+		rows, err := db.LockExpired(ctx, ids)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		c = newChange(runs)
+		var p pgdb.LoseAttemptsParams
+		for _, row := range rows {
+			v := step.Verdict{Cause: step.CauseLost, Attested: step.AttestedKernel, Message: "the worker did not renew its lease"}
+			raw, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			p.Ids, p.Epochs, p.Verdicts = append(p.Ids, row.ID), append(p.Epochs, row.Epoch), append(p.Verdicts, string(raw))
+			if err := c.end(fromExpired(row), wire.VerdictRecord{Verdict: v}); err != nil {
+				return err
+			}
+		}
+		n, err := db.LoseAttempts(ctx, p)
+		if err != nil {
+			return err
+		}
+		if n != int64(len(p.Ids)) {
+			return step.Errorf(step.KindConflict, "an expired lease was renewed")
+		}
+		q.log.LogAttrs(ctx, slog.LevelWarn, "leases expired", slog.Any("attempts", p.Ids))
+		return c.write(ctx, db)
+	})
+	if err == nil {
+		q.announce(c)
+	}
+	return err
+}
+
+func fromExpired(r pgdb.LockExpiredRow) attemptRow {
+	return attemptRow{
+		ID: r.ID, TenantID: r.TenantID, RunID: r.RunID, StepID: r.StepID, Generation: r.Generation, Number: r.Number, Epoch: r.Epoch,
+		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
+		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Network: r.Network, Idempotent: r.Idempotent,
+		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
+	}
+}
+
+func (q *Queue) loseWorkers(ctx context.Context) error {
+	freed := false
+	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+		lost, err := db.LoseWorkers(ctx, seconds(q.cfg.Lease))
+		if err != nil {
+			return err
+		}
+		if len(lost) > 0 {
+			q.log.LogAttrs(ctx, slog.LevelWarn, "workers lost", slog.Any("workers", lost))
+		}
+		runs, err := db.UnpinRuns(ctx)
+		if err != nil || len(runs) == 0 {
+			return err
+		}
+		freed = true
+		_, err = db.UnpinQueued(ctx, runs)
+		return err
+	})
+	if freed && err == nil {
+		q.hub.All()
+	}
+	return err
+}
+
+// stuck is a queued step that nobody can take.
+type stuck struct{ ID, RunID string }
+
+func stuckOf[R any](rows []R, of func(R) stuck) []stuck {
+	out := make([]stuck, len(rows))
+	for i, r := range rows {
+		out[i] = of(r)
+	}
+	return out
+}
+
+// failQueued ends such steps, with the cause that says why.
+func (q *Queue) failQueued(ctx context.Context, cause step.Cause, why string, list func(*pgdb.Queries) ([]stuck, error)) error {
+	verdict, err := json.Marshal(step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: why})
+	if err != nil {
+		return err
+	}
+	c := newChange(nil)
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
+		c = newChange(nil)
+		found, err := list(db)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		var ids, runIDs []string
+		for _, s := range found {
+			ids, runIDs = append(ids, s.ID), append(runIDs, s.RunID)
+		}
+		runs, err := db.LockRuns(ctx, runIDs)
+		if err != nil {
+			return err
+		}
+		locked := make([]pgdb.LockRunsOfRow, len(runs))
+		for i, r := range runs {
+			locked[i] = pgdb.LockRunsOfRow(r)
+		}
+		c = newChange(locked)
+		rows, err := db.FailQueued(ctx, verdict, ids)
+		if err != nil {
+			return err
+		}
+		for _, s := range rows {
+			for _, t := range []step.EventType{step.EventStepFailed, step.EventStepDead} {
+				if err := c.event(s.RunID, event.Entry{Type: t, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
+					Payload: map[string]any{"cause": cause, "message": why}}); err != nil {
+					return err
+				}
+			}
+			c.count(c.runs[s.RunID], step.StepFailed)
+			c.red = append(c.red, s.ID)
+			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, s.ID)
+			c.dead.Causes = append(c.dead.Causes, string(cause))
+		}
+		return c.write(ctx, db)
+	})
+	if err == nil {
+		q.announce(c)
+	}
+	return err
+}
+
+// Sequence gives committed events their global order. It returns how many
+// outbox rows it moved.
+func (q *Queue) Sequence(ctx context.Context) (moved int64, err error) {
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
+		mine, err := db.TrySequencer(ctx)
+		if err != nil || !mine {
+			return err
+		}
+		moved, err = db.Sequence(ctx, sequenceMost)
+		return err
+	})
+	return moved, err
+}
+
+// Poll wakes a few claims when steps wait that are due, for those that no wake
+// told of: retries whose time has come, and what other replicas could not say.
+func (q *Queue) Poll(ctx context.Context) error {
+	if q.hub.Waiting() == 0 {
+		return nil
+	}
+	var waits bool
+	err := q.db.SystemQuery(ctx, func(db *pgdb.Queries) (err error) {
+		waits, err = db.QueueWaits(ctx)
+		return err
+	})
+	if err == nil && waits {
+		q.hub.Some(pollWakes)
+	}
+	return err
+}
+
+const pollWakes = 8

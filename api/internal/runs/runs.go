@@ -1,0 +1,195 @@
+// Package runs answers what users ask about their runs. Every question is one
+// transaction inside the tenant, so that another tenant's runs are not there.
+package runs
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/nofx-run/nofx/api/internal/blob"
+	"github.com/nofx-run/nofx/api/internal/event"
+	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Reader is safe for concurrent use.
+type Reader struct {
+	DB    *pg.DB
+	Blobs *blob.Dir
+}
+
+// List gives the tenant's runs, the newest first.
+func (r *Reader) List(ctx context.Context, tenant string, limit int, cursor string) (wire.RunList, error) {
+	p := pgdb.ListRunsParams{TenantID: tenant, BeforeAt: time.Now().Add(24 * time.Hour), Most: int32(min(limit, 1000)) + 1} //nolint:gosec // bounded on this line
+	if cursor != "" {
+		at, id, err := parseCursor(cursor)
+		if err != nil {
+			return wire.RunList{}, err
+		}
+		p.BeforeAt, p.BeforeID = at, id
+	}
+	out := wire.RunList{Runs: []wire.RunSummary{}}
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		rows, err := db.ListRuns(ctx, p)
+		if err != nil {
+			return err
+		}
+		out = wire.RunList{Runs: make([]wire.RunSummary, 0, len(rows))}
+		if len(rows) > limit {
+			rows = rows[:limit]
+			last := rows[limit-1]
+			out.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(last.CreatedAt.UTC().Format(time.RFC3339Nano) + "|" + last.ID))
+		}
+		for _, row := range rows {
+			out.Runs = append(out.Runs, wire.RunSummary{ID: row.ID, Status: step.RunStatus(row.Status), Title: row.Goal,
+				CreatedAt: row.CreatedAt.UTC(), ProjectID: row.ProjectID, EndedAt: utc(row.EndedAt)})
+		}
+		return nil
+	})
+	return out, err
+}
+
+func parseCursor(cursor string) (time.Time, string, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	text, id, found := strings.Cut(string(raw), "|")
+	at, timeErr := time.Parse(time.RFC3339Nano, text)
+	if err != nil || timeErr != nil || !found || len(id) > 100 || strings.ContainsRune(id, 0) {
+		return time.Time{}, "", &step.Error{Kind: step.KindInvalid, Message: "not a cursor of a run list",
+			Fields: []step.FieldError{{Location: "query.cursor", Message: "not a cursor of a run list"}}}
+	}
+	return at, id, nil
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+// Get gives a run with its steps and artifacts.
+func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, error) {
+	var out wire.RunDetail
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		row, err := db.GetRun(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		out = wire.RunDetail{Steps: []wire.StepDetail{}, Artifacts: []wire.ArtifactInfo{}, Run: wire.RunSummary{
+			ID: row.ID, Status: step.RunStatus(row.Status), Title: row.Goal, CreatedAt: row.CreatedAt.UTC(), ProjectID: row.ProjectID, EndedAt: utc(row.EndedAt)}}
+		steps, err := db.ListSteps(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		for _, s := range steps {
+			d, err := detail(s)
+			if err != nil {
+				return err
+			}
+			out.Steps = append(out.Steps, d)
+		}
+		files, err := db.ListArtifacts(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			out.Artifacts = append(out.Artifacts, wire.ArtifactInfo{
+				Path: "runs/" + f.RunID + "/steps/" + f.StepID + "/" + f.Name, RunID: f.RunID, StepID: f.StepID, StepName: f.StepName,
+				Name: f.Name, SHA256: f.Sha256, Size: f.Size, CreatedAt: f.CreatedAt.UTC()})
+		}
+		return nil
+	})
+	return out, err
+}
+
+func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
+	d := wire.StepDetail{ID: s.ID, Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.Status(s.Status), Generation: int(s.Generation),
+		Attempt: int(s.Attempt), DependsOn: s.DependsOn, Inputs: s.Inputs, Outputs: s.Outputs, IdempotencyKey: s.IdempotencyKey,
+		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt)}
+	if d.DependsOn == nil {
+		d.DependsOn = []string{}
+	}
+	if len(s.Verdict) > 0 {
+		d.Verdict = &step.Verdict{}
+		if err := json.Unmarshal(s.Verdict, d.Verdict); err != nil {
+			return d, step.Errorf(step.KindInternal, "verdict of step %s: %w", s.ID, err)
+		}
+	}
+	return d, nil
+}
+
+// eventPage is how many events are read at once.
+const eventPage = 1000
+
+// Events gives up to a page of a run's events after the number after, and
+// whether the run has ended with the last of them.
+func (r *Reader) Events(ctx context.Context, tenant, id string, after int64) (events []step.Event, ended bool, err error) {
+	err = r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		row, err := db.GetRun(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		rows, err := db.ListEvents(ctx, pgdb.ListEventsParams{TenantID: tenant, RunID: id, After: after, Most: eventPage})
+		if err != nil {
+			return err
+		}
+		events, err = event.From(event.Run{ID: row.ID, TenantID: tenant, Region: row.Region, CorrelationID: row.CorrelationID}, rows)
+		if err != nil {
+			return err
+		}
+		last := after
+		if len(events) > 0 {
+			last = events[len(events)-1].Seq
+		}
+		ended = row.EndedAt != nil && last >= row.NextSeq-1
+		return nil
+	})
+	return events, ended, err
+}
+
+// Timeline gives all events of a run.
+func (r *Reader) Timeline(ctx context.Context, tenant, id string) ([]step.Event, error) {
+	all := []step.Event{}
+	for {
+		var after int64
+		if len(all) > 0 {
+			after = all[len(all)-1].Seq
+		}
+		page, _, err := r.Events(ctx, tenant, id, after)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < eventPage {
+			return all, nil
+		}
+	}
+}
+
+// Workers lists the tenant's worker hosts.
+func (r *Reader) Workers(ctx context.Context, tenant string) (wire.WorkerList, error) {
+	out := wire.WorkerList{}
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		rows, err := db.ListWorkers(ctx, tenant)
+		if err != nil {
+			return err
+		}
+		out.Workers = make([]wire.WorkerInfo, 0, len(rows))
+		for _, w := range rows {
+			info := wire.WorkerInfo{ID: w.ID, Name: w.Name, Status: w.Status, Region: w.Region, Version: w.Version, Incarnation: w.Incarnation,
+				Slots: int(w.Slots), Held: int(w.Held), LastSeen: w.LastSeen.UTC()}
+			if err := json.Unmarshal(w.Drivers, &info.Drivers); err != nil {
+				return step.Errorf(step.KindInternal, "drivers of worker %s: %w", w.ID, err)
+			}
+			out.Workers = append(out.Workers, info)
+		}
+		return nil
+	})
+	return out, err
+}

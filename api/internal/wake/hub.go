@@ -1,0 +1,165 @@
+package wake
+
+import (
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Hub connects wakers and waiters. Make one with New.
+type Hub struct {
+	mu     sync.Mutex
+	topics map[string]map[*waiter]struct{} // everybody on a topic is woken
+	claims []*waiter                       // first come, first served
+
+	out chan string // to the other replicas
+}
+
+type waiter struct {
+	bell    chan struct{} // holds one wake
+	drivers []string
+	worker  string
+}
+
+func (w *waiter) ring() {
+	select {
+	case w.bell <- struct{}{}:
+	default:
+	}
+}
+
+// New makes a hub.
+func New() *Hub {
+	return &Hub{topics: map[string]map[*waiter]struct{}{}, out: make(chan string, 4096)}
+}
+
+// Run and Worker are the topics of a run's events and of a worker's leases.
+func Run(id string) string    { return "r:" + id }
+func Worker(id string) string { return "w:" + id }
+
+// Wait gives a channel that holds a value after the topic was woken. Call
+// cancel after use.
+func (h *Hub) Wait(topic string) (woken <-chan struct{}, cancel func()) {
+	w := &waiter{bell: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.topics[topic] == nil {
+		h.topics[topic] = map[*waiter]struct{}{}
+	}
+	h.topics[topic][w] = struct{}{}
+	return w.bell, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.topics[topic], w)
+		if len(h.topics[topic]) == 0 {
+			delete(h.topics, topic)
+		}
+	}
+}
+
+// WaitClaim gives a channel that holds a value when a step may be there for
+// this worker. Of those that wait for the same step only the first is woken.
+// Call cancel after use: a wake that came meanwhile goes to the next.
+func (h *Hub) WaitClaim(worker string, drivers []string) (woken <-chan struct{}, cancel func()) {
+	w := &waiter{bell: make(chan struct{}, 1), drivers: drivers, worker: worker}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claims = append(h.claims, w)
+	return w.bell, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.claims = slices.DeleteFunc(h.claims, func(x *waiter) bool { return x == w })
+		select {
+		case <-w.bell:
+			h.next(func(x *waiter) bool { return true })
+		default:
+		}
+	}
+}
+
+// next wakes the first claim that fits and is not woken yet. The caller holds
+// the lock.
+func (h *Hub) next(fits func(*waiter) bool) {
+	for _, w := range h.claims {
+		if len(w.bell) == 0 && fits(w) {
+			w.ring()
+			return
+		}
+	}
+}
+
+// Topics wakes everybody on the topics, here and at the other replicas.
+func (h *Hub) Topics(topics ...string) {
+	for _, t := range topics {
+		h.ring(t)
+		h.tell(t)
+	}
+}
+
+// Queued wakes one claim for a step that is queued for a driver; pin is the
+// one worker that may take it, or "".
+func (h *Hub) Queued(driver, pin string) {
+	topic := "q:" + driver + ":" + pin
+	h.ring(topic)
+	h.tell(topic)
+}
+
+// More wakes the next claim: there is more than one claim could take.
+func (h *Hub) More() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next(func(*waiter) bool { return true })
+}
+
+// All wakes every claim and every waiter, after wakes may have been lost.
+func (h *Hub) All() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.claims {
+		w.ring()
+	}
+	for _, waiters := range h.topics {
+		for w := range waiters {
+			w.ring()
+		}
+	}
+}
+
+func (h *Hub) ring(topic string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if rest, ok := strings.CutPrefix(topic, "q:"); ok {
+		driver, pin, _ := strings.Cut(rest, ":")
+		h.next(func(w *waiter) bool {
+			return (pin == "" || pin == w.worker) && slices.Contains(w.drivers, driver)
+		})
+		return
+	}
+	for w := range h.topics[topic] {
+		w.ring()
+	}
+}
+
+func (h *Hub) tell(topic string) {
+	select {
+	case h.out <- topic:
+	default: // they poll
+	}
+}
+
+// Waiting is how many claims wait.
+func (h *Hub) Waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.claims)
+}
+
+// Some wakes the first n claims. Those that find nothing wait again, behind
+// the others.
+func (h *Hub) Some(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for range n {
+		h.next(func(*waiter) bool { return true })
+	}
+}

@@ -1,0 +1,206 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// Every refusal is a problem document with its status and request id.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.client("acme", "worker")
+	user, worker := r.keys["acme user"], r.keys["acme worker"]
+	plan := func(steps string) string { return `{"plan":{"goal":"g","steps":` + steps + `}}` }
+	one := plan(`[{"name":"a","tool":"test:echo"}]`)
+	for name, tc := range map[string]struct {
+		method, path, key, body string
+		header                  []string
+		status                  int
+		location                string
+	}{
+		"empty steps":             {"POST", "/api/runs", user, plan(`[]`), nil, 422, "body.plan.steps"},
+		"no steps":                {"POST", "/api/runs", user, `{"plan":{"goal":"g"}}`, nil, 422, "body.plan"},
+		"too many steps":          {"POST", "/api/runs", user, plan(`[` + strings.Repeat(`{"name":"a","tool":"test:echo"},`, 1000) + `{"name":"b","tool":"test:echo"}]`), nil, 422, "body.plan.steps"},
+		"3 MB":                    {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"x":"` + strings.Repeat("x", 3<<20) + `"}}]`), nil, 413, ""},
+		"unknown tool":            {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"nosuch"}]`), nil, 422, "body.plan.steps[0].tool"},
+		"unknown driver":          {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","driver":"x"}]`), nil, 422, "body.plan.steps[0].driver"},
+		"unknown field":           {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","colour":"red"}]`), nil, 422, "body.plan.steps[0].colour"},
+		"unknown field above":     {"POST", "/api/runs", user, `{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]},"x":1}`, nil, 422, "body.x"},
+		"depends on nothing":      {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","depends_on":["b"]}]`), nil, 422, "body.plan.steps[0].depends_on[0]"},
+		"circle":                  {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","depends_on":["b"]},{"name":"b","tool":"test:echo","depends_on":["a"]}]`), nil, 422, "body.plan.steps[0].depends_on"},
+		"double name":             {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo"},{"name":"a","tool":"test:echo"}]`), nil, 422, "body.plan.steps[1].name"},
+		"cwd":                     {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"bash","inputs":{"command":"ls","cwd":"../../etc"}}]`), nil, 422, "body.plan.steps[0].inputs.cwd"},
+		"short idempotency key":   {"POST", "/api/runs", user, one, []string{"X-Idempotency-Key", "abcde"}, 400, "header.x-idempotency-key"},
+		"project twice":           {"POST", "/api/runs", user, `{"projectId":"a","plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, []string{"X-Project-Id", "b"}, 422, "body.projectId"},
+		"bad project":             {"POST", "/api/runs", user, one, []string{"X-Project-Id", "a/b"}, 400, "header.x-project-id"},
+		"not JSON":                {"POST", "/api/runs", user, `{"plan":`, nil, 400, "body"},
+		"more after the JSON":     {"POST", "/api/runs", user, one + "x", nil, 400, "body"},
+		"not UTF-8":               {"POST", "/api/runs", user, plan("[{\"name\":\"a\xff\",\"tool\":\"test:echo\"}]"), nil, 400, "body"},
+		"no body":                 {"POST", "/api/runs", user, "", nil, 400, ""},
+		"wrong type":              {"POST", "/api/runs", user, one, []string{"Content-Type", "text/plain"}, 415, ""},
+		"wrong kind":              {"POST", "/api/runs", user, `{"plan":7}`, nil, 422, "body.plan"},
+		"no such path":            {"GET", "/api/nosuch", user, "", nil, 404, ""},
+		"no such path at all":     {"GET", "/", "", "", nil, 404, ""},
+		"no such method":          {"DELETE", "/api/runs", user, "", nil, 405, ""},
+		"no such run":             {"GET", "/api/runs/run_x", user, "", nil, 404, ""},
+		"NUL in the path":         {"GET", "/api/runs/run%00x", user, "", nil, 404, ""},
+		"bad limit":               {"GET", "/api/runs?limit=0", user, "", nil, 422, "query.limit"},
+		"bad cursor":              {"GET", "/api/runs?cursor=zzz", user, "", nil, 422, "query.cursor"},
+		"bad offset":              {"GET", "/api/runs/x/steps/y/output?offset=-1", user, "", nil, 422, "query.offset"},
+		"no key":                  {"POST", "/api/runs", "", one, nil, 401, ""},
+		"unknown key":             {"POST", "/api/runs", "nofx_u_" + strings.Repeat("A", 49), one, nil, 401, ""},
+		"worker on user's route":  {"GET", "/api/runs", worker, "", nil, 403, ""},
+		"user on worker's route":  {"POST", "/api/worker/claims", user, `{}`, nil, 403, ""},
+		"no worker protocol":      {"POST", "/api/worker/claims", worker, `{}`, nil, 400, "header.nofx-worker-protocol"},
+		"unregistered worker":     {"POST", "/api/worker/journal", worker, `{"worker_id":"x","incarnation":"y","batches":[{"attempt_id":"a","generation":1,"attempt":1,"epoch":1,"records":[]}]}`, []string{"Nofx-Worker-Protocol", "1"}, 409, ""},
+		"unregistered heartbeat":  {"POST", "/api/worker/heartbeat", worker, `{"worker_id":"x","incarnation":"y"}`, []string{"Nofx-Worker-Protocol", "1"}, 409, ""},
+		"journal of 5 MB":         {"POST", "/api/worker/journal", worker, `{"worker_id":"` + strings.Repeat("x", 5<<20) + `"}`, []string{"Nofx-Worker-Protocol", "1"}, 413, ""},
+		"journal that is no JSON": {"POST", "/api/worker/journal", worker, `{`, []string{"Nofx-Worker-Protocol", "1"}, 400, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := r.in(t)
+			resp, raw := r.call(tc.method, tc.path, tc.key, []byte(tc.body), append([]string{"X-Request-Id", "req-7"}, tc.header...)...)
+			var p wire.Problem
+			err := json.Unmarshal(raw, &p)
+			if resp.StatusCode != tc.status || err != nil || p.Status != tc.status || p.RequestID != "req-7" ||
+				resp.Header.Get("Content-Type") != "application/problem+json" || resp.Header.Get("X-Request-Id") != "req-7" ||
+				!strings.HasPrefix(p.Type, "urn:nofx:problem:") || p.Title == "" || p.Detail == "" {
+				t.Fatalf("%d %s %v", resp.StatusCode, raw, resp.Header)
+			}
+			if tc.location != "" && (len(p.Errors) == 0 || p.Errors[0].Location != tc.location) {
+				t.Errorf("errors %+v, want at %s", p.Errors, tc.location)
+			}
+			if len(raw) > 8<<10 {
+				t.Errorf("the problem has %d bytes", len(raw))
+			}
+			if tc.status == http.StatusMethodNotAllowed && resp.Header.Get("Allow") == "" {
+				t.Error("no Allow header")
+			}
+		})
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	post := func(body string, header ...string) (*http.Response, wire.RunCreated) {
+		t.Helper()
+		resp, raw := r.call("POST", "/runs", r.keys["acme user"], []byte(body), header...)
+		var out wire.RunCreated
+		_ = json.Unmarshal(raw, &out)
+		return resp, out
+	}
+	const body, other = `{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, `{"plan":{"goal":"h","steps":[{"name":"a","tool":"test:echo"}]}}`
+	resp, first := post(body, "X-Idempotency-Key", "abcdefgh", "X-Correlation-Id", "corr-1")
+	if resp.StatusCode != 201 || resp.Header.Get("X-Idempotency-Replayed") != "" || resp.Header.Get("X-Correlation-Id") != "corr-1" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+	resp, again := post(strings.ReplaceAll(body, `":`, `" : `), "X-Idempotency-Key", "abcdefgh")
+	if resp.StatusCode != 201 || resp.Header.Get("X-Idempotency-Replayed") != "true" || again != first {
+		t.Errorf("%d %v %+v", resp.StatusCode, resp.Header, again)
+	}
+	if resp, _ := post(other, "X-Idempotency-Key", "abcdefgh"); resp.StatusCode != 422 {
+		t.Errorf("another body: %d", resp.StatusCode)
+	}
+	if resp, _ := post(body, "X-Idempotency-Key", "abcdefgh", "X-Project-Id", "p"); resp.StatusCode != 422 {
+		t.Errorf("another project: %d", resp.StatusCode)
+	}
+	if resp, second := post(body); resp.StatusCode != 201 || second.ID == first.ID {
+		t.Errorf("without a key: %d %+v", resp.StatusCode, second)
+	}
+	// Many at once make one run; those that come too early are told so.
+	type result struct {
+		status int
+		id     string
+	}
+	results := make(chan result, 20)
+	for range 20 {
+		go func() {
+			resp, out := post(body, "X-Idempotency-Key", "at-the-same-time")
+			results <- result{resp.StatusCode, out.ID}
+		}()
+	}
+	ids := map[string]bool{}
+	for range 20 {
+		switch x := <-results; x.status {
+		case 201:
+			ids[x.id] = true
+		case 409:
+		default:
+			t.Errorf("%+v", x)
+		}
+	}
+	if len(ids) != 1 {
+		t.Errorf("%d runs", len(ids))
+	}
+	list, err := r.user.Runs(t.Context(), 50, "")
+	if err != nil || len(list.Runs) != 3 {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
+// Pages of a list join without gap or overlap.
+func TestListPages(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	want := map[string]bool{}
+	for range 7 {
+		want[r.submit(`[{"name":"a","tool":"test:echo"}]`).ID] = true
+	}
+	cursor, last := "", ""
+	for pages := 1; ; pages++ {
+		list, err := r.user.Runs(t.Context(), 3, cursor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, run := range list.Runs {
+			if !want[run.ID] || last != "" && run.ID > last || run.Title != "test" || run.Status != step.RunQueued {
+				t.Errorf("%+v", run)
+			}
+			delete(want, run.ID)
+			last = run.ID
+		}
+		if cursor = list.NextCursor; cursor == "" {
+			if pages != 3 {
+				t.Errorf("%d pages", pages)
+			}
+			break
+		}
+	}
+	if len(want) != 0 {
+		t.Errorf("missing %v", want)
+	}
+}
+
+// What needs no key, and what is there below /api and without it.
+func TestOpenRoutes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, path := range []string{"/health", "/metrics", "/openapi.json", "/openapi.yaml", "/docs"} {
+		for _, prefix := range []string{"", "/api"} {
+			if resp, body := r.call("GET", prefix+path, "", nil); resp.StatusCode != 200 {
+				t.Errorf("%s%s: %d %.200s", prefix, path, resp.StatusCode, body)
+			}
+		}
+	}
+	id := r.submit(`[{"name":"a","tool":"test:echo"}]`).ID
+	for _, path := range []string{"/runs", "/runs/" + id, "/runs/" + id + "/timeline", "/handlers", "/workers"} {
+		for _, prefix := range []string{"", "/api"} {
+			if resp, body := r.call("GET", prefix+path, r.keys["acme user"], nil); resp.StatusCode != 200 {
+				t.Errorf("%s%s: %d %.200s", prefix, path, resp.StatusCode, body)
+			}
+		}
+	}
+	h, err := r.user.Health(t.Context())
+	if err != nil || h.Status != "ok" || !h.Ready || fmt.Sprint(h.Checks) != "map[blobs:ok database:ok]" {
+		t.Errorf("%+v %v", h, err)
+	}
+}

@@ -77,13 +77,14 @@ func (s *System) Up() {
 		s.t.Fatal(err)
 	}
 	ready := make(chan struct{})
+	cmd, done := s.cmd, s.done
 	go func() {
 		// It prints how to reach it when it is ready, and nothing else.
 		if n, _ := out.Read(make([]byte, 1)); n == 1 {
 			close(ready)
 		}
 		_, _ = io.Copy(io.Discard, out)
-		s.done <- s.cmd.Wait()
+		done <- cmd.Wait()
 	}()
 	select {
 	case <-ready:

@@ -209,7 +209,13 @@ type worker struct {
 
 func (r *rig) worker(name string) *worker {
 	r.t.Helper()
-	w := &worker{Client: r.client("acme", "worker"), r: r, incarnation: name + "-1"}
+	return r.workerOf("acme", name)
+}
+
+// workerOf is a worker of another tenant.
+func (r *rig) workerOf(tenant, name string) *worker {
+	r.t.Helper()
+	w := &worker{Client: r.client(tenant, "worker"), r: r, incarnation: name + "-1"}
 	w.register(name)
 	return w
 }

@@ -57,8 +57,13 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build ## measure sandboxes and plugin calls, side by side with bwrap and bare exec
-	go test -run '^$$' -bench . ./plugins/local ./sdk/driver/... ./daemon/internal/pluginhost
+bench: setup build ## measure sandboxes next to bwrap and bare exec, plugin calls, and the whole system
+	go test -run '^$$' -bench . ./plugins/local ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+
+.PHONY: acceptance
+acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
+	scripts/acceptance.sh
 
 .PHONY: vuln
 vuln: ## govulncheck, where its database can be had

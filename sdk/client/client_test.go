@@ -150,13 +150,13 @@ func TestArtifactUploadCarriesTheFence(t *testing.T) {
 		if err != nil || string(body) != "bytes" || r.ContentLength != 5 {
 			t.Errorf("body %q, length %d, %v", body, r.ContentLength, err)
 		}
-		if r.Method != http.MethodPut || r.URL.String() != "/api/worker/artifacts/a1/abc?attempt=3&epoch=9&generation=2" || r.Header.Get(wire.WorkerProtocolHeader) != "1" {
+		if r.Method != http.MethodPut || r.URL.String() != "/api/worker/artifacts/a1/abc" || r.Header.Get("Nofx-Epoch") != "9" || r.Header.Get("Nofx-Attempt") != "3" || r.Header.Get("Nofx-Generation") != "2" || r.Header.Get("Nofx-Worker-Id") != "w1" || r.Header.Get("Nofx-Incarnation") != "i1" || r.Header.Get(wire.WorkerProtocolHeader) != "1" {
 			t.Errorf("request %s %s", r.Method, r.URL)
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	f := wire.Fence{AttemptID: "a1", Generation: 2, Attempt: 3, Epoch: 9}
-	if err := c.PutArtifact(t.Context(), f, "abc", 5, strings.NewReader("bytes")); err != nil {
+	if err := c.PutArtifact(t.Context(), "w1", "i1", f, "abc", 5, strings.NewReader("bytes")); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -37,6 +37,7 @@ func (c *Client) Claim(ctx context.Context, in wire.ClaimRequest) (wire.ClaimRes
 func (c *Client) Heartbeat(ctx context.Context, in wire.Heartbeat) (wire.HeartbeatAnswer, error) {
 	r := workerCall("heartbeat", in)
 	r.via = c.beat
+	r.timeout = c.timeout + time.Duration(in.WaitMS)*time.Millisecond
 	var out wire.HeartbeatAnswer
 	return out, c.json(ctx, r, &out)
 }
@@ -53,17 +54,17 @@ func (c *Client) Release(ctx context.Context, in wire.ReleaseRequest) (wire.Rele
 	return out, c.json(ctx, workerCall("release", in), &out)
 }
 
-// PutArtifact uploads the bytes of one artifact of an attempt. The API checks
-// the hash; a repeat is harmless.
-func (c *Client) PutArtifact(ctx context.Context, f wire.Fence, sha256 string, size int64, body io.Reader) error {
+// PutArtifact uploads the bytes of one artifact of an attempt, under its
+// lease. The API checks the hash; a repeat is harmless.
+func (c *Client) PutArtifact(ctx context.Context, workerID, incarnation string, f wire.Fence, sha256 string, size int64, body io.Reader) error {
 	r := workerCall("artifacts/"+url.PathEscape(f.AttemptID)+"/"+sha256, nil)
 	r.method, r.body, r.length = http.MethodPut, body, size
 	r.header["Content-Type"] = "application/octet-stream"
-	r.query = url.Values{
-		"generation": {strconv.Itoa(f.Generation)},
-		"attempt":    {strconv.Itoa(f.Attempt)},
-		"epoch":      {strconv.FormatInt(f.Epoch, 10)},
-	}
+	r.header["Nofx-Worker-Id"] = workerID
+	r.header["Nofx-Incarnation"] = incarnation
+	r.header["Nofx-Generation"] = strconv.Itoa(f.Generation)
+	r.header["Nofx-Attempt"] = strconv.Itoa(f.Attempt)
+	r.header["Nofx-Epoch"] = strconv.FormatInt(f.Epoch, 10)
 	r.timeout = 10 * time.Minute
 	return c.json(ctx, r, nil)
 }

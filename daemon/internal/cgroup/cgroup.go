@@ -152,6 +152,9 @@ func write(file, value string) error {
 	return errors.Join(err, f.Close())
 }
 
+// Name is the name of the folder that an attempt's group has.
+func Name(attempt string) string { return safe(attempt) }
+
 // safe is a name that can be a folder's, whatever was in it: letters, digits,
 // dots and underscores stay, everything else becomes an underscore. Dashes go
 // too, for systemd reads them as slashes in a slice's name.

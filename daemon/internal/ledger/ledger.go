@@ -20,25 +20,13 @@ import (
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
-// State is how far an attempt has come on this host.
-type State string
-
-const (
-	Claimed State = "claimed" // leased, nothing made yet that would have to be undone but its cgroup
-	Created State = "created" // the driver returned a handle
-	Ended   State = "ended"   // the verdict is in the journal; the sandbox may go
-)
-
-// Entry is one attempt. The command's files and stdin are left out of the
-// lease once the sandbox has them.
+// Entry is one attempt that this host holds. Handle is nil until the driver
+// has returned it: then a sandbox may exist that only the driver's List knows.
+// Whether the attempt has ended is in its journal.
 type Entry struct {
 	Lease   wire.Lease     `json:"lease"`
-	State   State          `json:"state"`
 	Handle  *driver.Handle `json:"handle,omitempty"`
 	UIDBase uint32         `json:"uid_base,omitempty"`
-	// Cancel is set once somebody asked for the end, so that a restart goes on
-	// with it.
-	Cancel *wire.CancelOrder `json:"cancel,omitempty"`
 }
 
 // Run is a run whose workspace this host keeps.
@@ -150,9 +138,25 @@ func put(bucket []byte, key string, v any) (func(*bbolt.Tx) error, error) {
 	return func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(key), raw) }, nil
 }
 
+// claimName is the name that the id of the claim under way is kept by.
+const claimName = "claim"
+
+// Claim is the id of the claim that is under way or comes next, "" at first.
+func (l *Ledger) Claim() (string, error) { return l.Get(claimName) }
+
+// Claimed writes down what a claim has brought, and the id of the next claim,
+// all or none.
+func (l *Ledger) Claimed(nextClaim string, entries ...Entry) error {
+	return l.put(entries, func(tx *bbolt.Tx) error {
+		return tx.Bucket(meta).Put([]byte(claimName), []byte(nextClaim))
+	})
+}
+
 // Put writes entries, all or none.
-func (l *Ledger) Put(entries ...Entry) error {
-	applies := make([]func(*bbolt.Tx) error, 0, len(entries))
+func (l *Ledger) Put(entries ...Entry) error { return l.put(entries) }
+
+func (l *Ledger) put(entries []Entry, also ...func(*bbolt.Tx) error) error {
+	applies := also
 	for _, e := range entries {
 		apply, err := put(attempts, e.Lease.AttemptID, e)
 		if err != nil {

@@ -19,7 +19,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func entry(id string) Entry {
 	return Entry{
 		Lease:  wire.Lease{Fence: wire.Fence{AttemptID: id, Attempt: 1, Epoch: 7}, Driver: "local"},
-		State:  Created,
 		Handle: &driver.Handle{Driver: "local", ID: id, Version: 1, Data: []byte("x")},
 	}
 }
@@ -32,8 +31,8 @@ func TestSurvivesReopening(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
-		l.Put(entry("a"), entry("b")), l.Delete("a", "missing"),
-		l.PutRun(Run{ID: "r1", UID: 5}), l.PutRun(Run{ID: "r2", UID: 6}), l.DeleteRun("r1"), l.Set("claim", "c-1"),
+		l.Claimed("c-2", entry("a"), entry("b")), l.Delete("a", "missing"),
+		l.PutRun(Run{ID: "r1", UID: 5}), l.PutRun(Run{ID: "r2", UID: 6}), l.DeleteRun("r1"), l.Set("installation", "i-1"),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -63,8 +62,11 @@ func TestSurvivesReopening(t *testing.T) {
 	if diff := cmp.Diff([]Run{{ID: "r2", UID: 6}}, runs); diff != "" {
 		t.Error(diff)
 	}
-	if v, err := l.Get("claim"); err != nil || v != "c-1" {
+	if v, err := l.Claim(); err != nil || v != "c-2" {
 		t.Errorf("claim %q, %v", v, err)
+	}
+	if v, err := l.Get("installation"); err != nil || v != "i-1" {
+		t.Errorf("installation %q, %v", v, err)
 	}
 }
 

@@ -1,0 +1,70 @@
+// Command nofxd is the host daemon.
+//
+//	nofxd --config FILE         works until SIGTERM, then drains
+//	nofxd purge --config FILE   removes all that the installation has on this host
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/nofx-run/nofx/daemon"
+	"github.com/nofx-run/nofx/internal/buildinfo"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	purge := len(args) > 0 && args[0] == "purge"
+	if purge {
+		args = args[1:]
+	}
+	flags := flag.NewFlagSet("nofxd", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	config := flags.String("config", "/etc/nofx/nofxd.yaml", "configuration `file`")
+	version := flags.Bool("version", false, "print the version")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "nofxd: %q is not expected; the only command is purge\n", flags.Arg(0))
+		return 2
+	}
+	if *version {
+		fmt.Fprintln(stdout, buildinfo.Version())
+		return 0
+	}
+	cfg, err := daemon.ReadConfig(*config)
+	if err != nil {
+		fmt.Fprintln(stderr, "nofxd:", err)
+		return 2
+	}
+	syscall.Umask(0o077)
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if purge {
+		err = daemon.Purge(ctx, cfg, log)
+	} else {
+		err = serve(ctx, cfg, log)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "nofxd:", err)
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, cfg daemon.Config, log *slog.Logger) error {
+	d, err := daemon.New(cfg, log)
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
+}

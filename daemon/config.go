@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Config is the daemon's configuration file. Paths are absolute.
+type Config struct {
+	APIURL    string `yaml:"api_url"`    // https://HOST:PORT
+	CAFile    string `yaml:"ca_file"`    // authorities to trust; "" = the system's
+	TokenFile string `yaml:"token_file"` // holds the worker's key, readable by its owner only
+	DataDir   string `yaml:"data_dir"`   // ledger, journals, workspaces, sandboxes' state
+	PluginDir string `yaml:"plugin_dir"` // nofx-driver-* and nofx-supervisor
+	PidDir    string `yaml:"pid_dir"`    // gets nofx-driver-<name>.pid; "" = none
+
+	Name   string `yaml:"name"`   // of this worker, stable; "" = the host's name
+	Region string `yaml:"region"` // "" = local
+	Slots  int    `yaml:"slots"`  // attempts at once; 0 = 16
+	Listen string `yaml:"listen"` // metrics and health; "" = 127.0.0.1:0
+
+	CgroupRoot string `yaml:"cgroup_root"` // below the mount point; "" = nofx.slice
+	UIDBase    uint32 `yaml:"uid_base"`    // first uid of this installation's own; 0 = 1879113728
+	UIDCount   uint32 `yaml:"uid_count"`   // 0 = 131072
+
+	DrainTimeout time.Duration `yaml:"drain_timeout"` // for running steps at SIGTERM; 0 = 30s
+
+	AllowUnsigned bool           `yaml:"allow_unsigned_plugins"` // for development
+	Drivers       map[string]any `yaml:"drivers"`                // each driver's own configuration
+}
+
+const maxConfig = 1 << 20 // bytes
+
+// ReadConfig reads a configuration file. A key that is not known is an error
+// that names its line.
+func ReadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, step.Errorf(step.KindInvalid, "configuration: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return Config{}, step.Errorf(step.KindInvalid, "configuration: %w", err)
+	}
+	var c Config
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return c, step.Errorf(step.KindInvalid, "configuration %s: %w", path, err)
+	}
+	return c.withDefaults()
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return c, err
+		}
+		c.Name = name
+	}
+	def(&c.Region, "local")
+	def(&c.Slots, 16)
+	def(&c.Listen, "127.0.0.1:0")
+	def(&c.CgroupRoot, "nofx.slice")
+	def(&c.UIDBase, 1879113728)
+	def(&c.UIDCount, 131072)
+	def(&c.DrainTimeout, 30*time.Second)
+	for field, value := range map[string]string{"api_url": c.APIURL, "token_file": c.TokenFile, "data_dir": c.DataDir, "plugin_dir": c.PluginDir} {
+		if value == "" {
+			return c, step.Errorf(step.KindInvalid, "configuration: %s is missing", field)
+		}
+	}
+	for field, value := range map[string]string{"data_dir": c.DataDir, "plugin_dir": c.PluginDir, "token_file": c.TokenFile} {
+		if !filepath.IsAbs(value) {
+			return c, step.Errorf(step.KindInvalid, "configuration: %s: %q is not an absolute path", field, value)
+		}
+	}
+	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`).MatchString(c.Name) {
+		return c, step.Errorf(step.KindInvalid, "configuration: name: %q is not 1 to 100 of [A-Za-z0-9._-]", c.Name)
+	}
+	if c.Slots < 1 || c.Slots > 1000 {
+		return c, step.Errorf(step.KindInvalid, "configuration: slots: %d is not from 1 to 1000", c.Slots)
+	}
+	return c, nil
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// token reads the worker's key from its file, which nobody else may read.
+func (c Config) token() (string, error) {
+	info, err := os.Stat(c.TokenFile)
+	if err != nil {
+		return "", step.Errorf(step.KindInvalid, "token_file: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", step.Errorf(step.KindInvalid, "token_file %s: others can read it; type: chmod 600 %s", c.TokenFile, c.TokenFile)
+	}
+	raw, err := os.ReadFile(c.TokenFile)
+	if err != nil {
+		return "", step.Errorf(step.KindInvalid, "token_file: %w", err)
+	}
+	token := strings.TrimSpace(string(raw))
+	if token == "" {
+		return "", step.Errorf(step.KindInvalid, "token_file %s is empty", c.TokenFile)
+	}
+	return token, nil
+}
+
+// driverConfigs is what each plugin is configured with. The local driver's
+// state is below the data folder unless the file says otherwise.
+func (c Config) driverConfigs() (map[string]json.RawMessage, error) {
+	all := map[string]json.RawMessage{}
+	own := map[string]any{"state_dir": c.path("local")}
+	set := func(name string, v any) error {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return step.Errorf(step.KindInvalid, "configuration: drivers.%s: %w", name, err)
+		}
+		all[name] = raw
+		return nil
+	}
+	for name, v := range c.Drivers {
+		if fields, ok := v.(map[string]any); ok && name == "local" {
+			if _, ok := fields["state_dir"]; !ok {
+				fields["state_dir"] = own["state_dir"]
+			}
+		} else if v == nil {
+			v = map[string]any{}
+		}
+		if err := set(name, v); err != nil {
+			return nil, err
+		}
+	}
+	if _, ok := all["local"]; !ok {
+		return all, set("local", own)
+	}
+	return all, nil
+}
+
+func (c Config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.DataDir}, elem...)...)
+}

@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+const good = `
+api_url: https://127.0.0.1:7443
+token_file: /etc/nofx/worker.token
+data_dir: /var/lib/nofx
+plugin_dir: /usr/lib/nofx
+name: host-1
+`
+
+func read(t *testing.T, body string) (Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "nofxd.yaml")
+	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return ReadConfig(path)
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	got, err := read(t, good+"drain_timeout: 90s\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		APIURL: "https://127.0.0.1:7443", TokenFile: "/etc/nofx/worker.token", DataDir: "/var/lib/nofx", PluginDir: "/usr/lib/nofx",
+		Name: "host-1", Region: "local", Slots: 16, Listen: "127.0.0.1:0", CgroupRoot: "nofx.slice",
+		UIDBase: 1879113728, UIDCount: 131072, DrainTimeout: 90 * time.Second,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ body, names string }{
+		"unknown key":  {good + "slotz: 3\n", "line 7: field slotz not found"},
+		"missing":      {strings.Replace(good, "data_dir: /var/lib/nofx\n", "", 1), "data_dir is missing"},
+		"relative":     {strings.Replace(good, "/var/lib/nofx", "lib", 1), `data_dir: "lib" is not an absolute path`},
+		"too many":     {good + "slots: 100000\n", "slots: 100000"},
+		"bad name":     {strings.Replace(good, "host-1", "a/b", 1), `name: "a/b"`},
+		"not yaml":     {"{", "configuration"},
+		"bad duration": {good + "drain_timeout: soon\n", "line 7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := read(t, c.body)
+			if !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), c.names) {
+				t.Errorf("got %v, want it to name %q", err, c.names)
+			}
+		})
+	}
+}
+
+func TestTokenFile(t *testing.T) {
+	t.Parallel()
+	c := Config{TokenFile: filepath.Join(t.TempDir(), "token")}
+	if err := os.WriteFile(c.TokenFile, []byte("nofx_w_secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.token(); got != "nofx_w_secret" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.Chmod(c.TokenFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.token(); !step.Is(err, step.KindInvalid) || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("readable by all: %v", err)
+	}
+}
+
+func TestLocalDriverGetsItsStateFolder(t *testing.T) {
+	t.Parallel()
+	for name, drivers := range map[string]map[string]any{
+		"none": nil, "other": {"modal": nil}, "own": {"local": map[string]any{"rootfs": "host"}},
+	} {
+		got, err := Config{DataDir: "/d", Drivers: drivers}.driverConfigs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var local map[string]string
+		if err := json.Unmarshal(got["local"], &local); err != nil || local["state_dir"] != "/d/local" {
+			t.Errorf("%s: %s, %v", name, got["local"], err)
+		}
+	}
+	got, err := Config{DataDir: "/d", Drivers: map[string]any{"local": map[string]any{"state_dir": "/elsewhere"}}}.driverConfigs()
+	if err != nil || string(got["local"]) != `{"state_dir":"/elsewhere"}` {
+		t.Errorf("%s, %v", got["local"], err)
+	}
+}

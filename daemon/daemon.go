@@ -1,0 +1,258 @@
+// Package daemon is the host daemon: it owns the worker host's sandboxes,
+// control groups and driver plugins, and works for one control API.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/daemon/internal/metrics"
+	"github.com/nofx-run/nofx/daemon/internal/pluginhost"
+	"github.com/nofx-run/nofx/daemon/internal/uids"
+	"github.com/nofx-run/nofx/daemon/internal/worker"
+	"github.com/nofx-run/nofx/daemon/internal/workspace"
+	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/sdk/client"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Daemon is one host's daemon. Make it with New, run it once.
+type Daemon struct {
+	cfg Config
+	log *slog.Logger
+
+	ledger  *ledger.Ledger
+	cgroups *cgroup.Tree
+	plugins *pluginhost.Host
+	work    *workspace.Store
+	metrics *metrics.Metrics
+	worker  *worker.Worker
+	api     *client.Client
+}
+
+const pluginsReady = 60 * time.Second // for the first start of every plugin
+
+// New opens what the daemon has on disk and checks that it can work. Nothing
+// runs yet; Close when Run is not called.
+func New(cfg Config, log *slog.Logger) (*Daemon, error) {
+	if os.Geteuid() != 0 {
+		return nil, step.Errorf(step.KindForbidden, "nofxd needs root to make sandboxes")
+	}
+	token, err := cfg.token()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"", "journal", "work", "local"} {
+		if err := os.MkdirAll(cfg.path(dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	d := &Daemon{cfg: cfg, log: log, metrics: metrics.New()}
+	if d.api, err = client.New(client.Options{
+		BaseURL: cfg.APIURL, Key: token, CAFile: cfg.CAFile, UserAgent: "nofxd/" + buildinfo.Version(),
+	}); err != nil {
+		return nil, err
+	}
+	// The ledger's lock is what keeps a second daemon away from the rest.
+	if d.ledger, err = ledger.Open(cfg.path("ledger.db")); err != nil {
+		return nil, err
+	}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Daemon) open() (err error) {
+	if d.cgroups, err = cgroup.Open(d.cfg.CgroupRoot); err != nil {
+		return err
+	}
+	supervisors, err := d.cgroups.Supervisors()
+	if err != nil {
+		return err
+	}
+	if d.work, err = workspace.Open(d.cfg.path("work")); err != nil {
+		return err
+	}
+	ids, err := uids.New(d.cfg.UIDBase, d.cfg.UIDCount)
+	if err != nil {
+		return err
+	}
+	configs, err := d.cfg.driverConfigs()
+	if err != nil {
+		return err
+	}
+	d.plugins, err = pluginhost.New(pluginhost.Config{
+		Dir: d.cfg.PluginDir, SocketDir: d.cfg.path("plugins"), PidDir: d.cfg.PidDir,
+		Configs: configs, AllowUnsigned: d.cfg.AllowUnsigned,
+		Place: d.cgroups.PlacePlugin, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.worker = worker.New(worker.Config{
+		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
+		JournalDir: d.cfg.path("journal"), Drivers: d.plugins, Observer: d.metrics, Log: d.log,
+		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
+		Supervisors: supervisors,
+	})
+	return nil
+}
+
+// Close releases what New has opened.
+func (d *Daemon) Close() error {
+	if d.api != nil {
+		d.api.Close()
+	}
+	return d.ledger.Close()
+}
+
+// Run works until ctx ends, then drains: no new claims, what has not started
+// is given back, running steps get the drain timeout. What still runs then
+// goes on under its supervisor, and the next daemon takes it up.
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, d.Close()) }()
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if err := os.WriteFile(d.cfg.path("metrics.addr"), []byte(listener.Addr().String()+"\n"), 0o644); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+
+	// The parts outlive ctx: the drain needs them.
+	alive, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	group, alive := errgroup.WithContext(alive)
+	group.Go(func() error { return d.serve(alive, listener) })
+	group.Go(func() error { return d.plugins.Run(alive) })
+	group.Go(func() error {
+		ready, cancel := context.WithTimeout(alive, pluginsReady)
+		defer cancel()
+		if err := d.plugins.Ready(ready); err != nil && alive.Err() == nil {
+			d.log.Warn("not every plugin is ready", "err", err)
+		}
+		d.notify(sdnotify.SdNotifyReady)
+		return d.worker.Run(alive)
+	})
+	group.Go(func() error { return d.watchdog(alive) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-alive.Done():
+			return nil
+		}
+		d.notify(sdnotify.SdNotifyStopping)
+		d.log.Info("draining", "timeout", d.cfg.DrainTimeout)
+		drain, cancel := context.WithTimeout(alive, d.cfg.DrainTimeout)
+		defer cancel()
+		if err := d.worker.Drain(drain); err != nil {
+			d.log.Warn("steps are left to their supervisors", "err", err)
+		}
+		abort()
+		return nil
+	})
+	d.log.Info("running", "worker", d.cfg.Name, "metrics", "http://"+listener.Addr().String()+"/metrics", "version", buildinfo.Version())
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// notify tells systemd, where it is there.
+func (d *Daemon) notify(state string) {
+	if _, err := sdnotify.SdNotify(false, state); err != nil {
+		d.log.Warn("systemd was not told", "err", err)
+	}
+}
+
+// watchdog tells systemd in time that the daemon lives, where it wants that.
+func (d *Daemon) watchdog(ctx context.Context) error {
+	every, err := sdnotify.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		return nil
+	}
+	ticker := time.NewTicker(every / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			d.notify(sdnotify.SdNotifyWatchdog)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Purge removes everything that this installation has on this host: plugins,
+// sandboxes, control groups, workspaces, records. No daemon may be running.
+func Purge(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
+	if _, err := os.Stat(cfg.path("ledger.db")); errors.Is(err, os.ErrNotExist) {
+		return removeGroups(ctx, cfg)
+	}
+	d, err := New(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := d.purgeSandboxes(ctx); err != nil {
+		return err
+	}
+	runs, err := d.work.Runs()
+	if err != nil {
+		return err
+	}
+	for _, id := range runs {
+		if err := d.work.Remove(id); err != nil {
+			return err
+		}
+		if err := d.ledger.DeleteRun(id); err != nil {
+			return err
+		}
+	}
+	journals, err := filepath.Glob(cfg.path("journal", "*"))
+	if err != nil {
+		return err
+	}
+	for _, j := range journals {
+		if err := os.RemoveAll(j); err != nil {
+			return err
+		}
+	}
+	return d.cgroups.RemoveAll(ctx)
+}
+
+// purgeSandboxes has the drivers on this host destroy all that they have.
+func (d *Daemon) purgeSandboxes(ctx context.Context) error {
+	running, stop := context.WithCancel(ctx)
+	group, running := errgroup.WithContext(running)
+	group.Go(func() error { return d.plugins.Run(running) })
+	err := d.plugins.Ready(running)
+	if err == nil {
+		err = d.worker.Purge(running)
+	}
+	stop()
+	if runErr := group.Wait(); !errors.Is(runErr, context.Canceled) {
+		err = errors.Join(err, runErr)
+	}
+	return err
+}
+
+func removeGroups(ctx context.Context, cfg Config) error {
+	tree, err := cgroup.Open(cfg.CgroupRoot)
+	if err != nil {
+		return err
+	}
+	return tree.RemoveAll(ctx)
+}

@@ -1,0 +1,56 @@
+package cgroup
+
+import (
+	"path/filepath"
+	"strconv"
+
+	"os"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// pluginCaps bound one driver plugin: it may leak or loop, and neither the
+// host nor another plugin notices.
+const (
+	pluginMemory = 1 << 30 // bytes
+	pluginTasks  = 1024
+)
+
+// PlacePlugin puts a driver plugin's process into a group of its own, beside
+// the tenants' groups.
+func (t *Tree) PlacePlugin(name string, pid int) error {
+	child := "plugin_" + safe(name)
+	memory, tasks := strconv.Itoa(pluginMemory), strconv.Itoa(pluginTasks)
+	if t.v2 {
+		dir := filepath.Join(mountPoint, t.root, child)
+		if err := write(filepath.Join(mountPoint, t.root, "cgroup.subtree_control"), "+cpu +memory +pids"); err != nil {
+			return err
+		}
+		return place(dir, pid, [2]string{"memory.max", memory}, [2]string{"pids.max", tasks})
+	}
+	for controller, dir := range t.ctl {
+		var limits [][2]string
+		switch controller {
+		case "memory":
+			limits = [][2]string{{"memory.limit_in_bytes", memory}}
+		case "pids":
+			limits = [][2]string{{"pids.max", tasks}}
+		}
+		if err := place(filepath.Join(dir, child), pid, limits...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func place(dir string, pid int, limits ...[2]string) error {
+	if err := exists(os.Mkdir(dir, 0o755)); err != nil {
+		return err
+	}
+	for _, l := range append(limits, [2]string{"cgroup.procs", strconv.Itoa(pid)}) {
+		if err := write(filepath.Join(dir, l[0]), l[1]); err != nil {
+			return step.Errorf(step.KindInternal, "cgroup of the plugin: %w", err)
+		}
+	}
+	return nil
+}

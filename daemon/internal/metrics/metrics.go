@@ -1,0 +1,87 @@
+// Package metrics is the daemon's Prometheus metrics.
+package metrics
+
+import (
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Metrics counts what the daemon does. It is safe for concurrent use.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	claimed   prometheus.Counter
+	ended     *prometheus.CounterVec
+	wall      *prometheus.HistogramVec
+	shipped   prometheus.Counter
+	failures  *prometheus.CounterVec
+	heartbeat prometheus.GaugeFunc
+	lastBeat  atomic.Int64 // Unix nanoseconds
+}
+
+// New makes the metrics, all at zero.
+func New() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		claimed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_claims_total", Help: "Leases taken."}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_attempts_ended_total",
+			Help: "Attempts that ended here, by driver and cause."}, []string{"driver", "cause"}),
+		wall: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nofx_daemon_attempt_seconds",
+			Help: "Wall time of attempts.", Buckets: prometheus.ExponentialBuckets(0.002, 4, 10)}, []string{"driver"}),
+		shipped: prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_journal_records_shipped_total",
+			Help: "Journal records that the API has answered for."}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_api_failures_total",
+			Help: "Calls to the API that failed, by what they were for."}, []string{"call"}),
+	}
+	m.lastBeat.Store(time.Now().UnixNano())
+	m.heartbeat = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "nofx_daemon_heartbeat_age_seconds",
+		Help: "Time since the last heartbeat that the API answered."}, func() float64 { return m.HeartbeatAge().Seconds() })
+	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.heartbeat,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Handler serves them.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+}
+
+// Registry is where they are, for checks.
+func (m *Metrics) Registry() prometheus.Gatherer { return m.registry }
+
+// Claimed counts leases.
+func (m *Metrics) Claimed(n int) { m.claimed.Add(float64(n)) }
+
+// Ended counts an attempt.
+func (m *Metrics) Ended(driver string, cause step.Cause, wall time.Duration) {
+	m.ended.WithLabelValues(driver, string(cause)).Inc()
+	m.wall.WithLabelValues(driver).Observe(wall.Seconds())
+}
+
+// Shipped counts records, or the failure to ship them.
+func (m *Metrics) Shipped(records int, err error) {
+	if err != nil {
+		m.failures.WithLabelValues("journal").Inc()
+		return
+	}
+	m.shipped.Add(float64(records))
+}
+
+// Heartbeat notes one.
+func (m *Metrics) Heartbeat(err error) {
+	if err != nil {
+		m.failures.WithLabelValues("heartbeat").Inc()
+		return
+	}
+	m.lastBeat.Store(time.Now().UnixNano())
+}
+
+// HeartbeatAge is the time since the last heartbeat that was answered.
+func (m *Metrics) HeartbeatAge() time.Duration { return time.Since(time.Unix(0, m.lastBeat.Load())) }

@@ -1,0 +1,270 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/nofx-run/nofx/daemon/internal/journal"
+	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// mainExec is the id of the step's own process tree in its sandbox.
+const mainExec = "main"
+
+const (
+	destroyTimeout = 30 * time.Second
+	removeTimeout  = 20 * time.Second
+)
+
+// attempt is one try at a step on this host.
+type attempt struct {
+	w       *Worker
+	log     *slog.Logger
+	id      string
+	lease   wire.Lease
+	journal *journal.Journal
+
+	mu       sync.Mutex
+	entry    ledger.Entry
+	until    driver.Deadline   // the lease's end, as last heard
+	cancel   *wire.CancelOrder // somebody asked for the end
+	fenced   bool              // the API has closed it: nothing of it counts any more
+	stopping bool              // somebody sees to Stop already
+
+	confirmed chan struct{} // closed once the API has said that the lease is ours
+	confirm1  sync.Once
+	closed    chan struct{} // closed when fenced
+	acked     chan struct{} // closed when the API has the verdict
+	acked1    sync.Once
+	next      int64 // the number of the next record to ship; the shipper's alone
+}
+
+func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Deadline) *attempt {
+	return &attempt{
+		w: w, id: e.Lease.AttemptID, lease: e.Lease, journal: j, entry: e, until: until,
+		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
+		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}),
+		next: j.Position().Acked + 1,
+	}
+}
+
+// confirm says that the API counts the lease as this worker's.
+func (a *attempt) confirm() { a.confirm1.Do(func() { close(a.confirmed) }) }
+
+// reported says that the API has the verdict.
+func (a *attempt) reported() { a.acked1.Do(func() { close(a.acked) }) }
+
+// run brings the attempt to its end: a verdict that the API has, nothing left
+// on the host. It returns early when ctx ends, with everything left in place
+// for the next process, or when the API has closed the attempt.
+func (a *attempt) run(ctx context.Context) {
+	if !a.work(ctx) {
+		return
+	}
+	// The verdict is on its way; the sandbox goes meanwhile.
+	a.clean(ctx)
+	select {
+	case <-a.acked:
+	case <-a.closed:
+	case <-ctx.Done():
+		return
+	}
+	if err := errors.Join(a.w.cfg.Ledger.Delete(a.id), a.journal.Remove()); err != nil {
+		a.log.Error("the attempt's records stay on disk", "err", err)
+	}
+	a.w.forget(a)
+}
+
+// work runs the step and journals the verdict. It reports false when the
+// process is to end before the attempt has.
+func (a *attempt) work(ctx context.Context) (done bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.log.Error("panic", "panic", p, "stack", string(debug.Stack()))
+			a.end(wire.VerdictRecord{Verdict: failure(step.CauseDriverError, "defect in the daemon")})
+			done = true
+		}
+	}()
+	if a.journal.Position().Verdict {
+		return true
+	}
+	inner, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() { // what the API has closed must not go on
+		select {
+		case <-a.closed:
+			stop(errFenced)
+		case <-inner.Done():
+		}
+	}()
+	if !a.sandboxed() {
+		// An earlier process may have died anywhere before the sandbox was known.
+		select {
+		case <-a.confirmed:
+		case <-inner.Done():
+			return ctx.Err() == nil
+		}
+		if a.w.isDraining() && a.release(inner) {
+			return true
+		}
+	}
+	record, err := a.execute(inner)
+	switch {
+	case err == nil:
+		a.end(record)
+	case a.isFenced():
+		a.log.Info("closed by the API")
+	case ctx.Err() != nil:
+		return false
+	default:
+		a.log.Warn("the driver could not do it", "driver", a.lease.Driver, "err", err)
+		record.Verdict = a.verdictOf(err)
+		a.end(record)
+	}
+	return true
+}
+
+// errFenced is why an attempt's context ends when the API has closed it.
+var errFenced = errors.New("the API has closed the attempt")
+
+// verdictOf turns an error on the way into what the attempt ended by.
+func (a *attempt) verdictOf(err error) step.Verdict {
+	if order := a.cancelled(); order != nil {
+		return failure(step.CauseCancelled, order.Reason)
+	}
+	if errors.Is(err, errLost) {
+		return failure(step.CauseLost, err.Error())
+	}
+	return failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
+}
+
+// errLost says that nobody can tell what became of the sandbox.
+var errLost = errors.New("the sandbox is gone")
+
+func failure(cause step.Cause, message string) step.Verdict {
+	const most = 1000 // bytes
+	if len(message) > most {
+		message = message[:most] + "…"
+	}
+	return step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: message}
+}
+
+// end journals the verdict, unless there is one.
+func (a *attempt) end(record wire.VerdictRecord) {
+	record.Verdict.Usage.OutputBytes = max(record.Verdict.Usage.OutputBytes, record.Verdict.Output.TotalBytes)
+	err := a.append(wire.Record{Type: wire.RecordVerdict, Verdict: &record})
+	if err != nil && !step.Is(err, step.KindConflict) {
+		// The lease runs out, and the API ends the attempt as lost.
+		a.log.Error("the verdict cannot be written", "verdict", record.Verdict.String(), "err", err)
+		a.fence()
+		return
+	}
+	a.w.cfg.Observer.Ended(a.lease.Driver, record.Verdict.Cause, ms(record.Verdict.Usage.WallMS))
+	a.log.Info("ended", "verdict", record.Verdict.String())
+}
+
+// append journals a record and has it shipped.
+func (a *attempt) append(rec wire.Record) error {
+	rec.At = time.Now().UTC()
+	if _, err := a.journal.Append(rec); err != nil {
+		return err
+	}
+	poke(a.w.dirty)
+	return nil
+}
+
+// clean removes what the attempt has on the host, and gives its uids back.
+func (a *attempt) clean(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	if err := a.destroy(ctx); err != nil {
+		a.log.Error("the sandbox stays; the sweep tries again", "err", err)
+		return // its uids stay with it
+	}
+	rm, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	if err := a.group().Remove(rm); err != nil {
+		a.log.Error("the cgroup stays; the sweep tries again", "err", err)
+		return
+	}
+	if uid := a.uid(); uid != 0 {
+		a.w.cfg.UIDs.Free(uid)
+	}
+}
+
+func (a *attempt) destroy(ctx context.Context) error {
+	h := a.handle()
+	if h == nil {
+		return nil
+	}
+	d, err := a.w.cfg.Drivers.Driver(a.lease.Driver)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
+	return d.Destroy(ctx, *h)
+}
+
+// release gives the lease back without having started it. It reports whether
+// the API took it; then the attempt is over here.
+func (a *attempt) release(ctx context.Context) bool {
+	me := a.w.identity()
+	got, err := a.w.cfg.API.Release(ctx, wire.ReleaseRequest{
+		WorkerID: me.WorkerID, Incarnation: a.w.incarnation, Leases: []wire.Fence{a.lease.Fence},
+	})
+	if err != nil {
+		a.log.Warn("cannot give the lease back", "err", err)
+		return false
+	}
+	for _, id := range got.Released {
+		if id == a.id {
+			a.fence()
+			return true
+		}
+	}
+	return false
+}
+
+// fence makes the attempt one that nobody counts any more.
+func (a *attempt) fence() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.fenced {
+		a.fenced = true
+		close(a.closed)
+	}
+}
+
+func (a *attempt) isFenced() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.fenced
+}
+
+func (a *attempt) sandboxed() bool { return a.handle() != nil }
+
+func (a *attempt) handle() *driver.Handle {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.entry.Handle
+}
+
+func (a *attempt) uid() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.entry.UIDBase
+}
+
+func (a *attempt) cancelled() *wire.CancelOrder {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cancel
+}

@@ -1,0 +1,355 @@
+package worker
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// workDir is where a sandbox shows the workspace.
+const workDir = "/workspace"
+
+// execute brings the sandbox about, or finds the one that an earlier process
+// made, runs the command to its end and collects what it left. The record of
+// a step that was cut short is useful as far as it goes.
+func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
+	started := time.Now()
+	d, err := a.w.cfg.Drivers.Driver(a.lease.Driver)
+	if err != nil {
+		return wire.VerdictRecord{}, err
+	}
+	about, err := d.Describe(ctx)
+	if err != nil {
+		return wire.VerdictRecord{}, err
+	}
+	if a.cancelled() != nil && !a.sandboxed() {
+		return wire.VerdictRecord{}, errors.New("cancelled before it began")
+	}
+	onHost := about.Capabilities.Has(driver.CapHost)
+	if !a.sandboxed() {
+		if err := a.create(ctx, d, onHost); err != nil {
+			return wire.VerdictRecord{}, err
+		}
+	}
+	out := newOutput(a)
+	exit, err := a.follow(ctx, d, out, about)
+	record := out.record()
+	if err != nil {
+		return record, err
+	}
+	record.Verdict = verdict(exit)
+	if onHost {
+		a.recheck(&record.Verdict)
+	}
+	if record.Verdict.Usage.WallMS == 0 {
+		record.Verdict.Usage.WallMS = time.Since(started).Milliseconds()
+	}
+	if about.Capabilities.Has(driver.CapFiles) && record.Verdict.Cause == step.CauseExit {
+		record.Artifacts, err = a.collectPatiently(ctx, d)
+	}
+	return record, err
+}
+
+// collectPatiently collects again while the driver is away.
+func (a *attempt) collectPatiently(ctx context.Context, d driver.Driver) ([]step.Artifact, error) {
+	for retry := newRetry(); ; {
+		artifacts, err := a.collect(ctx, d)
+		if !step.Is(err, step.KindUnavailable) || a.left() < 0 {
+			return artifacts, err
+		}
+		if err := retry.sleep(ctx, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// left is how long the lease still lasts, as far as is known.
+func (a *attempt) left() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.until.Left()
+}
+
+func verdict(e *driver.Exit) step.Verdict {
+	v := step.Verdict{
+		Cause: e.Cause, Signal: e.Signal, Attested: e.Attested, Message: e.Message, Usage: e.Usage,
+		Output: step.Output{StoredBytes: e.OutputBytes, TotalBytes: e.TotalBytes, Truncated: e.Truncated},
+	}
+	if e.Cause == step.CauseExit {
+		v.ExitCode = &e.Code
+	}
+	return v
+}
+
+// recheck reads the kernel's own counters once more: the notification of an
+// out-of-memory kill races with the exit.
+func (a *attempt) recheck(v *step.Verdict) {
+	n, err := a.group().Counters()
+	if err != nil {
+		a.log.Warn("counters", "err", err)
+	}
+	v.Usage.CPUUsec = max(v.Usage.CPUUsec, n.CPUUsec)
+	v.Usage.MemoryPeakBytes = max(v.Usage.MemoryPeakBytes, n.MemoryPeak)
+	v.Usage.PidsPeak = max(v.Usage.PidsPeak, n.PidsPeak)
+	failed := v.Cause == step.CauseSignal || v.Cause == step.CauseExit && !v.Success()
+	switch {
+	case failed && n.OOMKills > 0:
+		v.Cause = step.CauseOOM
+	case failed && n.PidsDenied > 0:
+		v.Cause = step.CausePids
+	default:
+		return
+	}
+	v.ExitCode, v.Signal = nil, ""
+}
+
+func (a *attempt) group() *cgroup.Group {
+	return a.w.cfg.Cgroups.Group(a.lease.TenantID, a.id)
+}
+
+// create makes the sandbox and writes its handle down before anything runs in
+// it. Whatever an earlier process made under the same id goes first.
+func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) error {
+	owner, err := a.w.installation()
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	until := a.until
+	a.mu.Unlock()
+	spec := driver.Spec{
+		ID:        a.id,
+		Tags:      driver.Tags{Owner: owner, ID: tag(a.lease)},
+		Resources: a.lease.Resources,
+		Network:   a.lease.Network,
+		Until:     until,
+	}
+	if onHost {
+		if spec.Host, err = a.host(); err != nil {
+			return err
+		}
+	}
+	h, err := d.Create(ctx, spec)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.entry.Handle = &h
+	entry := a.entry
+	a.mu.Unlock()
+	return a.w.cfg.Ledger.Put(entry)
+}
+
+// tag packs what the attempt is into the nofx_id tag.
+func tag(l wire.Lease) string {
+	return strings.Join([]string{
+		l.TenantID, l.RunID, l.StepID, strconv.Itoa(l.Generation), strconv.Itoa(l.Attempt), strconv.FormatInt(l.Epoch, 10),
+	}, ".")
+}
+
+// host prepares what a driver on this host needs: control group, uids,
+// workspace.
+func (a *attempt) host() (*driver.HostSpec, error) {
+	if a.uid() == 0 {
+		uid, err := a.w.cfg.UIDs.Take()
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		a.entry.UIDBase = uid
+		a.mu.Unlock()
+	}
+	g := a.group()
+	err := g.Make(a.lease.Resources)
+	if step.Is(err, step.KindConflict) { // left by a process that died here
+		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+		defer cancel()
+		if err := g.Remove(ctx); err != nil {
+			return nil, err
+		}
+		err = g.Make(a.lease.Resources)
+	}
+	if err != nil {
+		return nil, err
+	}
+	spec := &driver.HostSpec{
+		Cgroup: g.Cgroup(), Supervisor: a.w.cfg.Supervisors,
+		UIDBase: a.uid(), UIDCount: a.w.cfg.UIDs.Count(),
+	}
+	if a.lease.Workspace != step.WorkspaceStep {
+		if spec.Workspace, spec.WorkspaceUID, err = a.w.workspace(a.lease); err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
+}
+
+// workspace is the run's shared folder and the uid that it belongs to.
+func (w *Worker) workspace(l wire.Lease) (string, uint32, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	run, ok := w.runs[l.RunID]
+	if !ok {
+		uid, err := w.cfg.UIDs.Take()
+		if err != nil {
+			return "", 0, err
+		}
+		run = ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid}
+		if err := w.cfg.Ledger.PutRun(run); err != nil {
+			return "", 0, err
+		}
+		w.runs[l.RunID] = run
+	}
+	path, err := w.cfg.Workspaces.Make(run.ID, run.UID)
+	return path, run.UID, err
+}
+
+// follow runs the command and delivers its output until it has exited, over
+// as many deaths of the driver's process as it takes.
+func (a *attempt) follow(ctx context.Context, d driver.Driver, out *output, about driver.Description) (*driver.Exit, error) {
+	defer out.flush()
+	retry := newRetry()
+	// In a process that did not start it, what is running is looked for first.
+	look := a.journal.Position().Started
+	for {
+		exit, err := a.once(ctx, d, out, about, look)
+		if err == nil {
+			return exit, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if !step.Is(err, step.KindUnavailable) {
+			return nil, err
+		}
+		if a.left() < 0 {
+			return nil, fmt.Errorf("%w: the lease ended while the driver was away: %w", errLost, err)
+		}
+		a.log.Warn("driver away", "driver", a.lease.Driver, "err", err)
+		if err := retry.sleep(ctx, err); err != nil {
+			return nil, err
+		}
+		look = true
+	}
+}
+
+// once starts the command, or finds it and attaches to it, and delivers
+// output up to the exit or an error.
+func (a *attempt) once(ctx context.Context, d driver.Driver, out *output, about driver.Description, look bool) (*driver.Exit, error) {
+	h := *a.handle()
+	found := false
+	if look {
+		state, err := d.Recover(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		if state.Phase == driver.PhaseGone {
+			return nil, errLost
+		}
+		found = slices.ContainsFunc(state.Execs, func(e driver.ExecState) bool { return e.ID == mainExec })
+	}
+	var exit *driver.Exit
+	sink := func(e driver.ExecEvent) error {
+		if e.Exit != nil {
+			exit = e.Exit
+			return nil
+		}
+		return out.write(e)
+	}
+	var err error
+	if found {
+		err = d.Attach(ctx, h, mainExec, out.resume(), sink)
+	} else {
+		err = a.start(ctx, d, h, sink, about)
+	}
+	if err == nil && exit == nil {
+		err = step.Errorf(step.KindUnavailable, "the driver's stream ended without an exit")
+	}
+	return exit, err
+}
+
+// start puts the command's files into the sandbox and runs it.
+func (a *attempt) start(ctx context.Context, d driver.Driver, h driver.Handle, sink driver.Sink, about driver.Description) error {
+	c := a.lease.Command
+	if len(c.Files) > 0 {
+		archive, err := files(c.Files)
+		if err != nil {
+			return err
+		}
+		if err := d.CopyIn(ctx, h, workDir, archive); err != nil {
+			return fmt.Errorf("files: %w", err)
+		}
+	}
+	if !a.journal.Position().Started {
+		if err := a.append(wire.Record{Type: wire.RecordStarted, Started: &wire.StartedRecord{
+			Driver: about.Name, DriverVersion: about.Version, SandboxID: h.ID,
+		}}); err != nil {
+			return err
+		}
+	}
+	env := make([]string, 0, len(c.Env))
+	for _, k := range slices.Sorted(maps.Keys(c.Env)) {
+		env = append(env, k+"="+c.Env[k])
+	}
+	cwd := c.Cwd
+	if cwd == "" {
+		cwd = workDir
+	}
+	if order := a.cancelled(); order != nil {
+		return errors.New("cancelled before it began")
+	}
+	return d.Exec(ctx, h, driver.ExecSpec{
+		ID: mainExec, Argv: c.Argv, Env: env, Cwd: cwd, Stdin: c.Stdin,
+		Timeout: ms(a.lease.TimeoutMS), Grace: ms(a.lease.GraceMS),
+		OutputLimit: a.lease.Resources.OutputKB << 10, OnOutput: a.lease.OnOutput,
+	}, sink)
+}
+
+// files packs small files into an archive, with the folders above them.
+func files(list []wire.CommandFile) (*bytes.Buffer, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	made := map[string]bool{".": true}
+	for _, f := range list {
+		name := path.Clean(f.Path)
+		if path.IsAbs(name) || name == "." || name == ".." || strings.HasPrefix(name, "../") {
+			return nil, step.Errorf(step.KindInvalid, "file %.200q is not below the workspace", f.Path)
+		}
+		var above []string
+		for dir := path.Dir(name); !made[dir]; dir = path.Dir(dir) {
+			made[dir] = true
+			above = append(above, dir)
+		}
+		slices.Reverse(above)
+		for _, dir := range above {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
+				return nil, err
+			}
+		}
+		mode := int64(f.Mode & 0o777)
+		if mode == 0 {
+			mode = 0o644
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(f.Data))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.Data); err != nil {
+			return nil, err
+		}
+	}
+	return &b, w.Close()
+}

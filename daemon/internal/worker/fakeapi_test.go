@@ -1,0 +1,292 @@
+package worker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/client"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// fakeAPI is a control API over real HTTPS that does what a test tells it and
+// checks what every API would: fences, contiguous numbers, one verdict.
+type fakeAPI struct {
+	t   *testing.T
+	srv *httptest.Server
+
+	mu          sync.Mutex
+	changed     chan struct{} // closed and renewed at each change
+	queue       []wire.Lease
+	claims      map[string][]wire.Lease
+	attempts    map[string]*fakeAttempt
+	released    []string
+	ended       map[string]bool // runs
+	down        bool            // every call answers 503
+	artifacts   map[string]string
+	leaseMS     int64
+	incarnation string
+}
+
+type fakeAttempt struct {
+	lease     wire.Lease
+	records   []wire.Record
+	output    []byte
+	verdict   *wire.VerdictRecord
+	cancel    bool
+	closed    bool
+	heartbeat int
+}
+
+func newFakeAPI(t *testing.T) *fakeAPI {
+	t.Helper()
+	f := &fakeAPI{
+		t: t, changed: make(chan struct{}), claims: map[string][]wire.Lease{}, attempts: map[string]*fakeAttempt{},
+		ended: map[string]bool{}, artifacts: map[string]string{}, leaseMS: 20_000,
+	}
+	mux := http.NewServeMux()
+	handle(f, mux, "register", f.register)
+	handle(f, mux, "claims", f.claim)
+	handle(f, mux, "heartbeat", f.beat)
+	handle(f, mux, "journal", f.journal)
+	handle(f, mux, "release", f.release)
+	mux.HandleFunc("PUT /api/worker/artifacts/{attempt}/{sha}", f.artifact)
+	f.srv = httptest.NewTLSServer(mux)
+	t.Cleanup(f.srv.Close)
+	return f
+}
+
+func handle[In, Out any](f *fakeAPI, mux *http.ServeMux, path string, do func(*http.Request, In) (Out, int)) {
+	mux.HandleFunc("POST /api/worker/"+path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			f.t.Errorf("%s: %v", path, err)
+		}
+		f.mu.Lock()
+		down := f.down
+		f.mu.Unlock()
+		if down {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		out, status := do(r, in)
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(out)
+	})
+}
+
+func (f *fakeAPI) client() *client.Client {
+	f.t.Helper()
+	c, err := client.New(client.Options{
+		BaseURL: f.srv.URL, Key: "nofx_w_test",
+		RootCAs: f.srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(c.Close)
+	return c
+}
+
+// change lets f be changed and wakes everybody who waits for a change.
+func (f *fakeAPI) change(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// until waits for a condition over f, which is looked at under its lock.
+func (f *fakeAPI) until(what string, ok func() bool) {
+	f.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		f.mu.Lock()
+		done, changed := ok(), f.changed
+		f.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			f.t.Fatalf("not reached: %s", what)
+		}
+	}
+}
+
+func (f *fakeAPI) wait(r *http.Request, ms int64, ok func() bool) {
+	timer := time.NewTimer(time.Duration(ms) * time.Millisecond)
+	defer timer.Stop()
+	for {
+		f.mu.Lock()
+		done, changed := ok(), f.changed
+		f.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (f *fakeAPI) submit(l wire.Lease) {
+	l.LeaseMS = f.leaseMS
+	f.change(func() {
+		f.queue = append(f.queue, l)
+		f.attempts[l.AttemptID] = &fakeAttempt{lease: l}
+	})
+}
+
+func (f *fakeAPI) register(_ *http.Request, in wire.RegisterWorker) (wire.WorkerRegistered, int) {
+	f.change(func() { f.incarnation = in.Incarnation })
+	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: 100}, 200
+}
+
+func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimResponse, int) {
+	f.mu.Lock()
+	again, repeated := f.claims[in.ClaimID]
+	f.mu.Unlock()
+	if repeated {
+		return wire.ClaimResponse{Leases: again}, 200
+	}
+	f.wait(r, in.WaitMS, func() bool { return len(f.queue) > 0 })
+	var out wire.ClaimResponse
+	f.change(func() {
+		n := min(in.Max, len(f.queue))
+		out.Leases = append([]wire.Lease{}, f.queue[:n]...)
+		f.queue = f.queue[n:]
+		if n > 0 {
+			f.claims[in.ClaimID] = out.Leases
+		}
+	})
+	return out, 200
+}
+
+func (f *fakeAPI) beat(r *http.Request, in wire.Heartbeat) (wire.HeartbeatAnswer, int) {
+	if in.Incarnation != f.current() {
+		return wire.HeartbeatAnswer{}, 409
+	}
+	f.wait(r, in.WaitMS, func() bool {
+		for _, h := range in.Held {
+			if a := f.attempts[h.AttemptID]; a == nil || a.closed || a.cancel {
+				return true
+			}
+		}
+		return false
+	})
+	out := wire.HeartbeatAnswer{LeaseMS: f.leaseMS}
+	f.change(func() {
+		for _, h := range in.Held {
+			a := f.attempts[h.AttemptID]
+			if a == nil || a.closed || a.lease.Fence != h {
+				out.Closed = append(out.Closed, h.AttemptID)
+				continue
+			}
+			a.heartbeat++
+			out.Renewed = append(out.Renewed, h.AttemptID)
+			if a.cancel {
+				out.Cancel = append(out.Cancel, wire.CancelOrder{AttemptID: h.AttemptID, Reason: "test", GraceMS: 50})
+			}
+		}
+		for _, run := range in.Runs {
+			if f.ended[run] {
+				out.Ended = append(out.Ended, run)
+			}
+		}
+	})
+	return out, 200
+}
+
+func (f *fakeAPI) current() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.incarnation
+}
+
+func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
+	var out wire.JournalAnswer
+	f.change(func() {
+		for _, b := range in.Batches {
+			a := f.attempts[b.AttemptID]
+			if a == nil || a.closed || a.lease.Fence != b.Fence {
+				out.Discard = append(out.Discard, b.AttemptID)
+				continue
+			}
+			for _, rec := range b.Records {
+				if rec.N != int64(len(a.records)+1) {
+					continue // a repeat, or a gap
+				}
+				if a.verdict != nil {
+					f.t.Errorf("record %d of %s follows its verdict", rec.N, b.AttemptID)
+				}
+				a.records = append(a.records, rec)
+				if rec.Output != nil {
+					if rec.Output.Offset != int64(len(a.output)) {
+						f.t.Errorf("output of %s at %d, want %d", b.AttemptID, rec.Output.Offset, len(a.output))
+					}
+					a.output = append(a.output, rec.Output.Data...)
+				}
+				a.verdict = rec.Verdict
+			}
+			out.Acks = append(out.Acks, wire.JournalAck{AttemptID: b.AttemptID, N: int64(len(a.records)), Ended: a.verdict != nil})
+		}
+	})
+	return out, 200
+}
+
+func (f *fakeAPI) release(_ *http.Request, in wire.ReleaseRequest) (wire.ReleaseAnswer, int) {
+	var out wire.ReleaseAnswer
+	f.change(func() {
+		for _, l := range in.Leases {
+			f.released = append(f.released, l.AttemptID)
+			out.Released = append(out.Released, l.AttemptID)
+		}
+	})
+	return out, 200
+}
+
+func (f *fakeAPI) artifact(w http.ResponseWriter, r *http.Request) {
+	raw, err := io.ReadAll(r.Body)
+	sum := sha256.Sum256(raw)
+	if err != nil || hex.EncodeToString(sum[:]) != r.PathValue("sha") {
+		f.t.Errorf("artifact %s: %v", r.PathValue("sha"), err)
+	}
+	f.change(func() { f.artifacts[r.PathValue("sha")] = string(raw) })
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// verdict waits for the attempt's verdict and returns its attempt.
+func (f *fakeAPI) verdict(id string) *fakeAttempt {
+	f.t.Helper()
+	f.until("verdict of "+id, func() bool { return f.attempts[id].verdict != nil })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.attempts[id]
+}
+
+func lease(id string, argv ...string) wire.Lease {
+	return wire.Lease{
+		Fence:    wire.Fence{AttemptID: id, Generation: 1, Attempt: 1, Epoch: 1},
+		TenantID: "acme", RunID: "run-1", StepID: "s-" + id, StepName: id, Tool: "exec", Driver: "memory",
+		Command: wire.Command{Argv: argv, Env: map[string]string{"PATH": "/bin", "A": "b"}}, Network: step.NetworkNone,
+		Resources: step.Resources{OutputKB: 1 << 20}, OnOutput: step.OutputTruncate, Workspace: step.WorkspaceStep,
+		TimeoutMS: 60_000, GraceMS: 50,
+	}
+}
+
+func text(a *fakeAttempt) string { return strings.TrimSpace(string(a.output)) }

@@ -1,0 +1,132 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// gatherOutput is how long a small piece of output waits for more, so that a
+// million tiny writes do not become a million records.
+const gatherOutput = 5 * time.Millisecond
+
+// output brings a step's output into the journal, each byte once and in order
+// however often the stream is begun anew, and keeps the first bytes of each
+// stream for the verdict.
+type output struct {
+	a *attempt
+
+	mu     sync.Mutex
+	seen   int64 // the offset up to which the streams were taken in here
+	stored int64 // the offset up to which output is journaled or pending
+	stream driver.Stream
+	buf    []byte // pending, of one stream
+	timer  *time.Timer
+	err    error // a write to the journal failed
+
+	stdout, stderr         []byte
+	stdoutMore, stderrMore bool
+}
+
+func newOutput(a *attempt) *output {
+	o := &output{a: a, stored: a.journal.Position().Output}
+	o.timer = time.AfterFunc(time.Hour, o.flush)
+	o.timer.Stop()
+	return o
+}
+
+// resume is the offset to attach from. A process that did not start the step
+// reads from the first byte, for the verdict's sake; what the journal has
+// already is not written again.
+func (o *output) resume() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.seen
+}
+
+// write takes in a piece of output. Its data is the driver's again afterwards.
+func (o *output) write(e driver.ExecEvent) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
+	data, at := e.Data, e.Offset
+	if at > o.seen {
+		return step.Errorf(step.KindInternal, "output at %d does not follow on %d", at, o.seen)
+	}
+	if skip := o.seen - at; skip >= int64(len(data)) {
+		return nil
+	} else if skip > 0 {
+		data, at = data[skip:], o.seen
+	}
+	o.seen += int64(len(data))
+	o.head(e.Stream, data)
+	if skip := o.stored - at; skip >= int64(len(data)) {
+		return nil
+	} else if skip > 0 {
+		data = data[skip:]
+	}
+	if e.Stream != o.stream {
+		o.put()
+		o.stream = e.Stream
+	}
+	for len(data) > 0 {
+		n := min(len(data), wire.MaxOutputRecord-len(o.buf))
+		o.buf, data = append(o.buf, data[:n]...), data[n:]
+		o.stored += int64(n)
+		if len(o.buf) == wire.MaxOutputRecord {
+			o.put()
+		}
+	}
+	if len(o.buf) > 0 {
+		o.timer.Reset(gatherOutput)
+	}
+	return o.err
+}
+
+func (o *output) head(s driver.Stream, data []byte) {
+	into, more := &o.stdout, &o.stdoutMore
+	if s == driver.Stderr {
+		into, more = &o.stderr, &o.stderrMore
+	}
+	n := min(len(data), wire.MaxVerdictStream-len(*into))
+	*into = append(*into, data[:n]...)
+	*more = *more || n < len(data)
+}
+
+// put journals what is pending. The lock is held.
+func (o *output) put() {
+	if len(o.buf) == 0 || o.err != nil {
+		return
+	}
+	stream := wire.Stdout
+	if o.stream == driver.Stderr {
+		stream = wire.Stderr
+	}
+	o.err = o.a.append(wire.Record{Type: wire.RecordOutput, Output: &wire.OutputRecord{
+		Stream: stream, Offset: o.stored - int64(len(o.buf)), Data: o.buf,
+	}})
+	o.buf = o.buf[:0]
+}
+
+// flush journals what is pending now.
+func (o *output) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer.Stop()
+	o.put()
+}
+
+// record is the verdict's record as far as output goes.
+func (o *output) record() wire.VerdictRecord {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return wire.VerdictRecord{
+		Stdout: o.stdout, StdoutTruncated: o.stdoutMore,
+		Stderr: o.stderr, StderrTruncated: o.stderrMore,
+	}
+}

@@ -1,0 +1,167 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+const (
+	shipBudget  = 2 << 20              // bytes of records in one request, as they lie in the journals
+	shipPerStep = 512 << 10            // of one attempt, so that a flood does not hold up the others
+	shipGather  = 2 * time.Millisecond // for more records, when the last request is not long ago
+	shipLater   = 30 * time.Second     // before what the API refuses is offered again
+)
+
+// ship sends what the journals hold, all attempts together, one request at a
+// time, and drops what is acknowledged. An API that is away is waited for.
+func (w *Worker) ship(ctx context.Context) error {
+	retry := newRetry()
+	later := time.NewTicker(shipLater)
+	defer later.Stop()
+	poke(w.dirty) // what an earlier process left
+	var last time.Time
+	for {
+		select {
+		case <-w.dirty:
+		case <-later.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if time.Since(last) < 10*shipGather {
+			timer := time.NewTimer(shipGather)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return nil
+			}
+		}
+		for {
+			more, err := w.shipOnce(ctx)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				w.log.Warn("journal not shipped yet", "err", err)
+				if step.Is(err, step.KindConflict) {
+					if err := w.register(ctx); err != nil {
+						return err
+					}
+				}
+				if err := retry.sleep(ctx, err); err != nil {
+					return err
+				}
+				continue
+			}
+			retry.reset()
+			if !more {
+				break
+			}
+		}
+		last = time.Now()
+	}
+}
+
+// shipOnce sends one request with what there is, and reports whether there is
+// more. Only the shipper calls it.
+func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
+	me := w.identity()
+	in := wire.JournalRequest{WorkerID: me.WorkerID, Incarnation: w.incarnation}
+	sent := map[string]*attempt{}
+	budget, records := shipBudget, 0
+	for _, a := range w.all() {
+		if a.isFenced() {
+			continue
+		}
+		p := a.journal.Position()
+		if p.Last < a.next {
+			continue
+		}
+		if budget <= 0 {
+			more = true
+			break
+		}
+		recs, err := a.journal.Read(a.next, min(budget, shipPerStep))
+		if err != nil {
+			if a.isFenced() {
+				continue
+			}
+			// What cannot be read back cannot be told: the lease runs out.
+			a.log.Error("journal unreadable", "err", err)
+			a.fence()
+			continue
+		}
+		for _, r := range recs {
+			budget -= 256
+			if r.Output != nil {
+				budget -= len(r.Output.Data) * 4 / 3
+			}
+			if r.Verdict != nil {
+				budget -= (len(r.Verdict.Stdout) + len(r.Verdict.Stderr)) * 4 / 3
+			}
+		}
+		records += len(recs)
+		more = more || recs[len(recs)-1].N < p.Last
+		in.Batches = append(in.Batches, wire.JournalBatch{Fence: a.lease.Fence, Records: recs})
+		sent[a.id] = a
+	}
+	if len(in.Batches) == 0 {
+		return false, nil
+	}
+	got, err := w.cfg.API.Journal(ctx, in)
+	w.cfg.Observer.Shipped(records, err)
+	if err != nil {
+		if len(in.Batches) > 1 && (step.Is(err, step.KindInvalid) || step.Is(err, step.KindTooLarge)) {
+			return w.shipApart(ctx, in, sent)
+		}
+		return false, err
+	}
+	w.acknowledge(got, sent)
+	return more, nil
+}
+
+// shipApart sends the batches of a request that was refused one by one, so
+// that one bad one does not hold up the rest.
+func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map[string]*attempt) (bool, error) {
+	for _, b := range in.Batches {
+		one := in
+		one.Batches = []wire.JournalBatch{b}
+		got, err := w.cfg.API.Journal(ctx, one)
+		switch {
+		case err == nil:
+			w.acknowledge(got, sent)
+		case step.Is(err, step.KindInvalid), step.Is(err, step.KindTooLarge):
+			sent[b.AttemptID].log.Error("the API refuses the journal; it is dropped", "err", err)
+			sent[b.AttemptID].fence()
+		default:
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (w *Worker) acknowledge(got wire.JournalAnswer, sent map[string]*attempt) {
+	for _, ack := range got.Acks {
+		a := sent[ack.AttemptID]
+		if a == nil {
+			continue
+		}
+		if err := a.journal.Ack(ack.N); err != nil {
+			a.log.Error("acknowledgement", "err", err)
+			continue
+		}
+		a.next = max(a.next, ack.N+1)
+		if ack.Ended {
+			a.reported()
+		}
+	}
+	for _, id := range got.Discard {
+		if a := sent[id]; a != nil {
+			a.log.Warn("the API has closed the attempt")
+			a.fence()
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+	"github.com/nofx-run/nofx/test/e2e/harness"
+)
+
+func TestMain(m *testing.M) {
+	fmt.Println(Machine())
+	os.Exit(m.Run())
+}
+
+func trueStep(name string) wire.PlanStep {
+	return wire.PlanStep{Name: name, Tool: "exec", Workspace: step.WorkspaceStep, Inputs: json.RawMessage(`{"argv":["/bin/true"]}`)}
+}
+
+func echoStep(name string) wire.PlanStep {
+	return wire.PlanStep{Name: name, Tool: "test:echo", Workspace: step.WorkspaceStep, Inputs: json.RawMessage(`{"msg":"hello"}`)}
+}
+
+// finish submits a run and returns when its terminal event has arrived over
+// the event stream.
+func finish(ctx context.Context, s *harness.System, steps ...wire.PlanStep) error {
+	run, err := s.API().Submit(ctx, wire.SubmitRun{Plan: wire.Plan{Goal: "bench", Steps: steps}}, "")
+	if err != nil {
+		return err
+	}
+	var end step.EventType
+	err = s.API().Events(ctx, run.ID, "", func(batch []step.Event) error {
+		for _, e := range batch {
+			switch e.Type {
+			case step.EventRunSucceeded, step.EventRunFailed, step.EventRunCancelled:
+				end = e.Type
+			}
+		}
+		return nil
+	})
+	if err == nil && end != step.EventRunSucceeded {
+		err = fmt.Errorf("run %s ended with %q", run.ID, end)
+	}
+	return err
+}
+
+func report(b *testing.B, s *Sample) {
+	b.Helper()
+	for name, q := range map[string]float64{"p10-ms": 0.1, "p50-ms": 0.5, "p90-ms": 0.9, "p99-ms": 0.99, "max-ms": 1} {
+		if v := s.Quantile(q); !math.IsInf(v, 1) {
+			b.ReportMetric(v, name)
+		}
+	}
+	b.ReportMetric(float64(s.Failed), "failed")
+	b.ReportMetric(0, "ns/op") // the mean over everything says nothing
+}
+
+// BenchmarkIdleStep is one step from POST to its terminal event on a system
+// that does nothing else, one after the other, in turns with a bare
+// fork+exec of the same program.
+func BenchmarkIdleStep(b *testing.B) {
+	const warmup, rounds = 20, 200
+	s := harness.Start(b)
+	var ours, bare Sample
+	for i := range warmup + rounds {
+		start := time.Now()
+		err := finish(b.Context(), s, trueStep("a"))
+		took := time.Since(start)
+		start = time.Now()
+		if err := exec.CommandContext(b.Context(), "/bin/true").Run(); err != nil {
+			b.Fatal(err)
+		}
+		if i < warmup {
+			continue
+		}
+		bare.Times = append(bare.Times, time.Since(start))
+		if err != nil {
+			ours.Failed++
+			b.Log(err)
+			continue
+		}
+		ours.Times = append(ours.Times, took)
+	}
+	report(b, &ours)
+	b.ReportMetric(bare.Quantile(0.5), "bare-exec-p50-ms")
+	memory(b, s)
+}
+
+// BenchmarkThroughput is 2,000 steps in 20 runs, submitted at once.
+func BenchmarkThroughput(b *testing.B) {
+	for name, of := range map[string]func(string) wire.PlanStep{"exec": trueStep, "echo": echoStep} {
+		b.Run(name, func(b *testing.B) {
+			const runs, perRun = 20, 100
+			s := harness.Start(b)
+			if err := finish(b.Context(), s, of("warm-up")); err != nil {
+				b.Fatal(err)
+			}
+			var steps []wire.PlanStep
+			for i := range perRun {
+				steps = append(steps, of(fmt.Sprint("s", i)))
+			}
+			var mu sync.Mutex
+			var each Sample
+			var group sync.WaitGroup
+			start := time.Now()
+			for range runs {
+				group.Go(func() {
+					begun := time.Now()
+					err := finish(b.Context(), s, steps...)
+					mu.Lock()
+					defer mu.Unlock()
+					if err != nil {
+						each.Failed++
+						b.Log(err)
+						return
+					}
+					each.Times = append(each.Times, time.Since(begun))
+				})
+			}
+			group.Wait()
+			b.ReportMetric(runs*perRun/time.Since(start).Seconds(), "steps/s")
+			b.ReportMetric(each.Quantile(0.5), "run-p50-ms")
+			b.ReportMetric(each.Quantile(0.99), "run-p99-ms")
+			b.ReportMetric(float64(each.Failed), "failed")
+			b.ReportMetric(0, "ns/op")
+			memory(b, s)
+		})
+	}
+}
+
+func memory(b *testing.B, s *harness.System) {
+	b.Helper()
+	b.ReportMetric(RSS(s.Pid("nofxd")), "nofxd-MiB")
+	b.ReportMetric(RSS(s.Pid("nofx-api")), "nofx-api-MiB")
+	b.ReportMetric(RSS(s.Pid("nofx-driver-local")), "driver-MiB")
+}

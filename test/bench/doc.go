@@ -1,0 +1,9 @@
+// Package bench measures the whole system, the real processes with what
+// production has on: row level security, journal, TLS, caps, seccomp, and a
+// Postgres that fsyncs. Run it with
+//
+//	make bench
+//
+// which measures bare sandboxes next to their peers too. Times of one run are
+// good for that run and machine only; quote ratios from the same run.
+package bench

@@ -23,7 +23,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 	l := w.one()
 	v := exit(0)
 	v.Artifacts = []step.Artifact{{Name: "x", SHA256: sum("x"), Size: 1}}
-	if err := w.PutArtifact(t.Context(), l.Fence, sum("x"), 1, strings.NewReader("x")); err != nil {
+	if err := w.PutArtifact(t.Context(), w.id, w.incarnation, l.Fence, sum("x"), 1, strings.NewReader("x")); err != nil {
 		t.Fatal(err)
 	}
 	w.finish(l, v, "out")

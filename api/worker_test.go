@@ -80,7 +80,7 @@ func TestStaleFence(t *testing.T) {
 		if err != nil || len(rel.Released) != 0 {
 			t.Errorf("%s: release %+v %v", name, rel, err)
 		}
-		if err := w.PutArtifact(t.Context(), f, sum("x"), 1, strings.NewReader("x")); !step.Is(err, step.KindConflict) {
+		if err := w.PutArtifact(t.Context(), w.id, w.incarnation, f, sum("x"), 1, strings.NewReader("x")); !step.Is(err, step.KindConflict) {
 			t.Errorf("%s: artifact %v", name, err)
 		}
 	}
@@ -304,11 +304,11 @@ func TestArtifacts(t *testing.T) {
 	if _, err := w.ship(wire.JournalBatch{Fence: l.Fence, Records: records(v)}); !step.Is(err, step.KindInvalid) {
 		t.Errorf("verdict before the upload: %v", err)
 	}
-	if err := w.PutArtifact(t.Context(), l.Fence, sum("other"), int64(len(body)), strings.NewReader(body)); !step.Is(err, step.KindInvalid) {
+	if err := w.PutArtifact(t.Context(), w.id, w.incarnation, l.Fence, sum("other"), int64(len(body)), strings.NewReader(body)); !step.Is(err, step.KindInvalid) {
 		t.Errorf("wrong hash: %v", err)
 	}
 	for range 2 { // a repeat is harmless
-		if err := w.PutArtifact(t.Context(), l.Fence, sum(body), int64(len(body)), strings.NewReader(body)); err != nil {
+		if err := w.PutArtifact(t.Context(), w.id, w.incarnation, l.Fence, sum(body), int64(len(body)), strings.NewReader(body)); err != nil {
 			t.Fatal(err)
 		}
 	}

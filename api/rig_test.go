@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // rig is a whole API over real HTTPS and a database of its own.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	db    testpg.Database
 	roots *x509.CertPool
 	cfg   api.Config
@@ -51,7 +51,7 @@ type rig struct {
 }
 
 // newRig starts it; change may adjust the configuration.
-func newRig(t *testing.T, change ...func(*api.Config)) *rig {
+func newRig(t testing.TB, change ...func(*api.Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, db: server.Database(t), log: &buffer{}, keys: map[string]string{}}
 	dir := t.TempDir()
@@ -300,7 +300,7 @@ func cause(c step.Cause) wire.VerdictRecord {
 	return wire.VerdictRecord{Verdict: step.Verdict{Cause: c, Attested: step.AttestedKernel}}
 }
 
-func certificate(t *testing.T, dir string) (certFile, keyFile string) {
+func certificate(t testing.TB, dir string) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -362,7 +362,7 @@ func (r *rig) again(name string) *client.Client {
 }
 
 // in is the rig for a subtest.
-func (r *rig) in(t *testing.T) *rig {
+func (r *rig) in(t testing.TB) *rig {
 	sub := *r
 	sub.t = t
 	return &sub

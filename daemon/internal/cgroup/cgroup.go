@@ -7,6 +7,14 @@
 //	  nofx-<tenant>.slice/        the tenant's, for caps over all of its steps
 //	    <attempt>/                one per attempt: the caps of its step
 //	  supervisors/                the sandboxes' supervisors, outside every cap
+//	  plugin_<name>/              a driver plugin
+//
+// Under systemd with cgroup v2 the slices are units of systemd's, and what is
+// in them is in a scope that it delegates:
+//
+//	nofx.slice/
+//	  nofx-<tenant>.slice/nofx-<tenant>.steps.scope/<attempt>/
+//	  nofx.host.scope/supervisors/, plugin_<name>/
 //
 // Limits are set before the first process enters. A group that was killed is
 // never used again: on v2, later children would be killed with it.
@@ -36,14 +44,16 @@ var v1Controllers = [...]string{"cpu", "cpuacct", "memory", "pids", "freezer"}
 
 // Tree is the daemon's part of the host's control groups.
 type Tree struct {
-	root string // below a mount point
-	v2   bool
-	v1   []string // the folders that v1 groups live in, one a hierarchy
-	ctl  map[string]string
+	root  string // below a mount point
+	v2    bool
+	units *units   // nil without systemd, and on v1
+	v1    []string // the folders that v1 groups live in, one a hierarchy
+	ctl   map[string]string
 }
 
 // Open finds out which version the host has and makes the root group. On a
-// hybrid host the controllers are v1's, so v1 it is.
+// hybrid host the controllers are v1's, so v1 it is. Under systemd with v2 the
+// root is the name of a slice, which comes with the first scope in it.
 func Open(root string) (*Tree, error) {
 	if root == "" || strings.HasPrefix(root, "/") || strings.Contains("/"+root+"/", "/../") {
 		return nil, step.Errorf(step.KindInvalid, "cgroup_root %q is not a path below the mount point", root)
@@ -52,6 +62,10 @@ func Open(root string) (*Tree, error) {
 	switch cgroups.Mode() {
 	case cgroups.Unified:
 		t.v2 = true
+		var err error
+		if t.units, err = newUnits(t.root); err != nil || t.units != nil {
+			return t, err
+		}
 		return t, t.makeV2(t.root)
 	case cgroups.Legacy, cgroups.Hybrid:
 		for _, c := range v1Controllers {
@@ -102,10 +116,8 @@ func (t *Tree) addV1(controller string) error {
 func (t *Tree) makeV2(rel string) error {
 	dir := mountPoint
 	for _, part := range strings.Split(rel, "/") {
-		if err := write(filepath.Join(dir, "cgroup.subtree_control"), "+cpu +memory +pids +io"); err != nil {
-			if err := write(filepath.Join(dir, "cgroup.subtree_control"), "+cpu +memory +pids"); err != nil {
-				return fmt.Errorf("cgroup %s: controllers for its children: %w", dir, err)
-			}
+		if err := controllers(dir); err != nil {
+			return err
 		}
 		dir = filepath.Join(dir, part)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -115,6 +127,28 @@ func (t *Tree) makeV2(rel string) error {
 	return nil
 }
 
+// controllers switches on what attempts need for a group's children. A kernel
+// may come without io.
+func controllers(dir string) error {
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	if write(file, "+cpu +memory +pids +io") == nil {
+		return nil
+	}
+	if err := write(file, "+cpu +memory +pids"); err != nil {
+		return fmt.Errorf("cgroup %s: controllers for its children: %w", dir, err)
+	}
+	return nil
+}
+
+// host makes the v2 group that supervisors and plugins have theirs in.
+func (t *Tree) host() (string, error) {
+	if t.units != nil {
+		return t.units.host(), t.units.ensure(t.units.host())
+	}
+	dir := filepath.Join(mountPoint, t.root)
+	return dir, controllers(dir)
+}
+
 // V2 reports whether the host's controllers are cgroup v2's.
 func (t *Tree) V2() bool { return t.v2 }
 
@@ -122,7 +156,11 @@ func (t *Tree) V2() bool { return t.v2 }
 // step's caps.
 func (t *Tree) Supervisors() (driver.Cgroup, error) {
 	if t.v2 {
-		dir := filepath.Join(mountPoint, t.root, "supervisors")
+		host, err := t.host()
+		if err != nil {
+			return driver.Cgroup{}, err
+		}
+		dir := filepath.Join(host, "supervisors")
 		return driver.Cgroup{V2: dir}, exists(os.Mkdir(dir, 0o755))
 	}
 	g := driver.Cgroup{V1: map[string]string{}}
@@ -156,10 +194,14 @@ func write(file, value string) error {
 func Name(attempt string) string { return safe(attempt) }
 
 // safe is a name that can be a folder's, whatever was in it: letters, digits,
-// dots and underscores stay, everything else becomes an underscore. Dashes go
-// too, for systemd reads them as slashes in a slice's name.
+// dots and underscores stay. A dash becomes a dot, for systemd reads it as a
+// slash in a slice's name and an underscore could be another tenant's; neither
+// a tenant's nor an attempt's id has dots. The rest becomes underscores.
 func safe(name string) string {
 	return strings.Map(func(r rune) rune {
+		if r == '-' {
+			return '.'
+		}
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '.' {
 			return r
 		}

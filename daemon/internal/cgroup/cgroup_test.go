@@ -6,18 +6,25 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/cgroups/v3"
+	"github.com/coreos/go-systemd/v22/util"
+
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// open makes a tree of the test's own and removes it at the end.
+// open makes a tree of the test's own and removes it at the end. Under systemd
+// its root is a slice.
 func open(t *testing.T) *Tree {
 	t.Helper()
-	tree, err := Open(fmt.Sprintf("nofxtest-%08x/daemon", rand.Uint32()))
+	root := fmt.Sprintf("nofxtest-%08x/daemon", rand.Uint32())
+	if cgroups.Mode() == cgroups.Unified && util.IsRunningSystemd() {
+		root = fmt.Sprintf("nofxtest_%08x.slice", rand.Uint32())
+	}
+	tree, err := Open(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,8 +32,8 @@ func open(t *testing.T) *Tree {
 		if err := tree.RemoveAll(within(t)); err != nil {
 			t.Error(err)
 		}
-		for _, dir := range tree.v1 {
-			if _, err := os.Stat(filepath.Dir(dir)); !os.IsNotExist(err) {
+		for _, dir := range tree.roots() {
+			if _, err := os.Stat(dir); !os.IsNotExist(err) {
 				t.Errorf("%s is left: %v", dir, err)
 			}
 		}
@@ -133,7 +140,7 @@ func TestAttemptsAreFound(t *testing.T) {
 	for _, f := range found {
 		got[f.Tenant+"/"+f.Attempt] = true
 	}
-	if len(found) != 2 || !got["acme/a_1"] || !got["acme/a_2"] {
+	if len(found) != 2 || !got["acme/a.1"] || !got["acme/a.2"] {
 		t.Errorf("found %v", got)
 	}
 }

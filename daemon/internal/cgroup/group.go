@@ -29,19 +29,30 @@ type Group struct {
 
 // Group names an attempt's group, whether it exists or not.
 func (t *Tree) Group(tenant, attempt string) *Group {
-	return &Group{tree: t, tenant: "nofx-" + safe(tenant) + ".slice", attempt: safe(attempt)}
+	return &Group{tree: t, tenant: safe(tenant), attempt: safe(attempt)}
 }
 
 // Cgroup is where a driver puts the attempt's processes.
 func (g *Group) Cgroup() driver.Cgroup {
 	if g.tree.v2 {
-		return driver.Cgroup{V2: filepath.Join(mountPoint, g.tree.root, g.tenant, g.attempt)}
+		return driver.Cgroup{V2: filepath.Join(g.parent(), g.attempt)}
 	}
 	c := driver.Cgroup{V1: make(map[string]string, len(g.tree.ctl))}
 	for name, dir := range g.tree.ctl {
-		c.V1[name] = filepath.Join(dir, g.tenant, g.attempt)
+		c.V1[name] = filepath.Join(dir, slice(g.tenant), g.attempt)
 	}
 	return c
+}
+
+// slice is a tenant's folder where the daemon makes it by itself.
+func slice(tenant string) string { return "nofx-" + tenant + ".slice" }
+
+// parent is the v2 group that the tenant's attempts have theirs in.
+func (g *Group) parent() string {
+	if g.tree.units != nil {
+		return g.tree.units.scope(g.tenant)
+	}
+	return filepath.Join(mountPoint, g.tree.root, slice(g.tenant))
 }
 
 // folders are the group's, one a hierarchy.
@@ -51,7 +62,7 @@ func (g *Group) folders() []string {
 	}
 	dirs := make([]string, 0, len(g.tree.v1))
 	for _, dir := range g.tree.v1 {
-		dirs = append(dirs, filepath.Join(dir, g.tenant, g.attempt))
+		dirs = append(dirs, filepath.Join(dir, slice(g.tenant), g.attempt))
 	}
 	return dirs
 }
@@ -60,13 +71,8 @@ func (g *Group) folders() []string {
 // already is refused as a conflict: it may have been killed. When it fails,
 // nothing is left.
 func (g *Group) Make(r step.Resources) (err error) {
-	if g.tree.v2 {
-		if err := g.tree.makeV2(filepath.Join(g.tree.root, g.tenant)); err != nil {
-			return err
-		}
-		if err := write(filepath.Join(mountPoint, g.tree.root, g.tenant, "cgroup.subtree_control"), "+cpu +memory +pids"); err != nil {
-			return err
-		}
+	if err := g.makeParent(); err != nil {
+		return err
 	}
 	var made []string
 	defer func() {
@@ -79,7 +85,8 @@ func (g *Group) Make(r step.Resources) (err error) {
 	for _, dir := range g.folders() {
 		err := os.Mkdir(dir, 0o755)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = exists(os.Mkdir(filepath.Dir(dir), 0o755)); err == nil {
+			// v1 has no parent yet, or somebody stopped the scope.
+			if err = g.makeParentAnew(dir); err == nil {
 				err = os.Mkdir(dir, 0o755)
 			}
 		}
@@ -92,6 +99,28 @@ func (g *Group) Make(r step.Resources) (err error) {
 		made = append(made, dir)
 	}
 	return g.limit(r)
+}
+
+// makeParent makes the v2 group above the attempt's.
+func (g *Group) makeParent() error {
+	switch {
+	case !g.tree.v2:
+		return nil
+	case g.tree.units != nil:
+		return g.tree.units.ensure(g.parent())
+	}
+	if err := g.tree.makeV2(filepath.Join(g.tree.root, slice(g.tenant))); err != nil {
+		return err
+	}
+	return controllers(g.parent())
+}
+
+func (g *Group) makeParentAnew(dir string) error {
+	if g.tree.units != nil {
+		g.tree.units.forget(g.parent())
+		return g.makeParent()
+	}
+	return exists(os.Mkdir(filepath.Dir(dir), 0o755))
 }
 
 // limit sets the caps that r asks for.

@@ -22,11 +22,11 @@ func (t *Tree) PlacePlugin(name string, pid int) error {
 	child := "plugin_" + safe(name)
 	memory, tasks := strconv.Itoa(pluginMemory), strconv.Itoa(pluginTasks)
 	if t.v2 {
-		dir := filepath.Join(mountPoint, t.root, child)
-		if err := write(filepath.Join(mountPoint, t.root, "cgroup.subtree_control"), "+cpu +memory +pids"); err != nil {
+		host, err := t.host()
+		if err != nil {
 			return err
 		}
-		return place(dir, pid, [2]string{"memory.max", memory}, [2]string{"pids.max", tasks})
+		return place(filepath.Join(host, child), pid, [2]string{"memory.max", memory}, [2]string{"pids.max", tasks})
 	}
 	for controller, dir := range t.ctl {
 		var limits [][2]string

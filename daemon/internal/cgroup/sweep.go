@@ -20,27 +20,34 @@ type Found struct {
 // Attempts lists the attempts' groups that exist below the root, in any
 // hierarchy.
 func (t *Tree) Attempts() ([]Found, error) {
-	roots := t.v1
-	if t.v2 {
-		roots = []string{filepath.Join(mountPoint, t.root)}
-	}
 	var all []Found
-	for _, root := range roots {
+	for _, root := range t.roots() {
 		tenants, err := folders(root)
 		if err != nil {
 			return nil, err
 		}
-		for _, slice := range tenants {
-			tenant, ours := strings.CutPrefix(slice, "nofx-")
+		for _, name := range tenants {
+			prefix := "nofx-"
+			if t.units != nil {
+				prefix = t.units.prefix + "-"
+			}
+			tenant, ours := strings.CutPrefix(name, prefix)
 			tenant, whole := strings.CutSuffix(tenant, ".slice")
-			if !ours || !whole {
+			if !ours || !whole || strings.Contains(tenant, "-") {
 				continue
 			}
-			attempts, err := folders(filepath.Join(root, slice))
+			dir := filepath.Join(root, name)
+			if t.units != nil {
+				dir = t.units.scope(tenant)
+			}
+			attempts, err := folders(dir)
 			if err != nil {
 				return nil, err
 			}
 			for _, a := range attempts {
+				if a == holder {
+					continue
+				}
 				if !slices.ContainsFunc(all, func(f Found) bool { return f.Tenant == tenant && f.Attempt == a }) {
 					all = append(all, Found{Group: t.Group(tenant, a), Tenant: tenant, Attempt: a})
 				}
@@ -48,6 +55,17 @@ func (t *Tree) Attempts() ([]Found, error) {
 		}
 	}
 	return all, nil
+}
+
+// roots are the folders of the root group, one a hierarchy.
+func (t *Tree) roots() []string {
+	switch {
+	case !t.v2:
+		return t.v1
+	case t.units != nil:
+		return []string{t.units.dir}
+	}
+	return []string{filepath.Join(mountPoint, t.root)}
 }
 
 // RemoveAll kills and removes every group below the root, and the root.
@@ -61,12 +79,11 @@ func (t *Tree) RemoveAll(ctx context.Context) error {
 			return err
 		}
 	}
-	roots := t.v1
-	if t.v2 {
-		roots = []string{filepath.Join(mountPoint, t.root)}
+	if t.units != nil {
+		return t.units.stop(ctx)
 	}
 	var errs []error
-	for _, root := range roots {
+	for _, root := range t.roots() {
 		children, err := folders(root)
 		if err != nil {
 			return err

@@ -138,7 +138,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	tree, err := cgroup.Open(fmt.Sprintf("nofxtest-%08x", rand.Uint32()))
+	tree, err := cgroup.Open(fmt.Sprintf("nofxtest_%08x.slice", rand.Uint32()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func TestExec(t *testing.T) {
 	})
 
 	t.Run("the verdict as JSON", func(t *testing.T) {
-		r := s.Nofx("", "exec", "--json", "--cpu", "0.5", "--pids", "64", "--", "sh", "-c", "head -c 20000000 /dev/zero | tail -c 1 | wc -c; exit 5")
+		r := s.Nofx("", "exec", "--json", "--cpu", "0.5", "--pids", "64", "--", "sh", "-c", "head -c 20000000 /dev/zero | tail -c 15000000 | wc -c; exit 5")
 		lines := strings.Split(strings.TrimSpace(r.Stderr), "\n")
 		var v struct {
 			step.Verdict

@@ -176,57 +176,69 @@ func (g *Group) limit(r step.Resources) error {
 // ctx ends.
 func (g *Group) Kill(ctx context.Context) error {
 	for _, dir := range g.folders() {
-		if g.tree.v2 {
-			if err := write(filepath.Join(dir, "cgroup.kill"), "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		for {
-			pids, err := processes(dir)
-			if err != nil {
-				return err
-			}
-			if len(pids) == 0 {
-				break
-			}
-			if !g.tree.v2 {
-				for _, pid := range pids {
-					// A pid read from the group may have ended since; its number is
-					// not given to a new process this soon.
-					if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-						return fmt.Errorf("kill %d of %s: %w", pid, dir, err)
-					}
-				}
-			}
-			if err := pause(ctx, dir+": processes do not die"); err != nil {
-				return err
-			}
+		if err := kill(ctx, dir); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// kill ends every process of a group, on v2 at once, else one by one.
+func kill(ctx context.Context, dir string) error {
+	err := write(filepath.Join(dir, "cgroup.kill"), "1")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for oneByOne := err != nil; ; {
+		pids, err := processes(dir)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		for _, pid := range pids {
+			if !oneByOne {
+				break
+			}
+			// A pid read from the group may have ended since; its number is not
+			// given to a new process this soon.
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("kill %d of %s: %w", pid, dir, err)
+			}
+		}
+		if err := pause(ctx, dir+": processes do not die"); err != nil {
+			return err
+		}
+	}
 }
 
 // Remove kills what is in the group and removes it. A group that is not there
 // is no error.
 func (g *Group) Remove(ctx context.Context) error {
 	for _, dir := range g.folders() {
-		for {
-			err := os.Remove(dir)
-			if err == nil || errors.Is(err, fs.ErrNotExist) {
-				break
-			}
-			if !errors.Is(err, syscall.EBUSY) {
-				return err
-			}
-			if err := g.Kill(ctx); err != nil {
-				return err
-			}
-			if err := pause(ctx, dir+": it stays busy"); err != nil {
-				return err
-			}
+		if err := remove(ctx, dir); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// remove kills what is in a group and removes it. The kernel may call a group
+// busy for a moment after its last process or child has gone.
+func remove(ctx context.Context, dir string) error {
+	for {
+		err := os.Remove(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		if err := kill(ctx, dir); err != nil {
+			return err
+		}
+		if err := pause(ctx, dir+": it stays busy"); err != nil {
+			return err
+		}
+	}
 }
 
 func pause(ctx context.Context, what string) error {

@@ -82,22 +82,25 @@ func (t *Tree) RemoveAll(ctx context.Context) error {
 	if t.units != nil {
 		return t.units.stop(ctx)
 	}
-	var errs []error
 	for _, root := range t.roots() {
 		children, err := folders(root)
 		if err != nil {
 			return err
 		}
 		for _, child := range children {
-			errs = append(errs, gone(os.Remove(filepath.Join(root, child))))
+			if err := remove(ctx, filepath.Join(root, child)); err != nil {
+				return err
+			}
+		}
+		if err := remove(ctx, root); err != nil {
+			return err
 		}
 		// The folders above were there before, or are shared: they go when empty.
-		errs = append(errs, gone(os.Remove(root)))
 		for dir := filepath.Dir(t.root); dir != "."; dir = filepath.Dir(dir) {
 			_ = os.Remove(filepath.Join(strings.TrimSuffix(root, t.root), dir))
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func gone(err error) error {

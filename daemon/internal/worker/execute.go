@@ -84,13 +84,18 @@ func (a *attempt) left() time.Duration {
 	return a.until.Left()
 }
 
+// verdict is an exit as the API knows it: a code goes with the cause exit, a
+// signal with the cause signal, and neither with any other.
 func verdict(e *driver.Exit) step.Verdict {
 	v := step.Verdict{
-		Cause: e.Cause, Signal: e.Signal, Attested: e.Attested, Message: e.Message, Usage: e.Usage,
+		Cause: e.Cause, Attested: e.Attested, Message: e.Message, Usage: e.Usage,
 		Output: step.Output{StoredBytes: e.OutputBytes, TotalBytes: e.TotalBytes, Truncated: e.Truncated},
 	}
-	if e.Cause == step.CauseExit {
+	switch e.Cause {
+	case step.CauseExit:
 		v.ExitCode = &e.Code
+	case step.CauseSignal:
+		v.Signal = e.Signal
 	}
 	return v
 }

@@ -114,7 +114,7 @@ func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
 	got, err := w.cfg.API.Journal(ctx, in)
 	w.cfg.Observer.Shipped(records, err)
 	if err != nil {
-		if len(in.Batches) > 1 && (step.Is(err, step.KindInvalid) || step.Is(err, step.KindTooLarge)) {
+		if step.Is(err, step.KindInvalid) || step.Is(err, step.KindTooLarge) {
 			return w.shipApart(ctx, in, sent)
 		}
 		return false, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,7 +72,11 @@ func (a *app) explain(err error) {
 	var e *step.Error
 	if errors.As(err, &e) {
 		for _, f := range e.Fields {
-			a.say("  %s: %s", render.Clean(f.Location), render.Clean(f.Message))
+			message := render.Clean(f.Message)
+			if v, ok := f.Value.(string); ok {
+				message = strconv.Quote(render.Clean(v)) + " " + message
+			}
+			a.say("  %s: %s", render.Clean(f.Location), message)
 		}
 	}
 }

@@ -46,7 +46,7 @@ func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, e
 	for _, h := range how {
 		if err := unix.PidfdSendSignal(fd, h.Signal, nil, 0); err != nil {
 			if errors.Is(err, unix.ESRCH) {
-				return true, removePid(runDir, name)
+				return true, errors.Join(reaped(ctx, want.Pid), removePid(runDir, name))
 			}
 			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
 		}
@@ -55,7 +55,7 @@ func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, e
 			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
 		}
 		if ended {
-			return true, removePid(runDir, name)
+			return true, errors.Join(reaped(ctx, want.Pid), removePid(runDir, name))
 		}
 	}
 	return true, fmt.Errorf("stale %s (pid %d) does not die", name, want.Pid)
@@ -79,6 +79,29 @@ func waitPidfd(ctx context.Context, fd int, d time.Duration) (bool, error) {
 		}
 		if n > 0 {
 			return true, nil
+		}
+	}
+}
+
+// reapTime is how long init may take to reap an orphan.
+const reapTime = 30 * time.Second
+
+// reaped waits until a process that has ended is gone from the process table.
+// Its successor may look for it there: Postgres does, by the pid in its lock
+// file, and a zombie passes for alive.
+func reaped(ctx context.Context, pid int) error {
+	ctx, cancel := context.WithTimeout(ctx, reapTime)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("process %d has ended, but nobody reaps it: %w", pid, context.Cause(ctx))
 		}
 	}
 }

@@ -100,20 +100,20 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	const body, other = `{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, `{"plan":{"goal":"h","steps":[{"name":"a","tool":"test:echo"}]}}`
 	resp, first := post(body, "X-Idempotency-Key", "abcdefgh", "X-Correlation-Id", "corr-1")
-	if resp.StatusCode != 201 || resp.Header.Get("X-Idempotency-Replayed") != "" || resp.Header.Get("X-Correlation-Id") != "corr-1" {
+	if resp.StatusCode != http.StatusCreated || resp.Header.Get("X-Idempotency-Replayed") != "" || resp.Header.Get("X-Correlation-Id") != "corr-1" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 	resp, again := post(strings.ReplaceAll(body, `":`, `" : `), "X-Idempotency-Key", "abcdefgh")
-	if resp.StatusCode != 201 || resp.Header.Get("X-Idempotency-Replayed") != "true" || again != first {
+	if resp.StatusCode != http.StatusCreated || resp.Header.Get("X-Idempotency-Replayed") != "true" || again != first {
 		t.Errorf("%d %v %+v", resp.StatusCode, resp.Header, again)
 	}
-	if resp, _ := post(other, "X-Idempotency-Key", "abcdefgh"); resp.StatusCode != 422 {
+	if resp, _ := post(other, "X-Idempotency-Key", "abcdefgh"); resp.StatusCode != http.StatusUnprocessableEntity {
 		t.Errorf("another body: %d", resp.StatusCode)
 	}
-	if resp, _ := post(body, "X-Idempotency-Key", "abcdefgh", "X-Project-Id", "p"); resp.StatusCode != 422 {
+	if resp, _ := post(body, "X-Idempotency-Key", "abcdefgh", "X-Project-Id", "p"); resp.StatusCode != http.StatusUnprocessableEntity {
 		t.Errorf("another project: %d", resp.StatusCode)
 	}
-	if resp, second := post(body); resp.StatusCode != 201 || second.ID == first.ID {
+	if resp, second := post(body); resp.StatusCode != http.StatusCreated || second.ID == first.ID {
 		t.Errorf("without a key: %d %+v", resp.StatusCode, second)
 	}
 	// Many at once make one run; those that come too early are told so.
@@ -186,7 +186,7 @@ func TestOpenRoutes(t *testing.T) {
 	r := newRig(t)
 	for _, path := range []string{"/health", "/metrics", "/openapi.json", "/openapi.yaml", "/docs"} {
 		for _, prefix := range []string{"", "/api"} {
-			if resp, body := r.call("GET", prefix+path, "", nil); resp.StatusCode != 200 {
+			if resp, body := r.call("GET", prefix+path, "", nil); resp.StatusCode != http.StatusOK {
 				t.Errorf("%s%s: %d %.200s", prefix, path, resp.StatusCode, body)
 			}
 		}
@@ -194,7 +194,7 @@ func TestOpenRoutes(t *testing.T) {
 	id := r.submit(`[{"name":"a","tool":"test:echo"}]`).ID
 	for _, path := range []string{"/runs", "/runs/" + id, "/runs/" + id + "/timeline", "/handlers", "/workers"} {
 		for _, prefix := range []string{"", "/api"} {
-			if resp, body := r.call("GET", prefix+path, r.keys["acme user"], nil); resp.StatusCode != 200 {
+			if resp, body := r.call("GET", prefix+path, r.keys["acme user"], nil); resp.StatusCode != http.StatusOK {
 				t.Errorf("%s%s: %d %.200s", prefix, path, resp.StatusCode, body)
 			}
 		}

@@ -150,7 +150,7 @@ func (r *rig) submit(steps string) wire.RunCreated {
 	r.t.Helper()
 	resp, raw := r.call("POST", "/api/runs", r.keys["acme user"], []byte(`{"plan":{"goal":"test","steps":`+steps+`}}`))
 	var out wire.RunCreated
-	if resp.StatusCode != 201 || json.Unmarshal(raw, &out) != nil {
+	if resp.StatusCode != http.StatusCreated || json.Unmarshal(raw, &out) != nil {
 		r.t.Fatalf("submit: %d %s", resp.StatusCode, raw)
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -327,7 +328,7 @@ func TestArtifacts(t *testing.T) {
 		t.Errorf("%q %v", got, err)
 	}
 	resp, part := r.call("GET", "/api/artifacts/"+strings.ReplaceAll(d.Artifacts[0].Path, " ", "%20"), r.keys["acme user"], nil, "Range", "bytes=4-")
-	if resp.StatusCode != 206 || string(part) != "bytes" || resp.Header.Get("Etag") != `"`+sum(body)+`"` {
+	if resp.StatusCode != http.StatusPartialContent || string(part) != "bytes" || resp.Header.Get("Etag") != `"`+sum(body)+`"` {
 		t.Errorf("%d %q %v", resp.StatusCode, part, resp.Header)
 	}
 }
@@ -372,7 +373,7 @@ func TestStreamResumes(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"nonsense", run.ID + ".0", "run_other.1"} {
-		if resp, body := r.call("GET", "/runs/"+run.ID+"/stream", r.keys["acme user"], nil, "Last-Event-ID", id); resp.StatusCode != 400 {
+		if resp, body := r.call("GET", "/runs/"+run.ID+"/stream", r.keys["acme user"], nil, "Last-Event-ID", id); resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", id, resp.StatusCode, body)
 		}
 	}

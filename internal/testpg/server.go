@@ -123,7 +123,7 @@ func (s *Server) launch(program, data string, cred *syscall.Credential) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(s.done)
-		cmd := exec.Command(program, "-D", data, "-k", s.dir,
+		cmd := exec.CommandContext(context.Background(), program, "-D", data, "-k", s.dir,
 			"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "cluster_name=nofx_test",
 			"-c", "unix_socket_permissions=0700", "-c", "jit=off", "-c", "autovacuum_naptime=5s")

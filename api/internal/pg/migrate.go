@@ -87,7 +87,7 @@ func asOwner(ctx context.Context, ownerURL string, do func(*pgx.Conn) error) err
 	if err != nil {
 		return translate(ctx, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // everything is committed or lost by then
 	return translate(ctx, do(conn))
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -87,7 +88,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%.150s: %v", steps, err)
 			continue
 		}
-		e = err.(*step.Error)
+		errors.As(err, &e)
 		if e.Fields[0].Location != where {
 			t.Errorf("%.150s: refused at %s (%s), want %s", steps, e.Fields[0].Location, e.Fields[0].Message, where)
 		}

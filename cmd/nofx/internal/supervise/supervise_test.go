@@ -189,7 +189,12 @@ func sleeper(t *testing.T, text string) *exec.Cmd {
 	if _, err := out.Read(make([]byte, 1)); err != nil { // it has set its traps
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	reaped := make(chan struct{})
+	go func() { // as init would
+		defer close(reaped)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-reaped })
 	return cmd
 }
 

@@ -40,6 +40,7 @@ type View interface {
 const (
 	lookAgain   = time.Second            // with no event
 	settle      = 20 * time.Millisecond  // events in this time count as one
+	lookShare   = 9                      // a look takes at most one part in this many and one
 	outputPause = 40 * time.Millisecond  // between looks at a running step's output
 	outputIdle  = 400 * time.Millisecond // between looks when nothing comes
 	fetches     = 8                      // outputs fetched at once
@@ -84,10 +85,13 @@ func (f *follower) loop(ctx context.Context) (wire.RunDetail, error) {
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {
+		asked := time.Now()
 		detail, err := retry(ctx, f, func() (wire.RunDetail, error) { return f.api.Run(ctx, f.runID) })
 		if err != nil {
 			return detail, err
 		}
+		// A large run costs the API something to tell: it is asked the less often.
+		pause := max(settle, lookShare*time.Since(asked))
 		f.show(ctx, detail)
 		if detail.Run.Status.Terminal() {
 			f.pumping.Wait()
@@ -103,7 +107,7 @@ func (f *follower) loop(ctx context.Context) (wire.RunDetail, error) {
 			return detail, context.Cause(ctx)
 		case <-ticker.C:
 		case <-f.wake:
-			if !pauseFor(ctx, settle) {
+			if !pauseFor(ctx, min(pause, lookAgain)) {
 				return detail, context.Cause(ctx)
 			}
 		}

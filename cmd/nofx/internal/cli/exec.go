@@ -28,6 +28,9 @@ func (a *app) execCommand() *cobra.Command {
 			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
+			if err := noneEmpty(cmd, "driver", "cpu", "memory", "pids", "disk", "output"); err != nil {
+				return err
+			}
 			o.Command = args
 			plan, err := onestep.Plan(o)
 			if err != nil {
@@ -46,7 +49,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
 	f.StringVar(&o.CPU, "cpu", "", "`cores`, like 0.5")
 	f.StringVar(&o.Memory, "memory", "", "memory `size`, like 256Mi")
-	f.Int64Var(&o.Pids, "pids", 0, "processes and threads")
+	f.StringVar(&o.Pids, "pids", "", "`number` of processes and threads")
 	f.StringVar(&o.Disk, "disk", "", "disk `size` (not enforced yet: refused)")
 	f.StringVar(&o.Output, "output", "", "output `size`, like 1Mi; more is dropped and marked")
 	f.DurationVar(&o.Timeout, "timeout", 30*time.Second, "wall time")
@@ -55,6 +58,17 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringArrayVar(&o.Files, "file", nil, "`local:remote`, a file to put into the workspace")
 	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` in the workspace to keep and to download here")
 	return cmd
+}
+
+// noneEmpty refuses a flag with nothing in it, as an unset variable in a
+// script leaves it: a cap that was asked for must not be left out in silence.
+func noneEmpty(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+			return step.Errorf(step.KindInvalid, "--%s is empty: give it a value or leave it out", name)
+		}
+	}
+	return nil
 }
 
 // verdict is what --json prints about an exec: the step's verdict with where

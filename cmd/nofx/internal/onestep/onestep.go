@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ type Options struct {
 	Tool      string // bash, exec, python or node
 	CPU       string
 	Memory    string
-	Pids      int64
+	Pids      string
 	Disk      string
 	Output    string
 	Timeout   time.Duration
@@ -61,7 +62,7 @@ func Plan(o Options) (wire.Plan, error) {
 	default:
 		return wire.Plan{}, step.Errorf(step.KindInvalid, "--network %s: none or open", o.Network)
 	}
-	if o.Timeout < 0 || o.Timeout%time.Millisecond != 0 {
+	if o.Timeout <= 0 || o.Timeout%time.Millisecond != 0 {
 		return wire.Plan{}, step.Errorf(step.KindInvalid, "--timeout %v: whole milliseconds, more than 0", o.Timeout)
 	}
 	if err := checkArtifacts(o.Artifacts); err != nil {
@@ -107,10 +108,11 @@ func (o Options) resources() (*step.Resources, error) {
 			return nil, err
 		}
 	}
-	if o.Pids < 0 {
-		return nil, step.Errorf(step.KindInvalid, "--pids %d: more than 0", o.Pids)
+	if o.Pids != "" {
+		if r.Pids, err = strconv.ParseInt(o.Pids, 10, 64); err != nil || r.Pids <= 0 {
+			return nil, step.Errorf(step.KindInvalid, "--pids %s: a whole number, more than 0", o.Pids)
+		}
 	}
-	r.Pids = o.Pids
 	if r == (step.Resources{}) {
 		return nil, nil
 	}
@@ -158,7 +160,7 @@ func (o Options) inputs() (map[string]any, error) {
 type inputFile struct {
 	Path    string `json:"path"`
 	Content []byte `json:"content_base64"`
-	Mode    string `json:"mode,omitempty"`
+	Mode    int    `json:"mode,omitempty"` // permission bits; 0 = the handler's default
 }
 
 func readFiles(specs []string) ([]inputFile, error) {
@@ -171,6 +173,9 @@ func readFiles(specs []string) ([]inputFile, error) {
 		local, remote := spec[:i], strings.TrimPrefix(spec[i+1:], "/workspace/")
 		if !fs.ValidPath(remote) || remote == "." {
 			return nil, step.Errorf(step.KindInvalid, "--file %s: the remote path must lie below the workspace", spec)
+		}
+		if slices.ContainsFunc(out, func(f inputFile) bool { return f.Path == remote }) {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: another file has the same remote path", spec)
 		}
 		info, err := os.Stat(local)
 		if err != nil {
@@ -188,7 +193,7 @@ func readFiles(specs []string) ([]inputFile, error) {
 		}
 		f := inputFile{Path: remote, Content: body}
 		if info.Mode()&0o111 != 0 {
-			f.Mode = "0755"
+			f.Mode = 0o755
 		}
 		out = append(out, f)
 	}

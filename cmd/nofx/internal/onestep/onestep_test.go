@@ -32,7 +32,7 @@ func TestPlan(t *testing.T) {
 	}
 	plan, err := Plan(defaults(func(o *Options) {
 		o.Command = []string{"sh", "-c", "exit 7"}
-		o.CPU, o.Memory, o.Pids, o.Output = "0.5", "256Mi", 64, "1Mi"
+		o.CPU, o.Memory, o.Pids, o.Output = "0.5", "256Mi", "64", "1Mi"
 		o.Env = []string{"A=1", "B=x=y"}
 		o.Files = []string{data + ":in/data.bin"}
 		o.Artifacts = []string{"out/a"}
@@ -44,7 +44,7 @@ func TestPlan(t *testing.T) {
 		Name: StepName, Tool: "exec", Driver: "local", TimeoutMS: 30000, Network: step.NetworkNone,
 		Resources: &step.Resources{CPU: 0.5, MemoryMB: 256, Pids: 64, OutputKB: 1024},
 		Inputs: json.RawMessage(`{"argv":["sh","-c","exit 7"],"env":{"A":"1","B":"x=y"},` +
-			`"files":[{"path":"in/data.bin","content_base64":"YQBi","mode":"0755"}]}`),
+			`"files":[{"path":"in/data.bin","content_base64":"YQBi","mode":493}]}`),
 		Artifacts: []string{"out/a"},
 	}}}
 	if diff := cmp.Diff(want, plan); diff != "" {
@@ -101,6 +101,10 @@ func TestPlanRefuses(t *testing.T) {
 	if err := os.Truncate(big, MaxFile+1); err != nil {
 		t.Fatal(err)
 	}
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		change func(*Options)
 		kind   step.Kind
@@ -120,8 +124,11 @@ func TestPlanRefuses(t *testing.T) {
 		"memory overflow":  {func(o *Options) { o.Memory = "9000000000Gi" }, step.KindInvalid, "--memory"},
 		"memory in parts":  {func(o *Options) { o.Memory = "1000000" }, step.KindInvalid, "whole multiples"},
 		"output unit":      {func(o *Options) { o.Output = "1 MB" }, step.KindInvalid, "--output"},
-		"pids negative":    {func(o *Options) { o.Pids = -1 }, step.KindInvalid, "--pids -1"},
+		"pids negative":    {func(o *Options) { o.Pids = "-1" }, step.KindInvalid, "--pids -1"},
+		"pids zero":        {func(o *Options) { o.Pids = "0" }, step.KindInvalid, "--pids 0"},
+		"pids word":        {func(o *Options) { o.Pids = "many" }, step.KindInvalid, "a whole number"},
 		"timeout negative": {func(o *Options) { o.Timeout = -time.Second }, step.KindInvalid, "--timeout"},
+		"timeout zero":     {func(o *Options) { o.Timeout = 0 }, step.KindInvalid, "more than 0"},
 		"timeout in parts": {func(o *Options) { o.Timeout = time.Microsecond }, step.KindInvalid, "whole milliseconds"},
 		"env":              {func(o *Options) { o.Env = []string{"SECRET"} }, step.KindInvalid, "K=V"},
 		"file spec":        {func(o *Options) { o.Files = []string{"x"} }, step.KindInvalid, "local:remote"},
@@ -129,6 +136,7 @@ func TestPlanRefuses(t *testing.T) {
 		"file absolute":    {func(o *Options) { o.Files = []string{big + ":/etc/passwd"} }, step.KindInvalid, "below the workspace"},
 		"file missing":     {func(o *Options) { o.Files = []string{dir + "/none:x"} }, step.KindInvalid, "no such file"},
 		"file is folder":   {func(o *Options) { o.Files = []string{dir + ":x"} }, step.KindInvalid, "not a regular file"},
+		"file twice":       {func(o *Options) { o.Files = []string{plain + ":x", plain + ":x"} }, step.KindInvalid, "another file"},
 		"file too large":   {func(o *Options) { o.Files = []string{big + ":x"} }, step.KindTooLarge, "at most"},
 		"artifact folder":  {func(o *Options) { o.Artifacts = []string{"/"} }, step.KindInvalid, "not a file"},
 		"artifact twice":   {func(o *Options) { o.Artifacts = []string{"a/x", "b/x"} }, step.KindInvalid, "same base name"},

@@ -49,6 +49,10 @@ func TestRefusals(t *testing.T) {
 		"no such path":            {"GET", "/api/nosuch", user, "", nil, 404, ""},
 		"no such path at all":     {"GET", "/", "", "", nil, 404, ""},
 		"no such method":          {"DELETE", "/api/runs", user, "", nil, 405, ""},
+		"slashes in the path":     {"GET", "/api//runs", user, "", nil, 404, ""},
+		"dots in the path":        {"GET", "/api/runs/../runs", user, "", nil, 404, ""},
+		"broken query":            {"GET", "/api/runs?limit=%zz", user, "", nil, 400, "query"},
+		"no such run, old path":   {"GET", "/runs/run_x", user, "", nil, 404, ""},
 		"no such run":             {"GET", "/api/runs/run_x", user, "", nil, 404, ""},
 		"NUL in the path":         {"GET", "/api/runs/run%00x", user, "", nil, 404, ""},
 		"bad limit":               {"GET", "/api/runs?limit=0", user, "", nil, 422, "query.limit"},
@@ -77,6 +81,14 @@ func TestRefusals(t *testing.T) {
 			}
 			if tc.location != "" && (len(p.Errors) == 0 || p.Errors[0].Location != tc.location) {
 				t.Errorf("errors %+v, want at %s", p.Errors, tc.location)
+			}
+			for _, e := range p.Errors {
+				if e.Location == "body" && e.Value != nil {
+					t.Errorf("the problem sends the body back: %s", raw)
+				}
+			}
+			if path, _, _ := strings.Cut(tc.path, "?"); p.Instance != strings.ReplaceAll(path, "%00", "\x00") {
+				t.Errorf("instance %q", p.Instance)
 			}
 			if len(raw) > 8<<10 {
 				t.Errorf("the problem has %d bytes", len(raw))

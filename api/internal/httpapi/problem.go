@@ -86,7 +86,7 @@ func of(err error) *problem {
 
 // badRequest is a request that cannot even be read; one that breaks a rule is
 // of kind invalid.
-func badRequest(location, message string) error {
+func badRequest(location, message string) *problem {
 	return newProblem(http.StatusBadRequest, location+": "+message, []step.FieldError{{Location: location, Message: message}})
 }
 
@@ -97,7 +97,11 @@ func asProblem(ctx huma.Context, _ string, v any) (any, error) {
 	case *huma.ErrorModel:
 		fields := make([]step.FieldError, 0, len(e.Errors))
 		for _, f := range e.Errors {
-			fields = append(fields, step.FieldError{Location: f.Location, Message: clip(f.Message), Value: scalar(f.Value)})
+			field := step.FieldError{Location: f.Location, Message: clip(f.Message)}
+			if f.Location != "body" { // the whole of it, which is not ours to send back
+				field.Value = scalar(f.Value)
+			}
+			fields = append(fields, field)
 		}
 		detail := e.Detail
 		if len(fields) == 1 {
@@ -110,7 +114,7 @@ func asProblem(ctx huma.Context, _ string, v any) (any, error) {
 		return v, nil
 	}
 	call := callOf(ctx.Context())
-	p.Instance, p.RequestID = ctx.URL().Path, call.requestID
+	p.Instance, p.RequestID = call.path, call.requestID
 	call.cause = p.cause
 	return p, nil
 }
@@ -138,7 +142,7 @@ func scalar(v any) any {
 // writeProblem answers where huma is not involved.
 func (s *server) writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	call := callOf(r.Context())
-	p.Instance, p.RequestID = r.URL.Path, call.requestID
+	p.Instance, p.RequestID = call.path, call.requestID
 	call.cause = p.cause
 	for name, values := range p.GetHeaders() {
 		w.Header()[name] = values

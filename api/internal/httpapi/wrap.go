@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"regexp"
 	"runtime/debug"
 	"strings"
@@ -21,6 +23,7 @@ import (
 
 // call is what is known of one request.
 type call struct {
+	path          string // as it was asked for
 	requestID     string
 	correlationID string
 	who           auth.Principal
@@ -86,7 +89,7 @@ func (s *server) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		a := &answer{ResponseWriter: w}
-		c := &call{requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
+		c := &call{path: r.URL.Path, requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
 		c.correlationID = r.Header.Get("X-Correlation-Id")
 		if !idForm.MatchString(c.correlationID) {
 			c.correlationID = c.requestID
@@ -102,8 +105,12 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		_, route := s.mux.Handler(r)
 		func() {
 			defer s.recovered(a, r)
-			if route == "" || !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) {
+			if route == "" || !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) || !clean(r.URL) {
 				s.unrouted(a, r)
+				return
+			}
+			if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+				s.writeProblem(a, r, badRequest("query", "cannot be read: "+clip(err.Error())))
 				return
 			}
 			next.ServeHTTP(a, r)
@@ -145,14 +152,14 @@ func (s *server) recovered(a *answer, r *http.Request) {
 // canonical gives a request the one path of its route: users' routes are below
 // /api and without it, the others are at the root and below /api.
 func canonical(r *http.Request) *http.Request {
-	path := r.URL.Path
-	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	asked := r.URL.Path
+	first, _, _ := strings.Cut(strings.TrimPrefix(asked, "/"), "/")
 	add := false
 	switch first {
 	case "runs", "artifacts", "handlers", "workers":
 		add = true
 	case "api":
-		second, _, _ := strings.Cut(strings.TrimPrefix(path, "/api/"), "/")
+		second, _, _ := strings.Cut(strings.TrimPrefix(asked, "/api/"), "/")
 		switch second {
 		case "health", "metrics", "openapi.json", "openapi.yaml", "docs":
 		default:
@@ -173,6 +180,13 @@ func canonical(r *http.Request) *http.Request {
 	out := *r
 	out.URL = &u
 	return &out
+}
+
+// clean reports whether the path is the one of its route as it is written. The
+// mux would answer others with a redirect, in HTML.
+func clean(u *url.URL) bool {
+	written := u.EscapedPath()
+	return strings.TrimSuffix(written, "/") == strings.TrimSuffix(path.Clean(written), "/")
 }
 
 // unrouted answers for paths and methods that are not there. The mux knows
@@ -198,9 +212,16 @@ func (h *headers) Header() http.Header         { return h.header }
 func (h *headers) Write(p []byte) (int, error) { return len(p), nil }
 func (h *headers) WriteHeader(status int)      { h.status = status }
 
+// statusGone stands in logs and metrics for a request whose client went away
+// before the answer; nobody sees it.
+const statusGone = 499
+
 func (s *server) observe(r *http.Request, c *call, status int, route string, took time.Duration) {
 	if status == 0 {
 		status = http.StatusOK
+	}
+	if status == http.StatusServiceUnavailable && r.Context().Err() != nil {
+		status = statusGone
 	}
 	s.stats.request(route, status, took)
 	level := slog.LevelDebug

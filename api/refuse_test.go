@@ -11,6 +11,36 @@ import (
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
+// What is not there is named, so that who reads the error alone knows.
+func TestNotFoundNamesWhat(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	id := r.run(run.ID).Steps[0].ID
+	for path, want := range map[string]string{
+		"/runs/run_x":                                         "no run run_x",
+		"/runs/run_x/timeline":                                "no run run_x",
+		"/runs/run_x/stream":                                  "no run run_x",
+		"/runs/run_x/steps/step_x/output":                     "no step step_x in run run_x",
+		"/runs/" + run.ID + "/steps/step_x/output":            "no step step_x in run " + run.ID,
+		"/artifacts/runs/" + run.ID + "/steps/" + id + "/x/y": "no artifact x/y of step " + id,
+	} {
+		resp, raw := r.call("GET", path, r.keys["acme user"], nil)
+		var p wire.Problem
+		if err := json.Unmarshal(raw, &p); err != nil || resp.StatusCode != http.StatusNotFound || p.Detail != want {
+			t.Errorf("%s: %d %q, want %q", path, resp.StatusCode, p.Detail, want)
+		}
+	}
+	resp, raw := r.call("GET", "/runs/"+run.ID+"/stream", r.keys["acme user"], nil, "Last-Event-ID", run.ID+".99")
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("an event that is not there: %d %s", resp.StatusCode, raw)
+	}
+	resp, raw = r.call("GET", "/workers", r.keys["acme user"], nil)
+	if resp.StatusCode != http.StatusOK || strings.TrimSpace(string(raw)) != `{"workers":[]}` {
+		t.Errorf("no workers: %d %s", resp.StatusCode, raw)
+	}
+}
+
 // Every refusal is a problem document with its status and request id.
 func TestRefusals(t *testing.T) {
 	t.Parallel()

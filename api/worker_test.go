@@ -318,6 +318,11 @@ func TestArtifacts(t *testing.T) {
 	if len(d.Artifacts) != 1 || d.Artifacts[0].StepName != "a" || d.Artifacts[0].Path != fmt.Sprintf("runs/%s/steps/%s/out/x y.txt", run.ID, l.StepID) {
 		t.Fatalf("%+v", d.Artifacts)
 	}
+	resp, raw := r.call("GET", "/artifacts/"+strings.ReplaceAll(d.Artifacts[0].Path, " ", "%20"), r.keys["acme user"], nil, "Range", "bytes=9999-")
+	if resp.StatusCode != http.StatusRequestedRangeNotSatisfiable || resp.Header.Get("Content-Type") != "application/problem+json" ||
+		!strings.Contains(string(raw), "urn:nofx:problem:invalid") {
+		t.Errorf("a range beyond the end: %d %v %s", resp.StatusCode, resp.Header, raw)
+	}
 	f, err := r.user.Artifact(t.Context(), d.Artifacts[0].Path)
 	if err != nil {
 		t.Fatal(err)

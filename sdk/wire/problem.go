@@ -57,7 +57,8 @@ func KindOfStatus(status int) step.Kind {
 	switch status {
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return step.KindUnavailable
-	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
+	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType,
+		http.StatusRequestedRangeNotSatisfiable:
 		return step.KindInvalid
 	}
 	return step.KindInternal

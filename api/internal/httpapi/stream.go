@@ -49,6 +49,9 @@ func (s *server) streamRoute() {
 		first, ended, err := s.Runs.Events(ctx, f.tenant, f.run, f.after)
 		if err != nil {
 			cancel()
+			if step.Is(err, step.KindInvalid) {
+				err = badRequest("header.last-event-id", "is the id of an event that the run does not have")
+			}
 			return nil, err
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
@@ -157,7 +160,32 @@ func (s *server) artifactRoute() {
 			h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 			h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(in.Name)}))
 			h.Set("Etag", `"`+f.Sha256+`"`)
-			http.ServeContent(w, r, "", f.CreatedAt, f)
+			http.ServeContent(&ranged{ResponseWriter: w, s: s, r: r}, r, "", f.CreatedAt, f)
 		}}, nil
 	})
+}
+
+// ranged puts a problem where http.ServeContent has plain text for a range
+// that is not in the file.
+type ranged struct {
+	http.ResponseWriter
+	s       *server
+	r       *http.Request
+	refused bool
+}
+
+func (w *ranged) WriteHeader(status int) {
+	if status != http.StatusRequestedRangeNotSatisfiable {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.refused = true
+	w.s.writeProblem(w.ResponseWriter, w.r, newProblem(status, "the range is not in the file", nil))
+}
+
+func (w *ranged) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
 }

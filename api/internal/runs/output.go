@@ -21,7 +21,7 @@ func (r *Reader) Output(ctx context.Context, tenant, runID, stepID string, offse
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) (err error) {
 		attempt, err = db.NewestAttempt(ctx, pgdb.NewestAttemptParams{TenantID: tenant, RunID: runID, StepID: stepID})
 		if err != nil || attempt.ID == "" {
-			return err
+			return missing(err, "no step %s in run %s", clip(stepID), clip(runID))
 		}
 		pieces, err = db.OutputFrom(ctx, pgdb.OutputFromParams{AttemptID: attempt.ID, TenantID: tenant, Start: offset, Most: pagePieces})
 		return err
@@ -86,7 +86,7 @@ func (r *Reader) Artifact(ctx context.Context, tenant, runID, stepID, name strin
 	var f File
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) (err error) {
 		f.FindArtifactRow, err = db.FindArtifact(ctx, pgdb.FindArtifactParams{TenantID: tenant, RunID: runID, StepID: stepID, Name: name})
-		return err
+		return missing(err, "no artifact %s of step %s", clip(name), clip(stepID))
 	})
 	if err != nil {
 		return File{}, err

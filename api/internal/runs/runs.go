@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -22,6 +23,17 @@ type Reader struct {
 	DB    *pg.DB
 	Blobs *blob.Dir
 }
+
+// missing says what is not there when err is that a query found no row.
+func missing(err error, format string, args ...any) error {
+	if errors.Is(err, pg.ErrNoRow) {
+		return step.Errorf(step.KindNotFound, format, args...)
+	}
+	return err
+}
+
+// clip bounds what a user wrote in a message.
+func clip(s string) string { return s[:min(len(s), 100)] }
 
 // List gives the tenant's runs, the newest first.
 func (r *Reader) List(ctx context.Context, tenant string, limit int, cursor string) (wire.RunList, error) {
@@ -79,7 +91,7 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		row, err := db.GetRun(ctx, tenant, id)
 		if err != nil {
-			return err
+			return missing(err, "no run %s", clip(id))
 		}
 		out = wire.RunDetail{Steps: []wire.StepDetail{}, Artifacts: []wire.ArtifactInfo{}, Run: wire.RunSummary{
 			ID: row.ID, Status: step.RunStatus(row.Status), Title: row.Goal, CreatedAt: row.CreatedAt.UTC(), ProjectID: row.ProjectID, EndedAt: utc(row.EndedAt)}}
@@ -128,12 +140,16 @@ func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 const eventPage = 1000
 
 // Events gives up to a page of a run's events after the number after, and
-// whether the run has ended with the last of them.
+// whether the run has ended with the last of them. An after that the run has
+// not reached is invalid.
 func (r *Reader) Events(ctx context.Context, tenant, id string, after int64) (events []step.Event, ended bool, err error) {
 	err = r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		row, err := db.GetRun(ctx, tenant, id)
 		if err != nil {
-			return err
+			return missing(err, "no run %s", clip(id))
+		}
+		if after >= row.NextSeq {
+			return step.Errorf(step.KindInvalid, "run %s has no event %d", id, after)
 		}
 		rows, err := db.ListEvents(ctx, pgdb.ListEventsParams{TenantID: tenant, RunID: id, After: after, Most: eventPage})
 		if err != nil {
@@ -174,7 +190,7 @@ func (r *Reader) Timeline(ctx context.Context, tenant, id string) ([]step.Event,
 
 // Workers lists the tenant's worker hosts.
 func (r *Reader) Workers(ctx context.Context, tenant string) (wire.WorkerList, error) {
-	out := wire.WorkerList{}
+	out := wire.WorkerList{Workers: []wire.WorkerInfo{}}
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		rows, err := db.ListWorkers(ctx, tenant)
 		if err != nil {

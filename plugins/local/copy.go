@@ -223,7 +223,7 @@ func (p *packer) Data(b []byte) error {
 // End implements supervisor.Receiver.
 func (p *packer) End() error {
 	if p.missing > 0 {
-		return step.Errorf(step.KindConflict, "%.200q became shorter while it was copied", p.name)
+		return step.Errorf(step.KindInvalid, "%.200q became shorter while it was copied", p.name)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -22,48 +24,58 @@ const (
 	maxArtifactName  = 512 // bytes
 	artifactMissing  = "artifact.missing"
 	artifactTooLarge = "artifact.too_large"
+	artifactLeftOut  = "artifact.left_out" // some files below it: too many, or names that nobody could print
 )
 
 // collect takes the files that the step was asked to leave out of the sandbox
-// and uploads them. A file that is not there, or is too large, is an event in
-// the run's timeline and not a failure of the step.
+// and uploads them. A file that is not there, that its own user cannot read, or
+// that is too large, is an event in the run's timeline and not a failure of the
+// step.
 func (a *attempt) collect(ctx context.Context, d driver.Driver) ([]step.Artifact, error) {
-	var all []step.Artifact
-	have := map[string]bool{}
+	c := collection{have: map[string]bool{}}
 	for _, wanted := range a.lease.Artifacts {
 		name := path.Clean(strings.TrimPrefix(wanted, workDir+"/"))
 		if path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") {
-			return all, step.Errorf(step.KindInvalid, "artifact %.200q is not below the workspace", wanted)
+			return c.all, step.Errorf(step.KindInvalid, "artifact %.200q is not below the workspace", wanted)
 		}
-		found, err := a.copyOut(ctx, d, name, func(art step.Artifact) bool {
-			if have[art.Name] || len(all) >= maxArtifacts {
-				return false
-			}
-			have[art.Name] = true
-			all = append(all, art)
-			return true
-		})
+		found, leftOut, err := a.copyOut(ctx, d, name, &c)
 		switch {
+		case err == nil && leftOut > 0:
+			err = a.append(eventRecord(artifactLeftOut, map[string]any{"path": name, "files": leftOut}))
 		case err == nil && found > 0:
-		case err == nil, step.Is(err, step.KindNotFound), step.Is(err, step.KindInvalid):
+		case err == nil, step.Is(err, step.KindNotFound), step.Is(err, step.KindInvalid), step.Is(err, step.KindForbidden):
 			err = a.append(eventRecord(artifactMissing, map[string]any{"path": name}))
 		case step.Is(err, step.KindTooLarge):
 			err = a.append(eventRecord(artifactTooLarge, map[string]any{"path": name}))
 		}
 		if err != nil {
-			return all, fmt.Errorf("artifact %.200q: %w", name, err)
+			return c.all, fmt.Errorf("artifact %.200q: %w", name, err)
 		}
 	}
-	return all, nil
+	return c.all, nil
+}
+
+// collection is what was taken so far, and the names of it.
+type collection struct {
+	all  []step.Artifact
+	have map[string]bool
+}
+
+// artifactName reports whether a name that a step gave to a file can be told
+// to others: below the workspace, of bounded length, and one line of text. The
+// API refuses others, and with them the verdict that they come with.
+func artifactName(name string) bool {
+	return len(name) <= maxArtifactName && !path.IsAbs(name) && name != ".." && !strings.HasPrefix(name, "../") &&
+		utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 func eventRecord(name string, payload map[string]any) wire.Record {
 	return wire.Record{Type: wire.RecordEvent, Event: &wire.EventRecord{Name: name, Payload: payload}}
 }
 
-// copyOut uploads the regular files at and below a path of the workspace that
-// take wants, and counts them.
-func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, take func(step.Artifact) bool) (found int, err error) {
+// copyOut uploads the regular files at and below a path of the workspace. It
+// counts those that are in the collection, and those that cannot be.
+func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *collection) (found, leftOut int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
@@ -84,62 +96,66 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, tak
 	for archive := tar.NewReader(pr); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return found, nil
+			return found, leftOut, nil
 		}
 		if err != nil {
-			return found, err
+			return found, leftOut, err
 		}
 		// Names in the archive are relative to the parent of what was asked for.
 		full := path.Clean(path.Join(path.Dir(name), h.Name))
-		if h.Typeflag != tar.TypeReg || len(full) > maxArtifactName || path.IsAbs(full) || full == ".." || strings.HasPrefix(full, "../") {
+		switch {
+		case h.Typeflag != tar.TypeReg:
+			continue
+		case c.have[full]:
+			found++
+			continue
+		case len(c.all) >= maxArtifacts, !artifactName(full):
+			leftOut++
 			continue
 		}
-		art, err := a.upload(ctx, full, archive, take)
+		art, err := a.upload(ctx, full, archive)
 		if err != nil {
-			return found, err
+			return found, leftOut, err
 		}
-		if art {
-			found++
-		}
+		c.have[full] = true
+		c.all = append(c.all, art)
+		found++
 	}
 }
 
 // upload sends one file. It is kept on disk meanwhile: its hash is needed
 // before its bytes.
-func (a *attempt) upload(ctx context.Context, name string, from io.Reader, take func(step.Artifact) bool) (taken bool, err error) {
+func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art step.Artifact, err error) {
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".artifact-*")
 	if err != nil {
-		return false, err
+		return art, err
 	}
 	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
 	hash := sha256.New()
 	size, err := io.Copy(io.MultiWriter(tmp, hash), io.LimitReader(from, wire.MaxArtifactBytes+1))
 	if err != nil {
-		return false, err
+		return art, err
 	}
 	if size > wire.MaxArtifactBytes {
-		return false, step.Errorf(step.KindTooLarge, "more than %d bytes", int64(wire.MaxArtifactBytes))
+		return art, step.Errorf(step.KindTooLarge, "more than %d bytes", int64(wire.MaxArtifactBytes))
 	}
-	art := step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
-	if !take(art) {
-		return false, nil
-	}
+	art = step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
 	retry := newRetry()
 	for {
 		me := a.w.identity()
 		err := a.w.cfg.API.PutArtifact(ctx, me.WorkerID, a.w.incarnation, a.lease.Fence, art.SHA256, size, io.NewSectionReader(tmp, 0, size))
 		if err == nil {
-			return true, nil
+			return art, nil
 		}
 		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
+			return art, context.Cause(ctx)
 		}
 		if !step.Is(err, step.KindUnavailable) && !step.Is(err, step.KindRateLimited) && !step.Is(err, step.KindInternal) {
-			return false, fmt.Errorf("upload: %w", err)
+			return art, fmt.Errorf("upload: %w", err)
 		}
 		a.log.Warn("artifact not uploaded yet", "name", name, "err", err)
 		if err := retry.sleep(ctx, err); err != nil {
-			return false, err
+			return art, err
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"archive/tar"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -32,6 +34,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type plugins struct {
 	driver.Driver
 	world *memdriver.World
+
+	copyOut func(io.Writer) error // instead of the driver's own
 
 	mu   sync.Mutex
 	away bool
@@ -104,6 +108,13 @@ func (p *plugins) Recover(ctx context.Context, h driver.Handle) (driver.State, e
 		return driver.State{}, err
 	}
 	return d.Recover(ctx, h)
+}
+
+func (p *plugins) CopyOut(ctx context.Context, h driver.Handle, path string, limit int64, to io.Writer) error {
+	if p.copyOut != nil {
+		return p.copyOut(to)
+	}
+	return p.Driver.CopyOut(ctx, h, path, limit, to)
 }
 
 func (p *plugins) driverInfo() wire.DriverInfo {
@@ -279,6 +290,67 @@ func TestFilesAndArtifacts(t *testing.T) {
 		t.Error("nobody was told that missing.txt was not there")
 	}
 	r.left()
+}
+
+// What a step leaves under the name of an artifact is its own affair: it
+// neither fails the step, nor keeps the verdict from the API.
+func TestHostileArtifacts(t *testing.T) {
+	t.Parallel()
+	events := func(a *fakeAttempt) (names []string) {
+		for _, rec := range a.records {
+			if rec.Event != nil {
+				names = append(names, rec.Event.Name)
+			}
+		}
+		return names
+	}
+	for name, c := range map[string]struct {
+		copyOut func(io.Writer) error
+		names   []string
+		events  []string
+	}{
+		"not readable": {
+			copyOut: func(io.Writer) error { return step.Errorf(step.KindForbidden, "permission denied") },
+			events:  []string{artifactMissing},
+		},
+		"names": {
+			copyOut: func(to io.Writer) error {
+				w := tar.NewWriter(to)
+				for _, n := range []string{"good", "a\nb", "\xff\xfe", "\xff\xfd", "esc\x1b[2J", strings.Repeat("x", maxArtifactName)} {
+					if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "d/" + n, Format: tar.FormatPAX}); err != nil {
+						return err
+					}
+				}
+				return w.Close()
+			},
+			names:  []string{"d/good"},
+			events: []string{artifactLeftOut},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.plugins.copyOut = c.copyOut
+			l := lease("a", "true")
+			l.Artifacts = []string{"d"}
+			r.api.submit(l)
+			a := r.api.verdict("a")
+			if !a.verdict.Verdict.Success() {
+				t.Errorf("verdict %s: %s", a.verdict.Verdict, a.verdict.Verdict.Message)
+			}
+			var names []string
+			for _, f := range a.verdict.Artifacts {
+				names = append(names, f.Name)
+			}
+			if diff := cmp.Diff(c.names, names); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(c.events, events(a)); diff != "" {
+				t.Error(diff)
+			}
+			r.left()
+		})
+	}
 }
 
 // counted is what mem count writes.

@@ -141,13 +141,17 @@ func (f *fakeAPI) submit(w http.ResponseWriter, r *http.Request) {
 		refuse(w, step.Errorf(step.KindInvalid, "%v", err))
 		return
 	}
+	var wrong []step.FieldError
 	for i, s := range in.Plan.Steps {
 		if s.Tool != "exec" && s.Tool != "bash" {
-			e := step.Errorf(step.KindInvalid, "the plan breaks a rule")
-			e.Fields = []step.FieldError{{Location: fmt.Sprintf("body.plan.steps[%d].tool", i), Message: "no such tool: " + s.Tool}}
-			refuse(w, e)
-			return
+			wrong = append(wrong, step.FieldError{Location: fmt.Sprintf("body.plan.steps[%d].tool", i), Message: "is not a known tool", Value: s.Tool})
 		}
+	}
+	if len(wrong) > 0 {
+		e := step.Errorf(step.KindInvalid, "%s: %s", wrong[0].Location, wrong[0].Message)
+		e.Fields = wrong
+		refuse(w, e)
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -97,9 +99,30 @@ func (a *app) saveAll(ctx context.Context, client *server, all []wire.ArtifactIn
 	return errors.Join(errs...)
 }
 
+// tellMissing says which of the artifacts that were asked for the step did not
+// leave.
+func (a *app) tellMissing(asked []string, all []wire.ArtifactInfo) {
+	for _, name := range asked {
+		rel := strings.TrimPrefix(path.Clean(name), "/workspace/")
+		if !slices.ContainsFunc(all, func(info wire.ArtifactInfo) bool { return info.Name == rel }) {
+			a.say("artifact %s: the step left no such file", render.Clean(name))
+		}
+	}
+}
+
 // download writes the artifact to a file, which appears only when it is whole
-// and its hash is right.
+// and its hash is right. A device or pipe is written to, not replaced.
 func download(ctx context.Context, client *server, info wire.ArtifactInfo, to string) error {
+	if there, err := os.Stat(to); err == nil && !there.Mode().IsRegular() {
+		if there.IsDir() {
+			return step.Errorf(step.KindInvalid, "%s is a folder: name a file", to)
+		}
+		f, err := os.OpenFile(to, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fetch(ctx, client, info, f), f.Close())
+	}
 	f, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o644))
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Dir(to), err)

@@ -62,23 +62,40 @@ func (a *app) exit(cmd *cobra.Command, err error) int {
 }
 
 // explain prints an error in one line, and one more for each field that the
-// API found wrong.
+// API found wrong. No field is told twice: the API's message is often the
+// first of them.
 func (a *app) explain(err error) {
 	text := render.Clean(strings.ReplaceAll(err.Error(), "\n", "; "))
 	if text == "" {
 		text = "failed"
 	}
-	a.say("%s", text)
+	var fields []string
 	var e *step.Error
 	if errors.As(err, &e) {
 		for _, f := range e.Fields {
-			message := render.Clean(f.Message)
-			if v, ok := f.Value.(string); ok {
-				message = strconv.Quote(render.Clean(v)) + " " + message
+			fields = append(fields, field(f, true))
+		}
+		if len(fields) > 0 {
+			if before, found := strings.CutSuffix(text, field(e.Fields[0], false)); found && len(fields) == 1 {
+				text, fields = before+fields[0], nil
+			} else if found {
+				text = fmt.Sprintf("%s%d things are wrong", before, len(fields))
 			}
-			a.say("  %s: %s", render.Clean(f.Location), message)
 		}
 	}
+	a.say("%s", text)
+	for _, f := range fields {
+		a.say("  %s", f)
+	}
+}
+
+// field is what is wrong with a field, with the value that it had.
+func field(f step.FieldError, withValue bool) string {
+	message := render.Clean(f.Message)
+	if v, ok := f.Value.(string); ok && withValue {
+		message = strconv.Quote(render.Clean(v)) + " " + message
+	}
+	return render.Clean(f.Location) + ": " + message
 }
 
 // ended is how a command that followed a run exits.

@@ -26,6 +26,9 @@ func (a *app) runsListCommand() *cobra.Command {
 		Short: "list runs, newest first",
 		Args:  cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 {
+				return step.Errorf(step.KindInvalid, "--limit %d: more than 0", limit)
+			}
 			client, err := a.connect()
 			if err != nil {
 				return err

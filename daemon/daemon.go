@@ -78,10 +78,6 @@ func (d *Daemon) open() (err error) {
 	if d.cgroups, err = cgroup.Open(d.cfg.CgroupRoot); err != nil {
 		return err
 	}
-	supervisors, err := d.cgroups.Supervisors()
-	if err != nil {
-		return err
-	}
 	if d.work, err = workspace.Open(d.cfg.path("work")); err != nil {
 		return err
 	}
@@ -105,7 +101,6 @@ func (d *Daemon) open() (err error) {
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Drivers: d.plugins, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
-		Supervisors: supervisors,
 	})
 	return nil
 }

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 here=scripts/acceptance
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nofx-acceptance
-limit=${NOFX_ACCEPTANCE_TIMEOUT:-1500} # seconds for one boot
+limit=${NOFX_ACCEPTANCE_TIMEOUT:-3000} # seconds for one boot
 memory=2048                            # MiB
 
 $here/root.sh "$cache"

@@ -8,7 +8,7 @@ ip link set lo up
 for suite in /share/checks/*.sh; do
 	name=$(basename "$suite" .sh)
 	echo "acceptance: $name"
-	if timeout -k 5 900 bash -u -c '. /share/lib.sh; . "$1"' suite "$suite" >"/share/out/$name.log" 2>&1; then
+	if timeout -k 5 1500 bash -u -c '. /share/lib.sh; . "$1"' suite "$suite" >"/share/out/$name.log" 2>&1; then
 		echo "$name" >>/share/out/done
 	fi
 	sync

@@ -117,7 +117,6 @@ func (g *Group) makeParent() error {
 
 func (g *Group) makeParentAnew(dir string) error {
 	if g.tree.units != nil {
-		g.tree.units.forget(g.parent())
 		return g.makeParent()
 	}
 	return exists(os.Mkdir(filepath.Dir(dir), 0o755))

@@ -81,7 +81,10 @@ func (u *units) ensure(dir string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.ready[dir] {
-		return nil
+		if _, err := os.Stat(filepath.Join(dir, holder)); err == nil {
+			return nil
+		}
+		delete(u.ready, dir) // an operator stopped it
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -103,13 +106,6 @@ func (u *units) ensure(dir string) error {
 	}
 	u.ready[dir] = true
 	return nil
-}
-
-// forget has the next ensure look again.
-func (u *units) forget(dir string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.ready, dir)
 }
 
 // settled waits until a unit neither starts nor stops, and reports whether it

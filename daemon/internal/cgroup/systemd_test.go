@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +56,21 @@ func TestParentIsMadeAnew(t *testing.T) {
 	second := tree.Group("acme", "a2")
 	if err := second.Make(step.Resources{MemoryMB: 32, Pids: 10}); err != nil {
 		t.Fatal(err)
+	}
+	// So is what plugins and supervisors have theirs in.
+	if _, err := tree.Supervisors(); err != nil {
+		t.Errorf("supervisors: %v", err)
+	}
+	plugin := exec.Command("sleep", "60")
+	if err := plugin.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = plugin.Process.Kill()
+		_ = plugin.Wait()
+	}()
+	if err := tree.PlacePlugin("p", plugin.Process.Pid); err != nil {
+		t.Errorf("plugin: %v", err)
 	}
 	if out, err := inside(t, second, "cat /proc/self/cgroup").CombinedOutput(); err != nil || !strings.Contains(string(out), "a2") {
 		t.Errorf("%s, %v", out, err)

@@ -191,8 +191,12 @@ func (a *attempt) host() (*driver.HostSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	supervisors, err := a.w.cfg.Cgroups.Supervisors()
+	if err != nil {
+		return nil, err
+	}
 	spec := &driver.HostSpec{
-		Cgroup: g.Cgroup(), Supervisor: a.w.cfg.Supervisors,
+		Cgroup: g.Cgroup(), Supervisor: supervisors,
 		UIDBase: a.uid(), UIDCount: a.w.cfg.UIDs.Count(),
 	}
 	if a.lease.Workspace != step.WorkspaceStep {

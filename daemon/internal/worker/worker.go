@@ -47,20 +47,19 @@ type Observer interface {
 
 // Config is what a Worker is made of. Nothing of it may be nil.
 type Config struct {
-	API         *client.Client
-	Ledger      *ledger.Ledger
-	Cgroups     *cgroup.Tree
-	UIDs        *uids.Range
-	Workspaces  *workspace.Store
-	JournalDir  string
-	Drivers     Drivers
-	Observer    Observer
-	Log         *slog.Logger
-	Name        string // of this host, stable
-	Region      string
-	Version     string
-	Slots       int
-	Supervisors driver.Cgroup
+	API        *client.Client
+	Ledger     *ledger.Ledger
+	Cgroups    *cgroup.Tree
+	UIDs       *uids.Range
+	Workspaces *workspace.Store
+	JournalDir string
+	Drivers    Drivers
+	Observer   Observer
+	Log        *slog.Logger
+	Name       string // of this host, stable
+	Region     string
+	Version    string
+	Slots      int
 }
 
 // Worker runs attempts. Make one with New.

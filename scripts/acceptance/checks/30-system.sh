@@ -77,13 +77,13 @@ pids_cap() {
 	echo "cause pids, peak $(jq .usage.pids_peak <<<"$v") of 16"
 }
 
-# begin_step NAME: a step that counts to 40, for 14 s or more; its group is in
-# $group and the pid of its shell in $pid.
+# begin_step NAME [PAUSE]: a step that counts to 40, 0.35 s or PAUSE between;
+# its group is in $group and the pid of its shell in $pid.
 begin_step() {
 	. /root/client
-	nofx exec --json --timeout 400s --memory 96Mi --pids 32 --tool bash -- 'for i in $(seq 40); do echo line $i; sleep 0.35; done' >"/root/$1.out" 2>"/root/$1.err" </dev/null &
+	nofx exec --json --timeout 400s --memory 96Mi --pids 32 --tool bash -- "for i in \$(seq 40); do echo line \$i; sleep ${2:-0.35}; done" >"/root/$1.out" 2>"/root/$1.err" </dev/null &
 	client=$!
-	trap 'kill -INT $client 2>/dev/null' EXIT
+	trap 'kill -INT $client 2>/dev/null || true' EXIT
 	eventually 60 grep -q 'line 3' "/root/$1.out"
 	group=$(find "$acme/nofx-acme.steps.scope" -mindepth 1 -maxdepth 1 -type d ! -name holder)
 	pid=
@@ -179,11 +179,11 @@ tenant_cap() {
 	. /root/client
 	systemctl set-property --runtime nofx-acme.slice MemoryMax=112M
 	[ "$(cat "$acme/memory.max")" = $((112 << 20)) ]
-	# Each holds 64 MiB, less than its own cap of 96; together they are too many.
-	local hold='x=$(head -c 64000000 /dev/zero | tr "\0" x); echo have; sleep 8; echo ${#x}' a b ra=0 rb=0
-	nofx exec --timeout 120s --memory 256Mi --tool bash -- "$hold" >/root/solo 2>&1 </dev/null || fail "alone: $(cat /root/solo)"
-	nofx exec --json --timeout 120s --memory 256Mi --tool bash -- "$hold" >/root/a 2>/root/a.err </dev/null & a=$!
-	nofx exec --json --timeout 120s --memory 256Mi --tool bash -- "$hold" >/root/b 2>/root/b.err </dev/null & b=$!
+	# Each holds 64 MiB, less than its own cap; together they are too many.
+	local hold='import time; x = bytearray(b"x") * (64 << 20); time.sleep(8)' a b ra=0 rb=0
+	nofx exec --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/solo 2>&1 </dev/null || fail "alone: $(cat /root/solo)"
+	nofx exec --json --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/a 2>/root/a.err </dev/null & a=$!
+	nofx exec --json --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/b 2>/root/b.err </dev/null & b=$!
 	wait $a || ra=$?
 	wait $b || rb=$?
 	tail -n 1 /root/a.err /root/b.err
@@ -198,7 +198,7 @@ tenant_cap() {
 
 container_in_tenant() {
 	[ -e /etc/docker/daemon.json ] || fail "the suite 10-host did not run"
-	begin_step docker
+	begin_step docker 1.5
 	docker run -d --rm --name inside --network none --cgroup-parent nofx-acme.slice box sleep 5 >/dev/null
 	local p
 	p=$(docker inspect -f '{{.State.Pid}}' inside)
@@ -215,7 +215,7 @@ scope_stopped() {
 	. /root/client
 	systemctl stop nofx.slice
 	[ ! -e "$cg/nofx.slice" ] || fail "nofx.slice is there"
-	nofx exec --timeout 90s --memory 64Mi -- /bin/true || fail "no step after it: $?"
+	timeout 180 nofx exec --timeout 90s --memory 64Mi -- /bin/true || fail "no step after it: $?"
 	[ "$(systemctl is-active nofx-acme.steps.scope)" = active ]
 	echo "stopped with all in it; the next step made it anew"
 }

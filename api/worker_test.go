@@ -267,6 +267,47 @@ func TestHeartbeatKeepsLeases(t *testing.T) {
 	}
 }
 
+// A cancellation does not wait for the next heartbeat, also not that of a step
+// that was claimed while this heartbeat was on its way.
+func TestCancelReachesWaitingHeartbeat(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	for name, listed := range map[string]bool{"listed": true, "claimed since": false} {
+		run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+		l := w.one()
+		in := wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, WaitMS: 20_000}
+		if listed {
+			in.Held = []wire.Fence{l.Fence}
+		}
+		begin := time.Now()
+		type result struct {
+			wire.HeartbeatAnswer
+			err error
+		}
+		answer := make(chan result, 1)
+		go func() {
+			got, err := w.Heartbeat(t.Context(), in)
+			answer <- result{got, err}
+		}()
+		if _, err := r.user.Cancel(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		}
+		got := <-answer
+		if took := time.Since(begin); got.err != nil || len(got.Cancel) != 1 || got.Cancel[0].AttemptID != l.AttemptID || took > 5*time.Second {
+			t.Errorf("%s: after %v %+v", name, took, got)
+		}
+		if !listed { // it was told to a worker that did not know it: it is told again at once
+			in.Held, begin = []wire.Fence{l.Fence}, time.Now()
+			again, err := w.Heartbeat(t.Context(), in)
+			if took := time.Since(begin); err != nil || len(again.Cancel) != 1 || took > 5*time.Second {
+				t.Errorf("%s: again after %v %+v %v", name, took, again, err)
+			}
+		}
+		w.finish(l, cause(step.CauseCancelled))
+	}
+}
+
 // Steps of a run that share its workspace stay on one worker.
 func TestRunIsPinned(t *testing.T) {
 	t.Parallel()

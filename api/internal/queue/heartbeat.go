@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -46,7 +47,7 @@ func (q *Queue) Heartbeat(ctx context.Context, who auth.Principal, in wire.Heart
 		}
 		break
 	}
-	q.told.note(in.Incarnation, b.answer.Cancel)
+	q.told.note(in.Incarnation, b.heard())
 	return b.answer, nil
 }
 
@@ -61,6 +62,19 @@ type beat struct {
 // news reports whether the answer holds an order that was not given yet.
 func (b *beat) news() bool {
 	return len(b.answer.Closed) > 0 || b.q.told.fresh(b.in.Incarnation, b.answer.Cancel)
+}
+
+// heard are the orders for leases that the worker listed. It may not know one
+// that it is being given at this moment, and then drops the order for it: that
+// one is told again.
+func (b *beat) heard() []wire.CancelOrder {
+	var out []wire.CancelOrder
+	for _, o := range b.answer.Cancel {
+		if slices.ContainsFunc(b.in.Held, func(l wire.Fence) bool { return l.AttemptID == o.AttemptID }) {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 func (b *beat) renew(ctx context.Context) error {
@@ -83,10 +97,13 @@ func (b *beat) renew(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		holding := make([]pgdb.HoldingRow, len(rows))
 		renewed := make([]string, len(rows))
 		for i, r := range rows {
-			holding[i], renewed[i] = pgdb.HoldingRow(r), r.ID
+			renewed[i] = r.ID
+		}
+		holding, err := db.Holding(ctx, b.holding())
+		if err != nil {
+			return err
 		}
 		if _, err := db.ForgetUnlisted(ctx, pgdb.ForgetUnlistedParams{WorkerID: in.WorkerID, Held: f.ids,
 			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
@@ -106,14 +123,18 @@ func (b *beat) renew(ctx context.Context) error {
 
 // look asks again what has become of the leases, without renewing them.
 func (b *beat) look(ctx context.Context) error {
-	f := b.fences
 	return b.q.db.SystemQuery(ctx, func(db *pgdb.Queries) error {
-		rows, err := db.Holding(ctx, pgdb.HoldingParams{Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs, WorkerID: b.in.WorkerID})
+		rows, err := db.Holding(ctx, b.holding())
 		if err == nil {
 			b.set(rows)
 		}
 		return err
 	})
+}
+
+func (b *beat) holding() pgdb.HoldingParams {
+	f := b.fences
+	return pgdb.HoldingParams{Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs, WorkerID: b.in.WorkerID}
 }
 
 func (b *beat) set(rows []pgdb.HoldingRow) {

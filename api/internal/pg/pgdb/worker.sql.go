@@ -84,10 +84,10 @@ func (q *Queries) ForgetUnlisted(ctx context.Context, arg ForgetUnlistedParams) 
 const holding = `-- name: Holding :many
 SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
 FROM nofx.attempt a
-JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
-             unnest($4::bigint[]) AS epoch) f
+LEFT JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
+                  unnest($4::bigint[]) AS epoch) f
   ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-WHERE a.worker_id = $5 AND a.status = 'running'
+WHERE a.worker_id = $5 AND a.status = 'running' AND (f.id IS NOT NULL OR a.cancel_at IS NOT NULL)
 `
 
 type HoldingParams struct {
@@ -105,8 +105,8 @@ type HoldingRow struct {
 	GraceMs      int64
 }
 
-// Holding looks at leases without renewing them: what a waiting heartbeat
-// asks when it is woken.
+// Holding looks at leases without renewing them: those that a worker lists,
+// and those to be cancelled that it claimed since it made the list.
 func (q *Queries) Holding(ctx context.Context, arg HoldingParams) ([]HoldingRow, error) {
 	rows, err := q.db.Query(ctx, holding,
 		arg.Ids,

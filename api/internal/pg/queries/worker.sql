@@ -41,15 +41,15 @@ WHERE a.id = h.id AND a.id = f.id AND a.generation = f.generation AND a.number =
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
 RETURNING a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms;
 
--- Holding looks at leases without renewing them: what a waiting heartbeat
--- asks when it is woken.
+-- Holding looks at leases without renewing them: those that a worker lists,
+-- and those to be cancelled that it claimed since it made the list.
 -- name: Holding :many
 SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
 FROM nofx.attempt a
-JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
-             unnest(@epochs::bigint[]) AS epoch) f
+LEFT JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+                  unnest(@epochs::bigint[]) AS epoch) f
   ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-WHERE a.worker_id = @worker_id AND a.status = 'running';
+WHERE a.worker_id = @worker_id AND a.status = 'running' AND (f.id IS NOT NULL OR a.cancel_at IS NOT NULL);
 
 -- ForgetUnlisted ends the leases that a worker has not listed for a grace; the
 -- reaper takes them from there.

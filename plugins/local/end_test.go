@@ -2,10 +2,8 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +18,7 @@ import (
 
 func supervisorPID(t *testing.T, b *box) string {
 	t.Helper()
-	dir, err := folder(b.h)
+	dir, err := New().Folder(b.h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +161,7 @@ func TestLeaseWithoutDriver(t *testing.T) {
 func newConfigured(t *testing.T, old *Driver) *Driver {
 	t.Helper()
 	d := New()
-	data := fmt.Appendf(nil, `{"state_dir":%q,"supervisor":%q}`, old.config.StateDir, old.config.Supervisor)
+	data := fmt.Appendf(nil, `{"state_dir":%q,"supervisor":%q}`, old.StateDir(), supervisorPath)
 	if err := d.Configure(context.Background(), data); err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +239,7 @@ func TestInitKilled(t *testing.T) {
 		done <- d.Exec(context.Background(), b.h, s, func(e driver.ExecEvent) error { defer once(); return r.sink(e) })
 	}()
 	<-ready
-	dir, _ := folder(b.h)
+	dir, _ := New().Folder(b.h)
 	life, err := supervisor.Look(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -275,26 +273,9 @@ func TestHostileWorkspaceIsRemoved(t *testing.T) {
 	if err := d.Destroy(t.Context(), b.h); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := os.ReadDir(d.config.StateDir)
+	entries, err := os.ReadDir(d.StateDir())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the state folder still holds %v (%v)", entries, err)
-	}
-}
-
-// A removal that was interrupted is finished by the next process.
-func TestInterruptedRemoval(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), goneMark+"x")
-	for _, p := range []string{"..gone.1/a/b", "..gone.3/c", "workspace/d/e/f", "..gone.x"} {
-		if err := os.MkdirAll(filepath.Join(dir, p), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := removeRemains(filepath.Dir(dir)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("it is still there: %v", err)
 	}
 }
 
@@ -328,12 +309,12 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	entries, err := os.ReadDir(d.config.StateDir)
+	entries, err := os.ReadDir(d.StateDir())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the state folder still holds %d entries (%v)", len(entries), err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || strings.Contains(string(mounts), d.config.StateDir) {
+	if err != nil || strings.Contains(string(mounts), d.StateDir()) {
 		t.Errorf("mounts are left on the host (%v):\n%s", err, mounts)
 	}
 }

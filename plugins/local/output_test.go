@@ -34,7 +34,7 @@ func TestSmallWritesShareFrames(t *testing.T) {
 	if len(r.out) != n || r.exit.TotalBytes != n {
 		t.Fatalf("%d bytes came, exit %+v", len(r.out), r.exit)
 	}
-	dir, err := folder(b.h)
+	dir, err := New().Folder(b.h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestControlSocketNonsense(t *testing.T) {
 	t.Parallel()
 	d := newDriver(t)
 	b := newBox(t, d)
-	dir, err := folder(b.h)
+	dir, err := New().Folder(b.h)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,8 +90,8 @@ func TestHostileImage(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	for _, bad := range []string{"/", d.config.StateDir, filepath.Join(dir, "no-such")} {
-		if _, err := imageDriver(t, bad); !step.Is(err, step.KindInvalid) && bad != d.config.StateDir {
+	for _, bad := range []string{"/", d.StateDir(), filepath.Join(dir, "no-such")} {
+		if _, err := imageDriver(t, bad); !step.Is(err, step.KindInvalid) && bad != d.StateDir() {
 			t.Errorf("an image at %s: %v", bad, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package local
+package supervised
 
 import (
 	"archive/tar"
@@ -22,7 +22,7 @@ const (
 )
 
 // files starts a file helper in the sandbox.
-func (d *Driver) files(ctx context.Context, h driver.Handle, dir string) (*supervisor.Files, error) {
+func (b *Boxes) files(ctx context.Context, h driver.Handle, dir string) (*supervisor.Files, error) {
 	c, err := supervisor.Dial(ctx, dir)
 	if err == nil {
 		var f *supervisor.Files
@@ -34,7 +34,7 @@ func (d *Driver) files(ctx context.Context, h driver.Handle, dir string) (*super
 	if errors.Is(err, supervisor.ErrGone) {
 		err = step.Errorf(step.KindConflict, "sandbox %s has ended", h.ID)
 	}
-	return nil, d.absent(h, dir, err)
+	return nil, b.absent(h, dir, err)
 }
 
 // source remembers the error of a reader, to tell it from the archive's own.
@@ -52,15 +52,15 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // CopyIn implements driver.Driver.
-func (d *Driver) CopyIn(ctx context.Context, h driver.Handle, to string, archive io.Reader) error {
-	dir, err := folder(h)
+func (b *Boxes) CopyIn(ctx context.Context, h driver.Handle, to string, archive io.Reader) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
 	if !path.IsAbs(to) || strings.ContainsRune(to, 0) || len(to) > maxName {
 		return step.Errorf(step.KindInvalid, "the folder to copy to is not an absolute path")
 	}
-	f, err := d.files(ctx, h, dir)
+	f, err := b.files(ctx, h, dir)
 	if err != nil {
 		return err
 	}
@@ -155,8 +155,8 @@ func entryName(e *tar.Header) (string, error) {
 }
 
 // CopyOut implements driver.Driver.
-func (d *Driver) CopyOut(ctx context.Context, h driver.Handle, from string, limit int64, archive io.Writer) error {
-	dir, err := folder(h)
+func (b *Boxes) CopyOut(ctx context.Context, h driver.Handle, from string, limit int64, archive io.Writer) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (d *Driver) CopyOut(ctx context.Context, h driver.Handle, from string, limi
 	if limit <= 0 {
 		limit = maxCopyBytes
 	}
-	f, err := d.files(ctx, h, dir)
+	f, err := b.files(ctx, h, dir)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package local
+package supervised
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func checkExec(s driver.ExecSpec) error {
 	}
 	switch {
 	case s.TTY != nil:
-		return step.Errorf(step.KindUnsupported, "driver local: there are no terminals")
+		return step.Errorf(step.KindUnsupported, "the driver has no terminals")
 	case s.User != "" && s.User != "root":
 		return step.Errorf(step.KindInvalid, "user %.40q is neither root nor empty", s.User)
 	case s.OnOutput != "" && s.OnOutput != step.OutputTruncate && s.OnOutput != step.OutputKill:
@@ -34,23 +34,23 @@ func checkExec(s driver.ExecSpec) error {
 }
 
 // Exec implements driver.Driver.
-func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
-	dir, err := folder(h)
+func (b *Boxes) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
 	if err := checkExec(spec); err != nil {
 		return err
 	}
-	c, err := d.connect(ctx, dir)
+	c, err := b.connect(ctx, dir)
 	if err == nil {
 		var existed bool
 		existed, err = c.Exec(ctx, &spec)
 		switch {
 		case err == nil && !existed:
-			return d.follow(ctx, h, dir, c, spec.ID, 0, sink)
+			return b.follow(ctx, h, dir, c, spec.ID, 0, sink)
 		case err == nil:
-			return d.attach(ctx, h, dir, c, spec.ID, 0, sink)
+			return b.attach(ctx, h, dir, c, spec.ID, 0, sink)
 		}
 		c.Close()
 	}
@@ -58,7 +58,7 @@ func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec
 		return err
 	}
 	// Nobody can start it any more; if it ran, it can still be read.
-	err = d.attachDead(ctx, h, dir, spec.ID, 0, sink)
+	err = b.attachDead(ctx, h, dir, spec.ID, 0, sink)
 	if step.Is(err, step.KindNotFound) {
 		if _, serr := os.Lstat(dir); serr == nil {
 			return step.Errorf(step.KindConflict, "sandbox %s has ended", h.ID)
@@ -68,8 +68,8 @@ func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec
 }
 
 // Attach implements driver.Driver.
-func (d *Driver) Attach(ctx context.Context, h driver.Handle, execID string, offset int64, sink driver.Sink) error {
-	dir, err := folder(h)
+func (b *Boxes) Attach(ctx context.Context, h driver.Handle, execID string, offset int64, sink driver.Sink) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
@@ -79,14 +79,14 @@ func (d *Driver) Attach(ctx context.Context, h driver.Handle, execID string, off
 	if offset < 0 {
 		return step.Errorf(step.KindInvalid, "offset %d is negative", offset)
 	}
-	c, err := d.connect(ctx, dir)
+	c, err := b.connect(ctx, dir)
 	if errors.Is(err, supervisor.ErrGone) {
-		return d.attachDead(ctx, h, dir, execID, offset, sink)
+		return b.attachDead(ctx, h, dir, execID, offset, sink)
 	}
 	if err != nil {
 		return err
 	}
-	return d.attach(ctx, h, dir, c, execID, offset, sink)
+	return b.attach(ctx, h, dir, c, execID, offset, sink)
 }
 
 // checkExecID refuses what cannot name an exec, or a file of one.
@@ -95,32 +95,32 @@ func checkExecID(id string) error {
 }
 
 // attach watches an exec that exists, and follows it. It takes c over.
-func (d *Driver) attach(ctx context.Context, h driver.Handle, dir string, c *supervisor.Conn, id string, offset int64, sink driver.Sink) error {
+func (b *Boxes) attach(ctx context.Context, h driver.Handle, dir string, c *supervisor.Conn, id string, offset int64, sink driver.Sink) error {
 	running, err := c.Watch(ctx, id)
 	switch {
 	case errors.Is(err, supervisor.ErrGone):
 		c.Close()
-		return d.attachDead(ctx, h, dir, id, offset, sink)
+		return b.attachDead(ctx, h, dir, id, offset, sink)
 	case step.Is(err, step.KindNotFound):
-		d.release(dir, c)
+		b.release(dir, c)
 		return err
 	case err != nil:
 		c.Close()
 		return err
 	case running:
-		return d.follow(ctx, h, dir, c, id, offset, sink)
+		return b.follow(ctx, h, dir, c, id, offset, sink)
 	}
-	d.release(dir, c)
-	return finished(dir, id, offset, sink)
+	b.release(dir, c)
+	return b.finished(ctx, dir, id, offset, sink)
 }
 
 // follow delivers an exec's output as the supervisor tells of it, and its end.
 // It takes c over.
-func (d *Driver) follow(ctx context.Context, h driver.Handle, dir string, c *supervisor.Conn, id string, offset int64, sink driver.Sink) error {
+func (b *Boxes) follow(ctx context.Context, h driver.Handle, dir string, c *supervisor.Conn, id string, offset int64, sink driver.Sink) error {
 	out, err := supervisor.OpenOutput(dir, id, offset)
 	if err != nil {
 		c.Close()
-		return d.absent(h, dir, err)
+		return b.absent(h, dir, err)
 	}
 	defer out.Close()
 	for {
@@ -129,21 +129,21 @@ func (d *Driver) follow(ctx context.Context, h driver.Handle, dir string, c *sup
 			err = out.Deliver(n.Size, sink)
 		} else if errors.Is(err, supervisor.ErrGone) {
 			c.Close()
-			return d.attachDead(ctx, h, dir, id, out.Offset(), sink)
+			return b.attachDead(ctx, h, dir, id, out.Offset(), sink)
 		}
 		if err != nil {
 			c.Close()
 			return err
 		}
 		if n.Ended {
-			d.release(dir, c)
-			return deliverExit(dir, id, out, sink)
+			b.release(dir, c)
+			return b.deliverExit(ctx, dir, id, out, sink)
 		}
 	}
 }
 
 // finished delivers an exec that has its record.
-func finished(dir, id string, offset int64, sink driver.Sink) error {
+func (b *Boxes) finished(ctx context.Context, dir, id string, offset int64, sink driver.Sink) error {
 	out, err := supervisor.OpenOutput(dir, id, offset)
 	if err != nil {
 		return step.Errorf(step.KindNotFound, "there is no exec %s", id)
@@ -156,15 +156,15 @@ func finished(dir, id string, offset int64, sink driver.Sink) error {
 	if err := out.Deliver(size, sink); err != nil {
 		return err
 	}
-	return deliverExit(dir, id, out, sink)
+	return b.deliverExit(ctx, dir, id, out, sink)
 }
 
-func deliverExit(dir, id string, out *supervisor.Output, sink driver.Sink) error {
+func (b *Boxes) deliverExit(ctx context.Context, dir, id string, out *supervisor.Output, sink driver.Sink) error {
 	r, err := supervisor.ReadRecord(dir, id)
 	if err != nil {
 		return step.Errorf(step.KindInternal, "%w", err)
 	}
-	x, err := exitOf(r)
+	x, err := b.exitOf(ctx, dir, r)
 	if err != nil {
 		return err
 	}
@@ -173,15 +173,15 @@ func deliverExit(dir, id string, out *supervisor.Output, sink driver.Sink) error
 
 // attachDead delivers what is known of an exec whose supervisor has ended. An
 // exec that it did not see to its end is lost.
-func (d *Driver) attachDead(ctx context.Context, h driver.Handle, dir, id string, offset int64, sink driver.Sink) error {
-	if err := d.settle(ctx, dir); err != nil {
-		return d.absent(h, dir, err)
+func (b *Boxes) attachDead(ctx context.Context, h driver.Handle, dir, id string, offset int64, sink driver.Sink) error {
+	if err := b.settle(ctx, dir); err != nil {
+		return b.absent(h, dir, err)
 	}
-	return finished(dir, id, offset, sink)
+	return b.finished(ctx, dir, id, offset, sink)
 }
 
 // absent says not found when the sandbox's folder is gone, and err otherwise.
-func (d *Driver) absent(h driver.Handle, dir string, err error) error {
+func (b *Boxes) absent(h driver.Handle, dir string, err error) error {
 	if _, serr := os.Lstat(dir); errors.Is(serr, fs.ErrNotExist) {
 		return notFound(h)
 	}
@@ -193,8 +193,8 @@ func (d *Driver) absent(h driver.Handle, dir string, err error) error {
 
 // settle brings a sandbox without a supervisor to its end: nothing of it runs
 // any more, and every exec has a record. With a supervisor it does nothing.
-func (d *Driver) settle(ctx context.Context, dir string) error {
-	unlock, err := d.locks.lock(ctx, dir)
+func (b *Boxes) settle(ctx context.Context, dir string) error {
+	unlock, err := b.locks.lock(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func recordLost(dir, id string) error {
 }
 
 // Signal implements driver.Driver.
-func (d *Driver) Signal(ctx context.Context, h driver.Handle, execID, signal string) error {
+func (b *Boxes) Signal(ctx context.Context, h driver.Handle, execID, signal string) error {
 	sig, err := signalOf(signal)
 	if err != nil {
 		return err
@@ -269,11 +269,11 @@ func (d *Driver) Signal(ctx context.Context, h driver.Handle, execID, signal str
 	if err := checkExecID(execID); err != nil {
 		return err
 	}
-	dir, err := folder(h)
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
-	return d.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Signal(ctx, execID, sig) }, func() error {
+	return b.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Signal(ctx, execID, sig) }, func() error {
 		if _, err := supervisor.ReadRecord(dir, execID); err == nil {
 			return step.Errorf(step.KindConflict, "the exec has exited")
 		}
@@ -282,38 +282,38 @@ func (d *Driver) Signal(ctx context.Context, h driver.Handle, execID, signal str
 }
 
 // Stop implements driver.Driver.
-func (d *Driver) Stop(ctx context.Context, h driver.Handle, grace time.Duration, cause step.Cause) error {
+func (b *Boxes) Stop(ctx context.Context, h driver.Handle, grace time.Duration, cause step.Cause) error {
 	if cause != step.CauseCancelled && cause != step.CauseTimeout {
 		return step.Errorf(step.KindInvalid, "the cause of a stop is cancelled or timeout, not %.40q", string(cause))
 	}
-	dir, err := folder(h)
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
-	return d.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Stop(ctx, grace, cause) }, func() error { return nil })
+	return b.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Stop(ctx, grace, cause) }, func() error { return nil })
 }
 
 // Extend implements driver.Driver.
-func (d *Driver) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
-	dir, err := folder(h)
+func (b *Boxes) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
 	if until < 0 {
 		return step.Errorf(step.KindInvalid, "the deadline is negative")
 	}
-	return d.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Extend(ctx, until) }, func() error {
+	return b.ask(ctx, h, dir, func(c *supervisor.Conn) error { return c.Extend(ctx, until) }, func() error {
 		return step.Errorf(step.KindConflict, "sandbox %s has ended", h.ID)
 	})
 }
 
 // ask makes one call to the supervisor. dead answers in its place when it has
 // ended and its sandbox is settled.
-func (d *Driver) ask(ctx context.Context, h driver.Handle, dir string, call func(*supervisor.Conn) error, dead func() error) error {
-	c, err := d.connect(ctx, dir)
+func (b *Boxes) ask(ctx context.Context, h driver.Handle, dir string, call func(*supervisor.Conn) error, dead func() error) error {
+	c, err := b.connect(ctx, dir)
 	if err == nil {
 		if err = call(c); err == nil || step.Is(err, step.KindNotFound) || step.Is(err, step.KindConflict) {
-			d.release(dir, c)
+			b.release(dir, c)
 			return err
 		}
 		c.Close()
@@ -321,8 +321,8 @@ func (d *Driver) ask(ctx context.Context, h driver.Handle, dir string, call func
 	if !errors.Is(err, supervisor.ErrGone) {
 		return err
 	}
-	if err := d.settle(ctx, dir); err != nil {
-		return d.absent(h, dir, err)
+	if err := b.settle(ctx, dir); err != nil {
+		return b.absent(h, dir, err)
 	}
 	return dead()
 }

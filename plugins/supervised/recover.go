@@ -1,4 +1,4 @@
-package local
+package supervised
 
 import (
 	"context"
@@ -14,22 +14,22 @@ import (
 )
 
 // Recover implements driver.Driver.
-func (d *Driver) Recover(ctx context.Context, h driver.Handle) (driver.State, error) {
-	dir, err := folder(h)
+func (b *Boxes) Recover(ctx context.Context, h driver.Handle) (driver.State, error) {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return driver.State{}, err
 	}
-	return d.state(ctx, h, dir)
+	return b.state(ctx, h, dir)
 }
 
-func (d *Driver) state(ctx context.Context, h driver.Handle, dir string) (driver.State, error) {
+func (b *Boxes) state(ctx context.Context, h driver.Handle, dir string) (driver.State, error) {
 	gone := driver.State{Phase: driver.PhaseGone}
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return gone, nil
 	}
 	var st supervisor.Status
 	alive := true
-	err := d.ask(ctx, h, dir, func(c *supervisor.Conn) (err error) {
+	err := b.ask(ctx, h, dir, func(c *supervisor.Conn) (err error) {
 		st, err = c.Status(ctx)
 		return err
 	}, func() error {
@@ -47,12 +47,12 @@ func (d *Driver) state(ctx context.Context, h driver.Handle, dir string) (driver
 			return gone, nil // its creation never came to an end
 		}
 	}
-	return readState(dir, st, alive)
+	return b.readState(ctx, dir, st, alive)
 }
 
 // readState puts a sandbox's state together from its files and what its
 // supervisor said before they were read.
-func readState(dir string, st supervisor.Status, alive bool) (driver.State, error) {
+func (b *Boxes) readState(ctx context.Context, dir string, st supervisor.Status, alive bool) (driver.State, error) {
 	ids, err := supervisor.Execs(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return driver.State{Phase: driver.PhaseGone}, nil
@@ -74,7 +74,7 @@ func readState(dir string, st supervisor.Status, alive bool) (driver.State, erro
 		if err != nil {
 			return driver.State{}, step.Errorf(step.KindInternal, "%w", err)
 		}
-		x, err := exitOf(r)
+		x, err := b.exitOf(ctx, dir, r)
 		if err != nil { // it never ran: the call that asked for it said so
 			x = &driver.Exit{Cause: step.CauseLost, Code: -1, Attested: step.AttestedKernel, Message: err.Error()}
 		}
@@ -84,12 +84,12 @@ func readState(dir string, st supervisor.Status, alive bool) (driver.State, erro
 }
 
 // List implements driver.Driver.
-func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error) {
-	c, _, err := d.configured()
+func (b *Boxes) List(ctx context.Context, owner string) ([]driver.Listed, error) {
+	stateDir, _, err := b.configured()
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(c.StateDir)
+	entries, err := os.ReadDir(stateDir)
 	if err != nil {
 		return nil, step.Errorf(step.KindInternal, "state_dir: %w", err)
 	}
@@ -98,16 +98,16 @@ func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error
 		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		dir := filepath.Join(c.StateDir, e.Name())
+		dir := filepath.Join(stateDir, e.Name())
 		s, err := readSpec(dir)
 		if err != nil || s.Spec.Tags.Owner != owner || s.Spec.ID != e.Name() {
 			continue // being made or removed, or a foreign one
 		}
-		h, err := handleOf(c.StateDir, e.Name())
+		h, err := b.handle(stateDir, e.Name())
 		if err != nil {
 			return nil, err
 		}
-		st, err := d.state(ctx, h, dir)
+		st, err := b.state(ctx, h, dir)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -1,4 +1,4 @@
-package local
+package supervised
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 )
 
 // Stats implements driver.Driver. What no control group tells is negative.
-func (d *Driver) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) {
-	dir, err := folder(h)
+func (b *Boxes) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return driver.Stats{}, err
 	}
@@ -24,7 +24,7 @@ func (d *Driver) Stats(_ context.Context, h driver.Handle) (driver.Stats, error)
 	if err != nil {
 		return driver.Stats{}, step.Errorf(step.KindInternal, "%w", err)
 	}
-	g := s.Spec.Host.Cgroup
+	g := s.Group
 	if g.V2 != "" {
 		return driver.Stats{
 			CPUUsec: keyed(g.V2, "cpu.stat", "usage_usec"), MemoryBytes: number(g.V2, "memory.current"), MemoryPeak: number(g.V2, "memory.peak"),

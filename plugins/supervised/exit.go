@@ -1,7 +1,9 @@
-package local
+package supervised
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -104,4 +106,14 @@ func signalOf(name string) (unix.Signal, error) {
 		return s, nil
 	}
 	return 0, step.Errorf(step.KindInvalid, "there is no signal %.40q", name)
+}
+
+// exitOf reads a supervisor's record, and asks the engine about an end that
+// the supervisor has no reason for.
+func (b *Boxes) exitOf(ctx context.Context, dir string, r *supervisor.Record) (*driver.Exit, error) {
+	x, err := exitOf(r)
+	if err == nil && r.Why == supervisor.WhyLost {
+		b.engine.Amend(ctx, filepath.Base(dir), x)
+	}
+	return x, err
 }

@@ -1,4 +1,4 @@
-package local
+package supervised
 
 import (
 	"bytes"
@@ -19,41 +19,41 @@ import (
 )
 
 // Destroy implements driver.Driver.
-func (d *Driver) Destroy(ctx context.Context, h driver.Handle) error {
-	dir, err := folder(h)
+func (b *Boxes) Destroy(ctx context.Context, h driver.Handle) error {
+	dir, err := b.Folder(h)
 	if err != nil {
 		return err
 	}
-	unlock, err := d.locks.lock(ctx, dir)
+	unlock, err := b.locks.lock(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		d.forget(dir)
+		b.forget(dir)
 		return nil
 	}
-	return d.remove(ctx, dir)
+	return b.remove(ctx, dir)
 }
 
 // remove ends the sandbox and removes its folder. Its lock is held.
-func (d *Driver) remove(ctx context.Context, dir string) error {
-	if err := d.end(ctx, dir); err != nil {
+func (b *Boxes) remove(ctx context.Context, dir string) error {
+	if err := b.end(ctx, dir); err != nil {
 		return err
 	}
-	d.forget(dir)
+	b.forget(dir)
 	life, err := supervisor.Look(dir)
 	if err != nil {
 		return step.Errorf(step.KindInternal, "%w", err)
 	}
-	return wipe(dir, life)
+	return b.wipe(ctx, dir, life)
 }
 
 // end asks the supervisor to end, for a while; what it does not do, wipe does.
-func (d *Driver) end(ctx context.Context, dir string) error {
+func (b *Boxes) end(ctx context.Context, dir string) error {
 	short, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	c, err := d.connect(short, dir)
+	c, err := b.connect(short, dir)
 	if err != nil {
 		return ctx.Err()
 	}
@@ -64,8 +64,11 @@ func (d *Driver) end(ctx context.Context, dir string) error {
 
 // wipe makes sure that nothing of a sandbox runs, with or without a
 // supervisor, and removes its folder.
-func wipe(dir string, life supervisor.Life) error {
+func (b *Boxes) wipe(ctx context.Context, dir string, life supervisor.Life) error {
 	if err := killRemains(dir, life); err != nil {
+		return err
+	}
+	if err := b.engine.Remove(ctx, filepath.Base(dir), dir); err != nil {
 		return err
 	}
 	gone := filepath.Join(filepath.Dir(dir), goneMark+filepath.Base(dir)+"-"+strconv.FormatInt(int64(driver.Now()), 36))

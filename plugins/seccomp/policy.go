@@ -1,4 +1,4 @@
-package local
+package seccomp
 
 import (
 	"cmp"
@@ -164,6 +164,15 @@ func (p *policy) spans() []span {
 		}
 	}
 	return append(all, span{from: p.last + 1, ret: missing})
+}
+
+// Step gives the filter of a step, in the encoding of the kernel that runs it.
+func Step() ([]byte, error) {
+	p, err := stepPolicy()
+	if err != nil {
+		return nil, err
+	}
+	return p.program()
 }
 
 // program compiles the policy. The numbers are searched by halving: the kernel

@@ -63,7 +63,7 @@ func oneSandbox(b *testing.B, d driver.Driver, spec driver.Spec) {
 
 func benchSpec(b *testing.B, workspaceUID uint32) driver.Spec {
 	s := driver.Spec{Tags: driver.Tags{Owner: "bench", ID: "x"}, Network: step.NetworkNone, Until: driver.After(time.Hour), Resources: step.Resources{MemoryMB: 512, Pids: 64}}
-	newHost().fill(b, &s)
+	newHost().Fill(b, &s)
 	if workspaceUID > 0 {
 		s.Host.Workspace, s.Host.WorkspaceUID = b.TempDir(), workspaceUID
 		if err := os.Chown(s.Host.Workspace, int(workspaceUID), int(workspaceUID)); err != nil {

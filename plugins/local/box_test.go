@@ -39,7 +39,7 @@ func newBox(t testing.TB, d *Driver, change ...func(*driver.Spec)) *box {
 		f(&s)
 	}
 	given := s.Host
-	newHost().fill(t, &s)
+	newHost().Fill(t, &s)
 	if given != nil {
 		s.Host.Workspace, s.Host.WorkspaceUID = given.Workspace, given.WorkspaceUID
 	}

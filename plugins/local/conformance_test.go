@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/nofx-run/nofx/internal/testhost"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 )
@@ -13,12 +14,12 @@ import (
 type limiting struct {
 	driver.Driver
 	t    *testing.T
-	host *host
+	host *testhost.Host
 }
 
 func (l limiting) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
 	if s.Host != nil && s.Resources.MemoryMB < 1<<20 {
-		l.host.limit(l.t, &s)
+		l.host.Limit(l.t, &s)
 	}
 	return l.Driver.Create(ctx, s)
 }
@@ -32,7 +33,7 @@ func TestConformance(t *testing.T) {
 		Programs: drivertest.Shell(),
 		Patience: 2,
 		Caps:     true,
-		Spec:     func(t *testing.T, s *driver.Spec) { h.fill(t, s) },
+		Spec:     func(t *testing.T, s *driver.Spec) { h.Fill(t, s) },
 		Open: func(t *testing.T) drivertest.Instance {
 			d := New()
 			client, stop := drivertest.Serve(t, d)

@@ -287,7 +287,7 @@ func TestManyAtOnce(t *testing.T) {
 	specs := make([]driver.Spec, 50)
 	for i := range specs {
 		specs[i] = driver.Spec{ID: fmt.Sprintf("many-%d", i), Tags: driver.Tags{Owner: "test", ID: "x"}}
-		newHost().fill(t, &specs[i])
+		newHost().Fill(t, &specs[i])
 	}
 	for i := range specs {
 		wg.Go(func() {

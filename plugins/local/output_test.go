@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nofx-run/nofx/internal/testhost"
 	"github.com/nofx-run/nofx/sdk/driver"
 )
 
@@ -91,8 +92,8 @@ func TestUnifiedHierarchy(t *testing.T) {
 	name := "nofxtest-" + random()
 	s := driver.Spec{ID: "v2", Tags: driver.Tags{Owner: "test", ID: "x"}, Host: &driver.HostSpec{UIDBase: 1900900000, UIDCount: 2}}
 	s.Host.Cgroup.V2, s.Host.Supervisor.V2 = filepath.Join(root, name+"-box"), filepath.Join(root, name+"-sup")
-	mkdir(t, s.Host.Cgroup.V2)
-	mkdir(t, s.Host.Supervisor.V2)
+	testhost.Mkdir(t, s.Host.Cgroup.V2)
+	testhost.Mkdir(t, s.Host.Supervisor.V2)
 	b := openBox(t, d, s)
 	if r := b.sh(t, "grep ^0: /proc/self/cgroup"); r.out != "0::/\n" {
 		t.Errorf("the step's group: %q", r.out)

@@ -37,7 +37,7 @@ func (bare) Amend(context.Context, string, *driver.Exit)  {}
 type Boxes struct {
 	name   string
 	engine Engine
-	locks  keyLocks // by sandbox folder: create, destroy and settle exclude one another
+	locks  Locks // by sandbox folder: create, destroy and settle exclude one another
 
 	mu       sync.Mutex
 	stateDir string
@@ -163,8 +163,8 @@ type handleData struct {
 	StateDir string `json:"state_dir"`
 }
 
-// handle gives the handle of a sandbox below stateDir.
-func (b *Boxes) handle(stateDir, id string) (driver.Handle, error) {
+// Handle gives the handle of a sandbox below stateDir.
+func (b *Boxes) Handle(stateDir, id string) (driver.Handle, error) {
 	data, err := json.Marshal(handleData{stateDir})
 	if err != nil {
 		return driver.Handle{}, step.Errorf(step.KindInternal, "handle: %w", err)

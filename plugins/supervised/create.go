@@ -113,12 +113,12 @@ func (b *Boxes) Make(ctx context.Context, spec driver.Spec, start func(context.C
 		return driver.Handle{}, err
 	}
 	dir := filepath.Join(stateDir, spec.ID)
-	unlock, err := b.locks.lock(ctx, dir)
+	unlock, err := b.locks.Lock(ctx, dir)
 	if err != nil {
 		return driver.Handle{}, err
 	}
 	defer unlock()
-	h, err := b.handle(stateDir, spec.ID)
+	h, err := b.Handle(stateDir, spec.ID)
 	if err != nil {
 		return driver.Handle{}, err
 	}
@@ -209,4 +209,13 @@ func (b *Boxes) undo(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
 	return b.remove(ctx, dir)
+}
+
+// HostOf gives the daemon's part of what the sandbox in a folder was made from.
+func HostOf(dir string) (*driver.HostSpec, error) {
+	s, err := readSpec(dir)
+	if err != nil {
+		return nil, err
+	}
+	return s.Spec.Host, nil
 }

@@ -24,14 +24,14 @@ func (b *Boxes) Destroy(ctx context.Context, h driver.Handle) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := b.locks.lock(ctx, dir)
+	unlock, err := b.locks.Lock(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		b.forget(dir)
-		return nil
+		return b.engine.Remove(ctx, h.ID, dir)
 	}
 	return b.remove(ctx, dir)
 }

@@ -194,7 +194,7 @@ func (b *Boxes) absent(h driver.Handle, dir string, err error) error {
 // settle brings a sandbox without a supervisor to its end: nothing of it runs
 // any more, and every exec has a record. With a supervisor it does nothing.
 func (b *Boxes) settle(ctx context.Context, dir string) error {
-	unlock, err := b.locks.lock(ctx, dir)
+	unlock, err := b.locks.Lock(ctx, dir)
 	if err != nil {
 		return err
 	}

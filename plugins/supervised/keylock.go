@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// keyLocks are mutexes by name, there while somebody holds or awaits them.
-type keyLocks struct {
+// Locks are mutexes by name, there while somebody holds or awaits them.
+type Locks struct {
 	mu   sync.Mutex
 	held map[string]*keyLock
 }
@@ -16,8 +16,8 @@ type keyLock struct {
 	users int
 }
 
-// lock waits for the lock of key and gives the function that frees it.
-func (k *keyLocks) lock(ctx context.Context, key string) (func(), error) {
+// Lock waits for the lock of key and gives the function that frees it.
+func (k *Locks) Lock(ctx context.Context, key string) (func(), error) {
 	k.mu.Lock()
 	l := k.held[key]
 	if l == nil {

@@ -103,7 +103,7 @@ func (b *Boxes) List(ctx context.Context, owner string) ([]driver.Listed, error)
 		if err != nil || s.Spec.Tags.Owner != owner || s.Spec.ID != e.Name() {
 			continue // being made or removed, or a foreign one
 		}
-		h, err := b.handle(stateDir, e.Name())
+		h, err := b.Handle(stateDir, e.Name())
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -43,6 +41,18 @@ func NewLauncher(path, stage string, t *Template, filter []byte, sizes Sizes) (*
 	if len(l.template) > maxDatagram {
 		return nil, step.Errorf(step.KindInvalid, "the root file system has too many entries: %d bytes of %d", len(l.template), maxDatagram)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.start(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// NewJoiner starts the program at path for sandboxes that an engine makes: it
+// has no template, and Join in place of Create.
+func NewJoiner(path string) (*Launcher, error) {
+	l := &Launcher{path: path, sock: -1}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.start(); err != nil {
@@ -95,6 +105,9 @@ func (l *Launcher) start() error {
 		l.stop()
 		return step.Errorf(step.KindUnavailable, "the supervisor %s does not start: %w", l.path, err)
 	}
+	if l.template == nil {
+		return nil
+	}
 	if err := l.build(); err != nil {
 		l.stop()
 		return err
@@ -135,77 +148,6 @@ func (l *Launcher) stop() {
 		_ = l.cmd.Wait()
 		l.cmd = nil
 	}
-}
-
-// Sandbox asks for a sandbox. The folder Dir exists, is the supervisor's own,
-// and has no state in it.
-type Sandbox struct {
-	Dir          string
-	Until        driver.Deadline
-	UIDBase      uint32
-	Workspace    string
-	WorkspaceUID uint32
-	Cgroup       driver.Cgroup
-	Supervisor   driver.Cgroup
-}
-
-func (s *Sandbox) encode() []byte {
-	e := make(encoder, 0, 1024)
-	e.u8(spawnCreate)
-	e.str(s.Dir)
-	e.u64(uint64(s.Until))
-	e.u32(s.UIDBase)
-	e.str(s.Workspace)
-	e.u32(s.WorkspaceUID)
-	for _, c := range []driver.Cgroup{s.Cgroup, s.Supervisor} {
-		e.str(c.V2)
-		e.u32(uint32(len(c.V1)))
-		for name, dir := range c.V1 {
-			e.str(name)
-			e.str(dir)
-		}
-	}
-	return e
-}
-
-// Create starts a sandbox and gives a connection to its supervisor. When it
-// fails, no process of the sandbox is left or will be in a moment: a
-// supervisor whose set-up fails ends, and its PID 1 with it.
-func (l *Launcher) Create(ctx context.Context, s *Sandbox) (*Conn, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("create: %w", err)
-	}
-	c, err := newConn(pair[0])
-	if err != nil {
-		_ = unix.Close(pair[1])
-		return nil, err
-	}
-	err = l.send(s.encode(), pair[1])
-	_ = unix.Close(pair[1])
-	if err == nil {
-		_, err = c.reply(ctx)
-	}
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-func (l *Launcher) send(request []byte, fd int) error {
-	if len(request) > maxDatagram {
-		return step.Errorf(step.KindInvalid, "the request for a sandbox has %d bytes", len(request))
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.ensure(); err != nil {
-		return err
-	}
-	if err := sendTo(l.sock, request, unix.UnixRights(fd)); err != nil {
-		return step.Errorf(step.KindUnavailable, "the spawner does not answer: %w", err)
-	}
-	return nil
 }
 
 func sendTo(sock int, p, oob []byte) error {

@@ -10,6 +10,7 @@ const (
 
 	spawnTemplate = 1
 	spawnCreate   = 2
+	spawnContain  = 3
 
 	cmdExec    = 1
 	cmdWatch   = 2

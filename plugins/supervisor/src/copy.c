@@ -255,9 +255,9 @@ _Noreturn void copy_main(int conn)
 	prctl(PR_SET_NAME, "nofx-files");
 	signal(SIGPIPE, SIG_IGN);
 	umask(022);
-	setfsgid(STEP_UID);
-	setfsuid(STEP_UID);
-	if (setfsuid((uid_t)-1) != STEP_UID || setfsgid((gid_t)-1) != STEP_UID)
+	setfsgid(shared.step_id);
+	setfsuid(shared.step_id);
+	if (setfsuid((uid_t)-1) != (int)shared.step_id || setfsgid((gid_t)-1) != (int)shared.step_id)
 		_exit(1);
 	if (!set_caps(0) || prctl(PR_SET_DUMPABLE, 0) != 0 || setrlimit(RLIMIT_NOFILE, &files) != 0 ||
 	    setrlimit(RLIMIT_CORE, &core) != 0 || chdir("/") != 0)

@@ -50,7 +50,7 @@ bool has_file(const struct sup *s, const char *id, const char *end)
 }
 
 /* sealed gives a descriptor of bytes that nobody can change. */
-static int sealed(const uint8_t *p, size_t n)
+int sealed(const uint8_t *p, size_t n)
 {
 	int fd = memfd_create("nofx", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
@@ -295,7 +295,7 @@ static bool launch(struct sup *s, int slot, const uint8_t *spec, size_t spec_len
 {
 	int fds[4] = { -1, -1, -1, -1 };
 	struct exec *e = &s->execs[slot];
-	uid_t owner = s->box->uid_base + (spec_len > 0 && spec[0] == 1 ? 0 : 1); /* see spec_read */
+	uid_t owner = spec_len > 0 && spec[0] == 1 ? s->box->root_id : s->box->step_id; /* see spec_read */
 	bool ok = open_exec(s, e, owner, &fds[1], &fds[2]);
 
 	if (ok) {

@@ -233,13 +233,12 @@ static int watch_children(void)
 	return fd;
 }
 
-_Noreturn void init_main(int chan)
+/* serve is all that PID 1 does once it is set up. */
+static _Noreturn void serve(void)
 {
 	struct msg ready = { .type = M_READY };
 	struct pollfd p[2];
 
-	prctl(PR_SET_NAME, "nofx-init");
-	init_set_up(chan);
 	p[0] = (struct pollfd){ .fd = CHAN, .events = POLLIN };
 	if (!step_prepare())
 		set_up_failed("limits");
@@ -261,4 +260,19 @@ _Noreturn void init_main(int chan)
 		if (p[0].revents != 0)
 			hear();
 	}
+}
+
+_Noreturn void init_main(int chan)
+{
+	prctl(PR_SET_NAME, "nofx-init");
+	init_set_up(chan);
+	serve();
+}
+
+/* contained_main is PID 1 of a container. */
+_Noreturn void contained_main(void)
+{
+	prctl(PR_SET_NAME, "nofx-init");
+	contained_set_up();
+	serve();
 }

@@ -92,7 +92,7 @@ static void join(void)
 			set_up_failed("the sandbox's control group");
 	if (unshare(CLONE_NEWCGROUP) != 0)
 		set_up_failed("cgroup namespace");
-	if (!finish_mounts(fds[0], (uint32_t)m.a + 1, &what))
+	if (!finish_mounts(fds[0], (uint32_t)m.a, &what))
 		set_up_failed(what);
 	while (n > 0)
 		close(fds[--n]);
@@ -112,7 +112,7 @@ static void enter_user_namespace(void)
 
 /* drop_privileges leaves what it takes to become the step's user and to
  * signal it, and makes sure that no program can get more by being executed. */
-static void drop_privileges(void)
+void drop_privileges(void)
 {
 	const int bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
 			 SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
@@ -129,7 +129,7 @@ static void drop_privileges(void)
 		set_up_failed("capabilities");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		set_up_failed("no_new_privs");
-	if (prctl(PR_SET_DUMPABLE, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+	if (prctl(PR_SET_DUMPABLE, 0) != 0)
 		set_up_failed("dumpable");
 }
 
@@ -141,4 +141,6 @@ void init_set_up(int chan)
 	join();
 	enter_user_namespace();
 	drop_privileges();
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) /* cleared by a change of credentials: last */
+		set_up_failed("parent's death");
 }

@@ -1,4 +1,5 @@
-/* nofx-supervisor spawn: serves the driver on descriptor 3. */
+/* nofx-supervisor spawn: serves the driver on descriptor 3.
+ * nofx-supervisor init: PID 1 of a container, executed by its engine. */
 #include "nofx.h"
 
 #include <stdio.h>
@@ -14,6 +15,8 @@ int main(int argc, char **argv)
 
 	if (argc == 2 && strcmp(argv[1], "version") == 0)
 		return dprintf(1, "%u\n", PROTO_VERSION) < 0;
+	if (argc == 2 && strcmp(argv[1], "init") == 0 && getpid() == 1)
+		contained_main();
 	if (argc != 2 || strcmp(argv[1], "spawn") != 0 || getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &n) != 0 ||
 	    type != SOCK_SEQPACKET) {
 		dprintf(2, "nofx-supervisor is started by a driver of NOFX, with a socket as descriptor 3\n");

@@ -1,11 +1,12 @@
 /*
  * nofx-supervisor: the static program that starts, watches and ends sandboxes.
  *
- * One binary, four roles, each a process that was forked, never executed anew:
+ * One binary, four roles, each a process that was forked, not executed anew:
  *   spawner     child of the driver; forks a supervisor for every sandbox
  *   supervisor  one a sandbox, host root, outside of it; owns the pipes, the
  *               clocks and the files that outlive the driver
- *   init        PID 1 in the sandbox; forks, signals and reaps
+ *   init        PID 1 in the sandbox; forks, signals and reaps. In a container
+ *               it is what the engine executes, and joins its supervisor
  *   step, copy  what runs for the step's user inside
  *
  * Everything is single-threaded. Lengths are checked where bytes come in, and
@@ -25,7 +26,8 @@
 
 #include "proto.h"
 
-#define STEP_UID 1000 /* inside; on the host uid_base + 1 */
+#define STEP_UID 1000 /* inside a user namespace; on the host uid_base + 1 */
+#define MAX_FILTER 4096 /* instructions */
 #define MAX_CGROUPS 8
 
 /* rd reads little-endian fields of a bounded buffer; once bad, always bad. */
@@ -81,12 +83,14 @@ struct cgroups {
 struct sandbox {
 	const char *dir;  /* its folder of state on the host */
 	uint64_t until;   /* CLOCK_BOOTTIME ns, 0 = never */
-	uint32_t uid_base;
+	uint32_t step_id, root_id; /* on the host */
 	const char *workspace;
 	uint32_t workspace_uid;
+	pid_t contained; /* a container's PID 1, 0 = PID 1 is to be made */
 	struct cgroups group, supervisor;
 };
 bool parse_sandbox(struct rd *r, struct sandbox *s);
+bool parse_contained(struct rd *r, struct sandbox *s);
 
 /* What every sandbox of this spawner shares. */
 struct shared {
@@ -94,21 +98,25 @@ struct shared {
 	uint64_t tmp_bytes, home_bytes, shm_bytes, max_output;
 	uint16_t filter_len; /* instructions of 8 bytes */
 	const uint8_t *filter;
+	uint32_t step_id, root_id; /* as init sees them */
 };
 extern struct shared shared;
 
 /* roles */
 int spawner_main(int sock);
 _Noreturn void supervisor_main(const struct sandbox *s, int client);
+_Noreturn void supervisor_join(const struct sandbox *s, int client, int chan);
 _Noreturn void supervisor_wait(int from, uint8_t *buf, size_t n);
 _Noreturn void init_main(int chan);
+_Noreturn void contained_main(void);
 bool build_template(struct rd *ops, const char *stage, char *err, size_t n);
 bool build_mounts(const char **what);
 bool finish_mounts(int workspace, uint32_t step, const char **what);
 
 /* The channel between supervisor and init: one message a datagram. */
 enum {
-	M_GO = 1,    /* supervisor: what the sandbox is for; a = uid_base, fds = workspace, groups */
+	M_GO = 1,    /* supervisor: what the sandbox is for; a = the step's id on the host, fds = workspace, groups;
+			in a container a, b = the ids of step and root, fd = the filter */
 	M_MAP,   /* init: in a user namespace that wants its map; supervisor: it has it */
 	M_READY,     /* init: the sandbox is ready */
 	M_FAILED,    /* init: set-up failed; a = errno, text = where */
@@ -129,6 +137,8 @@ struct msg {
 
 #define INIT_CHAN 3 /* init's end of the channel */
 void init_set_up(int chan);
+void contained_set_up(void);
+void drop_privileges(void);
 _Noreturn void set_up_failed(const char *what);
 
 /* init's own parts. The strings of a spec lie in its mapping. */

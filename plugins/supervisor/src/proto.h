@@ -13,7 +13,7 @@
 #define MAX_SPAWN (192u << 10) /* one datagram to the spawner */
 
 /* driver to spawner */
-enum { S_TEMPLATE = 1, S_CREATE = 2 };
+enum { S_TEMPLATE = 1, S_CREATE = 2, S_CONTAIN = 3 };
 
 /* what a template is made of */
 enum { T_DIR = 1, T_FILE, T_LINK, T_BIND, T_NODE, T_MOUNT };

@@ -12,6 +12,8 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -89,9 +91,9 @@ static int open_workspace(const struct sandbox *b)
 
 	if (fd < 0)
 		return -1;
-	if (b->workspace_uid != b->uid_base + 1)
-		users = userns_fd(b->workspace_uid, b->uid_base + 1);
-	ok = (users >= 0 || b->workspace_uid == b->uid_base + 1) &&
+	if (b->workspace_uid != b->step_id)
+		users = userns_fd(b->workspace_uid, b->step_id);
+	ok = (users >= 0 || b->workspace_uid == b->step_id) &&
 	     sys_mount_attr(fd, "", AT_EMPTY_PATH, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, users) == 0;
 	close_fd(&users);
 	if (!ok)
@@ -103,7 +105,7 @@ static bool map_users(const struct sandbox *b, pid_t pid)
 {
 	char path[64], map[96];
 
-	snprintf(map, sizeof(map), "0 %u 1\n%u %u 1\n", b->uid_base, STEP_UID, b->uid_base + 1);
+	snprintf(map, sizeof(map), "0 %u 1\n%u %u 1\n", b->root_id, STEP_UID, b->step_id);
 	snprintf(path, sizeof(path), "/proc/%d/uid_map", pid);
 	if (!write_file(path, map))
 		return false;
@@ -143,7 +145,7 @@ static void go(struct sup *s, const struct sandbox *b, int client)
 	n = cgroup_tasks(&b->group, fds + 1);
 	if (n < 0)
 		fail(client, "control group", errno);
-	if (!tell_init(s, M_GO, 0, (int)b->uid_base, fds, n + 1))
+	if (!tell_init(s, M_GO, 0, (int)b->step_id, fds, n + 1))
 		fail(client, "PID 1 does not listen", errno);
 	for (int i = 0; i <= n; i++)
 		close(fds[i]);
@@ -166,7 +168,7 @@ static void wait_ready(struct sup *s, int client)
 			fail(client, m.text, m.a);
 		if (m.type == M_READY)
 			return;
-		if (m.type != M_MAP)
+		if (m.type != M_MAP || s->box->contained != 0)
 			fail(client, "PID 1 speaks out of turn", EPROTO);
 		if (!map_users(s->box, s->init_pid))
 			fail(client, "user map", errno);
@@ -188,11 +190,9 @@ bool begin(struct sup *s)
 	return prctl(PR_SET_DUMPABLE, 0) == 0 && setsid() >= 0;
 }
 
-void set_up(struct sup *s, const struct sandbox *b, int client)
+/* keep_house makes what lies in the sandbox's folder, and the clock. */
+static void keep_house(struct sup *s, const struct sandbox *b, int client)
 {
-	s->box = b;
-	s->until = b->until;
-	go(s, b, client);
 	if (!cgroup_join(&b->supervisor))
 		fail(client, "the supervisor's control group", errno);
 	s->dir = open(b->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -206,7 +206,42 @@ void set_up(struct sup *s, const struct sandbox *b, int client)
 	s->timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (s->timer < 0)
 		fail(client, "timer", errno);
+}
+
+void set_up(struct sup *s, const struct sandbox *b, int client)
+{
+	s->box = b;
+	s->until = b->until;
+	go(s, b, client);
+	keep_house(s, b, client);
 	wait_ready(s, client);
 	if (!write_state(s)) /* whole only from now on: see Life.Complete in Go */
+		fail(client, "state", errno);
+}
+
+/* join_container takes charge of a container's PID 1, which waits on chan to
+ * be told who it is to be. */
+void join_container(struct sup *s, const struct sandbox *b, int chan, int client)
+{
+	struct msg m = { .type = M_GO, .a = (int32_t)b->step_id, .b = (int32_t)b->root_id };
+	struct timeval patience = { .tv_sec = 30 };
+	int filter = sealed(shared.filter, (size_t)shared.filter_len * 8);
+
+	s->box = b;
+	s->until = b->until;
+	s->chan = chan;
+	s->init_pid = b->contained;
+	s->init_fd = (int)syscall(SYS_pidfd_open, b->contained, 0);
+	if (s->init_fd < 0)
+		fail(client, "the container's first process", errno);
+	s->init_alive = true;
+	keep_house(s, b, client);
+	if (filter < 0 || send_fds(chan, &m, sizeof(m), &filter, 1, MSG_DONTWAIT) != sizeof(m))
+		fail(client, "the container's first process does not listen", errno);
+	close(filter);
+	if (setsockopt(chan, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0)
+		fail(client, "channel", errno);
+	wait_ready(s, client);
+	if (!write_state(s))
 		fail(client, "state", errno);
 }

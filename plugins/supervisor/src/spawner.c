@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct shared shared = { .template_fd = -1 };
+struct shared shared = { .template_fd = -1, .step_id = STEP_UID };
 
 /* Supervisors that have prepared a sandbox and wait for what it is for. */
 #define READY 2
@@ -77,16 +77,41 @@ static void read_groups(struct rd *r, struct cgroups *c)
 
 bool parse_sandbox(struct rd *r, struct sandbox *s)
 {
+	uint32_t base;
+
 	memset(s, 0, sizeof(*s));
 	s->dir = rd_str(r);
 	s->until = rd_u64(r);
-	s->uid_base = rd_u32(r);
+	base = rd_u32(r);
+	s->root_id = base;
+	s->step_id = base + 1;
 	s->workspace = rd_str(r);
 	s->workspace_uid = rd_u32(r);
 	read_groups(r, &s->group);
 	read_groups(r, &s->supervisor);
 	return rd_done(r) && s->dir[0] == '/' && s->workspace[0] == '/' && strlen(s->dir) < 4000 &&
-	       s->uid_base >= 1000 && s->uid_base < UINT32_MAX - 1;
+	       base >= 1000 && base < UINT32_MAX - 1;
+}
+
+/* parse_contained reads what a container's sandbox is. The filter goes to its
+ * PID 1. */
+bool parse_contained(struct rd *r, struct sandbox *s)
+{
+	uint32_t n;
+
+	memset(s, 0, sizeof(*s));
+	s->dir = rd_str(r);
+	s->until = rd_u64(r);
+	s->step_id = rd_u32(r);
+	s->root_id = rd_u32(r);
+	s->contained = (pid_t)rd_u32(r);
+	shared.max_output = rd_u64(r);
+	shared.filter = rd_bytes(r, &n);
+	shared.filter_len = (uint16_t)(n / 8);
+	read_groups(r, &s->group);
+	read_groups(r, &s->supervisor);
+	return rd_done(r) && s->dir[0] == '/' && strlen(s->dir) < 4000 && s->contained > 1 && n > 0 && n % 8 == 0 &&
+	       n / 8 <= MAX_FILTER && s->step_id >= 1000 && s->step_id < UINT32_MAX && s->root_id >= 1000;
 }
 
 static void drop_ready(void)
@@ -176,6 +201,34 @@ static void create(struct rd *r, const uint8_t *buf, size_t n, int sock, int con
 	close_fd(&group);
 }
 
+/* contain forks the supervisor of a sandbox whose PID 1 is an engine's: conns
+ * are the driver's connection and the channel to PID 1. */
+static void contain(struct rd *r, int sock, const int *conns)
+{
+	struct sandbox s;
+	struct shared keep = shared;
+	int group;
+	pid_t pid = -1;
+
+	if (!parse_contained(r, &s)) {
+		shared = keep;
+		answer(conns[0], A_ERROR, E_INVALID, "the request to join a container cannot be read");
+		return;
+	}
+	group = cgroup_open(&s.supervisor);
+	if (group >= 0 || s.supervisor.v2[0] == 0)
+		pid = sys_clone3(0, NULL, group);
+	if (pid == 0) {
+		close_inherited(sock);
+		close_fd(&group);
+		supervisor_join(&s, conns[0], conns[1]);
+	}
+	shared = keep; /* the request is the child's */
+	if (pid < 0)
+		answer(conns[0], A_ERROR, E_UNAVAILABLE, "the container's supervisor cannot be started");
+	close_fd(&group);
+}
+
 /* make_template builds in a child and keeps a descriptor of its namespace. */
 static int make_template(struct rd *r, const char *stage, char *err, size_t n)
 {
@@ -221,13 +274,13 @@ static void template(struct rd *r, int sock)
 	const char *stage = rd_str(r);
 	uint32_t n;
 	const uint8_t *code = rd_bytes(r, &n);
-	struct shared next = { .tmp_bytes = rd_u64(r) };
+	struct shared next = { .tmp_bytes = rd_u64(r), .step_id = STEP_UID };
 	uint8_t *copy;
 
 	next.home_bytes = rd_u64(r);
 	next.shm_bytes = rd_u64(r);
 	next.max_output = rd_u64(r);
-	if (r->bad || n == 0 || n % 8 != 0 || n / 8 > 4096) {
+	if (r->bad || n == 0 || n % 8 != 0 || n / 8 > MAX_FILTER) {
 		answer(sock, A_ERROR, E_INVALID, "the template cannot be read");
 		return;
 	}
@@ -261,7 +314,7 @@ int spawner_main(int sock)
 	signal(SIGCHLD, SIG_IGN); /* children are reaped by the kernel */
 	umask(077);
 	for (;;) {
-		int fds[1], nfds = 1;
+		int fds[2], nfds = 2;
 		ssize_t k;
 		struct rd r;
 
@@ -278,8 +331,12 @@ int spawner_main(int sock)
 			if (nfds == 1)
 				create(&r, buf, (size_t)k, sock, fds[0]);
 			break;
+		case S_CONTAIN:
+			if (nfds == 2)
+				contain(&r, sock, fds);
+			break;
 		}
-		if (nfds == 1)
-			close(fds[0]);
+		while (nfds > 0)
+			close(fds[--nfds]);
 	}
 }

@@ -152,7 +152,7 @@ static void set_signals(const struct step *s)
 
 static void become(const struct step *s, bool root)
 {
-	uid_t id = root ? 0 : STEP_UID;
+	uid_t id = root ? shared.root_id : shared.step_id;
 
 	if (setresgid(id, id, id) != 0 || setresuid(id, id, id) != 0)
 		broken(s, "user");

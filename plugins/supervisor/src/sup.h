@@ -61,6 +61,7 @@ void exec_kill(struct sup *s, int slot, uint8_t why);
 void exec_term(struct sup *s, int slot, uint8_t why, uint64_t grace);
 int execs_running(const struct sup *s);
 bool has_file(const struct sup *s, const char *id, const char *end);
+int sealed(const uint8_t *p, size_t n);
 
 /* client.c */
 void client_add(struct sup *s, int fd);
@@ -75,6 +76,7 @@ _Noreturn void fail(int client, const char *what, int err);
 bool begin(struct sup *s);
 bool start_init(struct sup *s, int group);
 void set_up(struct sup *s, const struct sandbox *b, int client);
+void join_container(struct sup *s, const struct sandbox *b, int chan, int client);
 
 /* supervisor.c */
 bool tell_init(struct sup *s, uint32_t type, uint32_t slot, int a, const int *fds, int nfds);

@@ -155,7 +155,7 @@ static void init_died(struct sup *s)
 	struct usage u;
 
 	hear_init(s); /* what it said before */
-	while (waitpid(s->init_pid, &status, 0) < 0 && errno == EINTR)
+	while (s->box->contained == 0 && waitpid(s->init_pid, &status, 0) < 0 && errno == EINTR)
 		;
 	s->init_alive = false;
 	close_fd(&s->init_fd);
@@ -172,7 +172,10 @@ static void init_died(struct sup *s)
 			e->why = WHY_OOM;
 		if (e->why == WHY_NONE) {
 			e->why = WHY_LOST;
-			snprintf(e->note, sizeof(e->note), "the sandbox's first process ended (status %d)", status);
+			if (s->box->contained != 0)
+				snprintf(e->note, sizeof(e->note), "the container ended from outside");
+			else
+				snprintf(e->note, sizeof(e->note), "the sandbox's first process ended (status %d)", status);
 		}
 		e->exited = true;
 		exec_end(s, i);
@@ -270,7 +273,7 @@ static bool over(const struct sup *s)
 	return !s->init_alive && (s->destroyed || s->ended);
 }
 
-static _Noreturn void serve(struct sup *s, const struct sandbox *b, int client)
+static _Noreturn void serve(struct sup *s, int client)
 {
 	static struct pollfd p[MAX_CLIENTS + 2 * MAX_EXECS + 8];
 	static struct event ev[MAX_CLIENTS + 2 * MAX_EXECS + 8];
@@ -278,7 +281,6 @@ static _Noreturn void serve(struct sup *s, const struct sandbox *b, int client)
 	struct wr w = { buf + 4, buf + sizeof(buf), false };
 	int n;
 
-	set_up(s, b, client);
 	client_add(s, client);
 	wr_u8(&w, A_OK);
 	client_frame(&s->clients[0], &w, buf);
@@ -311,7 +313,19 @@ _Noreturn void supervisor_main(const struct sandbox *b, int client)
 	if (!begin(s) || !start_init(s, group))
 		fail(client, "PID 1", errno);
 	close_fd(&group);
-	serve(s, b, client);
+	set_up(s, b, client);
+	serve(s, client);
+}
+
+/* supervisor_join watches over a container's sandbox, whose PID 1 is there. */
+_Noreturn void supervisor_join(const struct sandbox *b, int client, int chan)
+{
+	struct sup *s = &sup;
+
+	if (!begin(s))
+		fail(client, "supervisor", errno);
+	join_container(s, b, chan, client);
+	serve(s, client);
 }
 
 /* supervisor_wait prepares a sandbox and waits for the spawner to say what it
@@ -335,5 +349,6 @@ _Noreturn void supervisor_wait(int from, uint8_t *buf, size_t size)
 	(void)rd_u8(&r);
 	if (!parse_sandbox(&r, &b))
 		fail(client, "request", EPROTO);
-	serve(s, &b, client);
+	set_up(s, &b, client);
+	serve(s, client);
 }

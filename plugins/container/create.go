@@ -1,0 +1,171 @@
+package container
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/plugins/supervised"
+	"github.com/nofx-run/nofx/plugins/supervisor"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// checkSpec refuses what this driver cannot do, and what it cannot do without.
+func (d *Driver) checkSpec(s driver.Spec) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	unsupported := func(what string) error {
+		return step.Errorf(step.KindUnsupported, "driver container: %s", what)
+	}
+	switch s.Network {
+	case "", step.NetworkNone:
+	case step.NetworkAllow, step.NetworkOpen:
+		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
+	default:
+		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
+	}
+	switch {
+	case s.Isolation != "" && s.Isolation != "namespace":
+		return unsupported("isolation is namespace only")
+	case s.Resources.DiskMB > 0:
+		return unsupported("a disk cap is not enforced, so it is refused")
+	}
+	return d.CheckHost(s)
+}
+
+// name is a sandbox's container's.
+func name(id string) string { return "nofx-" + id }
+
+// Create implements driver.Driver.
+func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
+	if err := d.checkSpec(spec); err != nil {
+		return driver.Handle{}, err
+	}
+	return d.Make(ctx, spec, d.start)
+}
+
+// start makes the container and joins it.
+func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn, error) {
+	s, err := d.configured()
+	if err != nil {
+		return nil, err
+	}
+	image, err := d.imageFor(ctx, s, b.Spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	share, err := shareFolder(s.config.StateDir, b.Dir, s.config.Supervisor)
+	if err != nil {
+		return nil, err
+	}
+	door, err := listen(share)
+	if err != nil {
+		return nil, err
+	}
+	defer door.close()
+	above, err := parent(b.Spec.Host.Cgroup, s.systemd)
+	if err != nil {
+		return nil, err
+	}
+	c, h := describe(s, b, image, share, above)
+	d.parents.RLock() // nobody removes a group between the runtime's making it and using it
+	id, err := s.engine.create(ctx, name(b.Spec.ID), c, h)
+	if err == nil {
+		err = s.engine.start(ctx, id)
+	}
+	d.parents.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return d.join(ctx, s, b, id, door)
+}
+
+// join waits for the container's PID 1 and gives it a supervisor.
+func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id string, door *waiter) (*supervisor.Conn, error) {
+	st, err := s.engine.inspect(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ended := func() error {
+		now, err := s.engine.inspect(ctx, id)
+		if err == nil && !now.running {
+			err = step.Errorf(step.KindUnavailable, "driver container: the container ended as it began: exit %d %s", now.exit, now.err)
+		}
+		return err
+	}
+	if !st.running || st.pid <= 1 {
+		return nil, ended()
+	}
+	channel, err := door.accept(ctx, st.pid, ended)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(channel) }()
+	group, err := groupOf(st.pid)
+	if err == nil {
+		err = oneDies(group)
+	}
+	if err != nil {
+		return nil, step.Errorf(step.KindInternal, "the container's control group: %w", err)
+	}
+	if err := b.SetGroup(group); err != nil {
+		return nil, err
+	}
+	return b.Launcher.Join(ctx, &supervisor.Container{
+		Dir: b.Dir, Until: b.Spec.Until, StepID: b.WorkspaceUID, RootID: b.Spec.Host.UIDBase, PID: st.pid, Channel: channel,
+		MaxOutput: uint64(s.config.MaxOutputMB) << 20, Filter: s.filter, Cgroup: group, Supervisor: b.Spec.Host.Supervisor,
+	})
+}
+
+// describe says what the engine is to make. PID 1 is the supervisor's, with
+// what it takes to become the step's user and to signal it; the step itself
+// has no capability, an id of its own, and the filter of every step.
+func describe(s *setup, b *supervised.Box, image, share, parent string) (*container.Config, *container.HostConfig) {
+	r := b.Spec.Resources
+	c := &container.Config{
+		Hostname: "sandbox", User: "0:0", Image: image, WorkingDir: "/", NetworkDisabled: true,
+		Entrypoint: []string{sharePath + "/" + initName}, Cmd: []string{"init"},
+		Env:         []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+		Labels: map[string]string{
+			labelOwner: b.Spec.Tags.Owner, labelTag: b.Spec.Tags.ID, labelBox: b.Spec.ID, labelState: s.config.StateDir,
+		},
+	}
+	scratch := func(mode string, uid uint32) string {
+		return fmt.Sprintf("rw,nosuid,nodev,exec,size=%dm,nr_inodes=%d,mode=%s,uid=%d,gid=%d", s.config.TmpMB, s.config.TmpMB*256+64, mode, uid, uid)
+	}
+	bind := func(from, to string, readOnly bool) mount.Mount {
+		return mount.Mount{
+			Type: mount.TypeBind, Source: from, Target: to, ReadOnly: readOnly,
+			BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate, NonRecursive: true},
+		}
+	}
+	no := false
+	h := &container.HostConfig{
+		NetworkMode: "none", IpcMode: container.IPCModePrivate, CgroupnsMode: container.CgroupnsModePrivate,
+		ReadonlyRootfs: !s.config.WritableRoot, Runtime: s.config.Runtime, Init: &no,
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		LogConfig:     container.LogConfig{Type: "none"},
+		CapDrop:       []string{"ALL"}, CapAdd: []string{"KILL", "SETUID", "SETGID", "SETPCAP"},
+		SecurityOpt: []string{"no-new-privileges"},
+		OomScoreAdj: 200, ShmSize: s.config.ShmMB << 20,
+		Mounts: []mount.Mount{bind(share, sharePath, true), bind(b.Workspace, "/workspace", false)},
+		Tmpfs:  map[string]string{"/tmp": scratch("1777", 0), "/home/step": scratch("0700", b.WorkspaceUID)},
+		Resources: container.Resources{
+			CgroupParent: parent, NanoCPUs: int64(r.CPU * 1e9), Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,
+			Ulimits: []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}},
+		},
+	}
+	if r.Pids > 0 {
+		h.PidsLimit = &r.Pids
+	}
+	return c, h
+}

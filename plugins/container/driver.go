@@ -1,0 +1,243 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/plugins/seccomp"
+	"github.com/nofx-run/nofx/plugins/supervised"
+	"github.com/nofx-run/nofx/plugins/supervisor"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Name is the driver's name in handles and plans.
+const Name = "container"
+
+// Driver is the container driver. New makes one; Configure makes it useful.
+type Driver struct {
+	*supervised.Boxes
+	log     *slog.Logger
+	pulls   supervised.Locks // by image
+	images  sync.Mutex       // the account of pulled images
+	parents sync.RWMutex     // the groups above containers: held to remove some
+
+	mu    sync.Mutex
+	setup *setup
+	stop  context.CancelFunc // of the sweeps
+	swept chan struct{}
+}
+
+// setup is what one configuration has led to.
+type setup struct {
+	config  Config
+	engine  *engine
+	systemd bool
+	filter  []byte
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New makes a driver that waits for its configuration.
+func New(log *slog.Logger) *Driver {
+	d := &Driver{log: log}
+	d.Boxes = supervised.New(Name, d)
+	return d
+}
+
+// Close ends the sweeps and the spawner. Sandboxes go on.
+func (d *Driver) Close() {
+	d.mu.Lock()
+	s := d.setup
+	d.setup = nil
+	d.endSweeps()
+	d.mu.Unlock()
+	d.Boxes.Close()
+	if s != nil {
+		s.engine.close()
+	}
+}
+
+// Describe implements driver.Driver.
+func (d *Driver) Describe(context.Context) (driver.Description, error) {
+	desc := driver.Description{
+		Name: Name, Version: buildinfo.Version(), ProtocolVersions: []int{1}, ConfigSchema: json.RawMessage(configSchema),
+		Capabilities: driver.Capabilities{
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
+			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
+		},
+	}
+	if s, err := d.configured(); err == nil && s.config.WritableRoot {
+		desc.Warnings = append(desc.Warnings, "writable_root: what steps write to the container's own layer is not bounded")
+	}
+	return desc, nil
+}
+
+// Configure implements driver.Driver.
+func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error) {
+	c, err := parseConfig(data)
+	if err != nil {
+		return err
+	}
+	e, err := openEngine(c.Host)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	s := &setup{config: c, engine: e}
+	if err := s.check(ctx); err != nil {
+		return err
+	}
+	if s.filter, err = seccomp.Step(); err != nil {
+		return err
+	}
+	if err := copySupervisor(c.StateDir, c.Supervisor); err != nil {
+		return err
+	}
+	l, err := supervisor.NewJoiner(c.Supervisor)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	old := d.setup
+	d.setup = s
+	d.endSweeps()
+	d.mu.Unlock()
+	if old != nil {
+		old.engine.close()
+	}
+	if err := d.Use(c.StateDir, l); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.beginSweeps(s)
+	return nil
+}
+
+// check asks the engine whether it can do what every sandbox needs.
+func (s *setup) check(ctx context.Context) error {
+	i, err := s.engine.info(ctx)
+	if err != nil {
+		return err
+	}
+	s.systemd = i.systemd
+	if i.remaps {
+		return invalid("host", "the engine gives its containers other users than it is told (userns-remap or rootless); steps have ids of their own already")
+	}
+	if s.config.Runtime != "" && !i.runtimes[s.config.Runtime] {
+		return invalid("runtime", "the engine has no %.40q", s.config.Runtime)
+	}
+	return nil
+}
+
+func (d *Driver) configured() (*setup, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.setup == nil {
+		return nil, step.Errorf(step.KindUnavailable, "the driver has no configuration yet")
+	}
+	return d.setup, nil
+}
+
+// Health implements driver.Driver.
+func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) error {
+	return supervised.Watch(ctx, func(ctx context.Context) error {
+		s, err := d.configured()
+		if err != nil {
+			return err
+		}
+		return errors.Join(d.Alive(), s.engine.ping(ctx))
+	}, sink)
+}
+
+// Exec implements driver.Driver.
+func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
+	if spec.User == "root" {
+		return step.Errorf(step.KindUnsupported, "driver container: there is no root but the host's own, so none is given")
+	}
+	return d.Boxes.Exec(ctx, h, spec, sink)
+}
+
+// Remove implements supervised.Engine.
+func (d *Driver) Remove(ctx context.Context, id, dir string) error {
+	s, err := d.configured()
+	if err != nil {
+		return err
+	}
+	if err := s.engine.remove(ctx, name(id)); err != nil {
+		return err
+	}
+	host, err := supervised.HostOf(dir)
+	if errors.Is(err, os.ErrNotExist) || host == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	above, err := parent(host.Cgroup, s.systemd)
+	if err != nil {
+		return err
+	}
+	d.parents.Lock()
+	defer d.parents.Unlock()
+	return prune(host.Cgroup, above)
+}
+
+// Amend implements supervised.Engine: when the kernel kills PID 1 for want of
+// memory, its group may be gone before the supervisor has read why.
+func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
+	s, err := d.configured()
+	if err != nil {
+		return
+	}
+	if st, err := s.engine.inspect(ctx, name(id)); err == nil && st.oom {
+		x.Cause, x.Message = step.CauseOOM, "the container was out of memory"
+	}
+}
+
+// List implements driver.Driver: the sandboxes that have a folder, and the
+// containers that have lost theirs.
+func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error) {
+	s, err := d.configured()
+	if err != nil {
+		return nil, err
+	}
+	all, err := d.Boxes.List(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	for _, l := range all {
+		have[l.Handle.ID] = true
+	}
+	left, err := s.engine.list(ctx, labelOwner, owner)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range left {
+		if have[c.box] || !filepath.IsAbs(c.state) || c.box == "" {
+			continue
+		}
+		h, err := d.Handle(c.state, c.box)
+		if err != nil {
+			return nil, err
+		}
+		phase := driver.PhaseExited
+		if c.running {
+			phase = driver.PhaseRunning
+		}
+		all = append(all, driver.Listed{Handle: h, Tags: c.tags, Phase: phase, CreatedAt: c.created})
+	}
+	return all, nil
+}

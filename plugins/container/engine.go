@@ -1,0 +1,200 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Labels of what is ours in an engine, set when it is made.
+const (
+	labelOwner = "nofx_owner" // the installation
+	labelTag   = "nofx_id"    // tenant, run, step, … packed
+	labelBox   = "nofx_sandbox"
+	labelState = "nofx_state_dir"
+)
+
+// How long the engine may take.
+const (
+	askTimeout  = 10 * time.Second // to tell something
+	workTimeout = 60 * time.Second // to make, start or remove a container
+	pullTimeout = 15 * time.Minute
+)
+
+// engine is what this driver needs of a Docker Engine. Each call has a bound of
+// its own; the errors are the house's.
+type engine struct{ api *client.Client }
+
+// info is what an engine says of itself.
+type info struct {
+	version  string
+	systemd  bool // its control groups are units of systemd's
+	remaps   bool // root in its containers is not the host's
+	runtimes map[string]bool
+}
+
+// found is a container of ours.
+type found struct {
+	id      string // the engine's
+	box     string
+	state   string // folder of the sandboxes that it is of
+	tags    driver.Tags
+	created time.Time
+	running bool
+}
+
+// seen is a container's state.
+type seen struct {
+	running bool
+	pid     int
+	oom     bool
+	exit    int
+	err     string
+}
+
+func openEngine(host string) (*engine, error) {
+	api, err := client.New(client.WithHost(host), client.WithUserAgent("nofx-driver-container"))
+	if err != nil {
+		return nil, step.Errorf(step.KindInvalid, "configuration: host: %w", err)
+	}
+	return &engine{api}, nil
+}
+
+func (e *engine) close() { _ = e.api.Close() }
+
+// wrong gives an engine's error the house's kind.
+func wrong(what string, err error) error {
+	kind := step.KindInternal
+	var ne net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case cerrdefs.IsNotFound(err):
+		kind = step.KindNotFound
+	case cerrdefs.IsInvalidArgument(err):
+		kind = step.KindInvalid
+	case cerrdefs.IsConflict(err):
+		kind = step.KindConflict
+	case cerrdefs.IsUnauthorized(err):
+		kind = step.KindUnauthorized
+	case cerrdefs.IsPermissionDenied(err):
+		kind = step.KindForbidden
+	case client.IsErrConnectionFailed(err), cerrdefs.IsUnavailable(err), errors.As(err, &ne), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		kind = step.KindUnavailable
+	}
+	return step.Errorf(kind, "the container engine: %s: %w", what, err)
+}
+
+// lasting bounds what must come to its end though the caller goes away: a
+// creation that nobody waits for would leave a container that nobody knows.
+func lasting(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}
+
+func (e *engine) info(ctx context.Context) (info, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := e.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return info{}, wrong("info", err)
+	}
+	i := info{version: r.Info.ServerVersion, systemd: r.Info.CgroupDriver == "systemd", runtimes: map[string]bool{}}
+	for name := range r.Info.Runtimes {
+		i.runtimes[name] = true
+	}
+	for _, o := range r.Info.SecurityOptions {
+		i.remaps = i.remaps || o == "name=userns" || o == "name=rootless"
+	}
+	return i, nil
+}
+
+func (e *engine) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if _, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return wrong("ping", err)
+	}
+	return nil
+}
+
+func (e *engine) create(ctx context.Context, name string, c *container.Config, h *container.HostConfig) (string, error) {
+	ctx, cancel := lasting(ctx, workTimeout)
+	defer cancel()
+	r, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{Name: name, Config: c, HostConfig: h})
+	if err != nil {
+		return "", wrong("create", err)
+	}
+	return r.ID, nil
+}
+
+func (e *engine) start(ctx context.Context, id string) error {
+	ctx, cancel := lasting(ctx, workTimeout)
+	defer cancel()
+	if _, err := e.api.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+		return wrong("start", err)
+	}
+	return nil
+}
+
+func (e *engine) inspect(ctx context.Context, id string) (seen, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return seen{}, wrong("inspect", err)
+	}
+	s := r.Container.State
+	if s == nil {
+		return seen{}, step.Errorf(step.KindInternal, "the container engine: inspect: no state")
+	}
+	return seen{running: s.Running, pid: s.Pid, oom: s.OOMKilled, exit: s.ExitCode, err: s.Error}, nil
+}
+
+// remove removes a container with its anonymous volumes; one that is not there
+// is no error.
+func (e *engine) remove(ctx context.Context, name string) error {
+	ctx, cancel := lasting(ctx, workTimeout)
+	defer cancel()
+	for {
+		_, err := e.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		if err == nil || cerrdefs.IsNotFound(err) {
+			return nil
+		}
+		if !cerrdefs.IsConflict(err) { // conflict: its removal is under way
+			return wrong("remove", err)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return wrong("remove", err)
+		}
+	}
+}
+
+// list gives the containers with a label's value, in every state.
+func (e *engine) list(ctx context.Context, label, value string) ([]found, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("label", label+"="+value)})
+	if err != nil {
+		return nil, wrong("list", err)
+	}
+	all := make([]found, 0, len(r.Items))
+	for _, c := range r.Items {
+		all = append(all, found{
+			id: c.ID, box: c.Labels[labelBox], state: c.Labels[labelState], created: time.Unix(c.Created, 0).UTC(),
+			tags: driver.Tags{Owner: c.Labels[labelOwner], ID: c.Labels[labelTag]}, running: c.State == container.StateRunning,
+		})
+	}
+	return all, nil
+}

@@ -1,0 +1,71 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/nofx-run/nofx/internal/testdocker"
+)
+
+var (
+	supervisorPath string
+	docker         *testdocker.Engine
+)
+
+func TestMain(m *testing.M) {
+	code := 1
+	defer func() { os.Exit(code) }()
+	dir, err := os.MkdirTemp("", "nofx-container")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	out, err := exec.Command("make", "-s", "-C", "../supervisor", "BIN="+dir).CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "building the supervisor: %v\n%s", err, out)
+		return
+	}
+	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	if docker, err = testdocker.Start(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	code = m.Run()
+	left, err := docker.Containers(context.Background())
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%d containers are left", len(left))
+	}
+	if err = errors.Join(err, docker.Stop(), goleak.Find()); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+}
+
+// config is a configuration with a state folder of the test's own.
+func config(t testing.TB, change ...func(*Config)) json.RawMessage {
+	t.Helper()
+	c := Config{
+		Host: docker.Host(), StateDir: filepath.Join(t.TempDir(), "state"), Supervisor: supervisorPath,
+		Image: testdocker.Image, TmpMB: 64, ShmMB: 16, MaxOutputMB: 512,
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func newDriver() *Driver { return New(slog.New(slog.DiscardHandler)) }

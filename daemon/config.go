@@ -94,6 +94,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Slots < 1 || c.Slots > 1000 {
 		return c, step.Errorf(step.KindInvalid, "configuration: slots: %d is not from 1 to 1000", c.Slots)
 	}
+	if c.DrainTimeout < 0 {
+		return c, step.Errorf(step.KindInvalid, "configuration: drain_timeout: %s is negative", c.DrainTimeout)
+	}
 	return c, nil
 }
 

@@ -56,6 +56,7 @@ func TestRefused(t *testing.T) {
 		"bad name":     {strings.Replace(good, "host-1", "a/b", 1), `name: "a/b"`},
 		"not yaml":     {"{", "configuration"},
 		"bad duration": {good + "drain_timeout: soon\n", "line 7"},
+		"negative":     {good + "drain_timeout: -5s\n", "drain_timeout: -5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

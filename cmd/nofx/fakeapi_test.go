@@ -305,6 +305,14 @@ func (f *fakeAPI) play(run *fakeRun) {
 	for i := range run.detail.Steps {
 		f.mu.Lock()
 		s := &run.detail.Steps[i]
+		if s.Driver == "ghost" { // which no live worker has
+			f.mu.Unlock()
+			<-run.cancelled
+			f.mu.Lock()
+			s.Status, status = step.StepCancelled, step.RunCancelled
+			f.mu.Unlock()
+			continue
+		}
 		now := time.Now()
 		s.Status, s.Attempt, s.StartedAt = step.StepRunning, 1, &now
 		run.detail.Run.Status = step.RunRunning

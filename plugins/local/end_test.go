@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +29,41 @@ func supervisorPID(t *testing.T, b *box) string {
 		t.Fatalf("the supervisor: %+v, %v", life, err)
 	}
 	return strconv.Itoa(int(life.State.SupervisorPID))
+}
+
+// A full disk costs output, never the truth about how the step ended: the place
+// of its record is taken before it starts.
+func TestVerdictOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	var c Config
+	if err := json.Unmarshal(config(t), &c); err != nil {
+		t.Fatal(err)
+	}
+	c.StateDir = filepath.Join(dir, "state")
+	raw, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := New()
+	if err := d.Configure(t.Context(), raw); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	b := newBox(t, d)
+	r := b.sh(t, "head -c 8M /dev/zero; exit 3")
+	wantCause(t, r, step.CauseExit)
+	if r.exit.Code != 3 || !r.exit.Truncated || r.exit.TotalBytes != 8<<20 || !strings.Contains(r.exit.Message, "stored") {
+		t.Errorf("exit %+v", r.exit)
+	}
 }
 
 const escapee = `(setsid sh -c 'trap "" TERM HUP INT; (while :; do sleep 0.05; done) & while :; do sleep 0.05; done' </dev/null >/dev/null 2>&1 &) ; `

@@ -120,13 +120,24 @@ func TestNothingOfTheHostIsSeen(t *testing.T) {
 	t.Setenv("NOFX_TEST_SECRET", secret) // and so not parallel
 	d := newDriver(t)
 	b := newBox(t, d)
-	r := b.sh(t, `env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null; hostname; cat /etc/machine-id /proc/sys/kernel/hostname; ls -la /proc/self/fd; cat /proc/net/dev /proc/self/cgroup; ps ax 2>/dev/null`)
+	r := b.sh(t, `env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null; hostname; cat /etc/machine-id /proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id /proc/cmdline; ls -la /proc/self/fd; cat /proc/net/dev /proc/self/cgroup; ps ax 2>/dev/null`)
 	name, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
 	id, _ := os.ReadFile("/etc/machine-id")
-	for what, text := range map[string]string{"a secret": secret, "the host's name": name, "the machine's id": strings.TrimSpace(string(id))} {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{
+		"a secret": secret, "the host's name": name, "the machine's id": strings.TrimSpace(string(id)),
+		"the boot's id": strings.TrimSpace(string(boot)), "the kernel's command line": strings.TrimSpace(string(kernel)),
+	} {
 		if len(text) > 3 && strings.Contains(r.out, text) {
 			t.Errorf("the sandbox shows %s %q", what, text)
 		}

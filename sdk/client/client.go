@@ -200,7 +200,12 @@ func unreachable(ctx context.Context, r call, err error) error {
 	if ctxErr := context.Cause(ctx); ctxErr != nil && errors.Is(ctxErr, context.Canceled) {
 		return ctxErr
 	}
-	return step.Errorf(step.KindUnavailable, "%s %s: %w", r.method, r.path, err)
+	where := r.path
+	var known *url.Error
+	if errors.As(err, &known) { // says method and URL itself
+		where, err = known.URL, known.Err
+	}
+	return step.Errorf(step.KindUnavailable, "%s %s: %w", r.method, where, err)
 }
 
 func problem(r call, resp *http.Response) error {

@@ -102,6 +102,9 @@ func TestUnreachableNamesNoKey(t *testing.T) {
 	if !step.Is(err, step.KindUnavailable) || strings.Contains(err.Error(), key) {
 		t.Errorf("error %v", err)
 	}
+	if text := err.Error(); strings.Count(text, "/api/workers") != 1 || !strings.Contains(text, "https://127.0.0.1:1/") {
+		t.Errorf("error %q does not name the address once", text)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Workers(ctx); !errors.Is(err, context.Canceled) {

@@ -54,11 +54,10 @@ func KindOfStatus(status int) step.Kind {
 			return row.kind
 		}
 	}
-	switch status {
-	case http.StatusBadGateway, http.StatusGatewayTimeout:
+	switch {
+	case status == http.StatusBadGateway, status == http.StatusGatewayTimeout, status == http.StatusRequestTimeout:
 		return step.KindUnavailable
-	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType,
-		http.StatusRequestedRangeNotSatisfiable:
+	case status >= 400 && status < 500:
 		return step.KindInvalid
 	}
 	return step.KindInternal

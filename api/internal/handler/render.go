@@ -49,7 +49,8 @@ func (h *Handler) Render(tool string, raw json.RawMessage, allowed []string) (Re
 		return refuse("inputs", "must be a JSON object")
 	}
 	if err := h.schema.Validate(inputs); err != nil {
-		return refuse("inputs", "%s", schemaMessage(err))
+		where, message := schemaFault(err)
+		return refuse("inputs"+where, "%s", message)
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, raw); err != nil {
@@ -224,19 +225,39 @@ func oneFile(item any) (wire.CommandFile, error) {
 	return out, nil
 }
 
-// schemaMessage keeps the end of the library's message, which says what is
-// wrong, and bounds it: it quotes the value.
-func schemaMessage(err error) string {
-	text := err.Error()
+// schemaFault takes the library's message apart: "validating PATH: " for each
+// level of the schema, the last of which says where it is, then what is wrong.
+// That quotes the value and is bounded here.
+func schemaFault(err error) (where, message string) {
+	message = err.Error()
 	for {
-		_, rest, found := strings.Cut(text, "validating root: ")
-		if !found {
+		level, found := strings.CutPrefix(message, "validating ")
+		place, rest, more := strings.Cut(level, ": ")
+		if !found || !more {
 			break
 		}
-		text = rest
+		where, message = inputAt(place), rest
 	}
-	if len(text) > 300 {
-		text = strings.ToValidUTF8(text[:300], "") + "…"
+	if len(message) > 300 {
+		message = strings.ToValidUTF8(message[:300], "") + "…"
 	}
-	return text
+	return where, message
+}
+
+// inputAt is where the inputs are that a place in their schema speaks of:
+// ".files[].mode" for /properties/files/items/properties/mode.
+func inputAt(place string) string {
+	var out strings.Builder
+	for parts := strings.Split(place, "/"); len(parts) > 0; parts = parts[1:] {
+		switch {
+		case parts[0] == "properties" && len(parts) > 1:
+			parts = parts[1:]
+			out.WriteString("." + strings.NewReplacer("~1", "/", "~0", "~").Replace(parts[0]))
+		case parts[0] == "items":
+			out.WriteString("[]")
+		case parts[0] == "additionalProperties":
+			out.WriteString(".*")
+		}
+	}
+	return out.String()
 }

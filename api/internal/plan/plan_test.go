@@ -65,7 +65,7 @@ func TestRefused(t *testing.T) {
 		`[{"name":"a","tool":"bash","inputs":{}}]`:                                                                "body.plan.steps[0].inputs",
 		`[{"name":"a","tool":"bash","inputs":{"command":"ls","colour":"red"}}]`:                                   "body.plan.steps[0].inputs",
 		`[{"name":"a","tool":"bash","inputs":{"command":"l\u0000s"}}]`:                                            "body.plan.steps[0].inputs",
-		`[{"name":"a","tool":"exec","inputs":{"argv":[]}}]`:                                                       "body.plan.steps[0].inputs",
+		`[{"name":"a","tool":"exec","inputs":{"argv":[]}}]`:                                                       "body.plan.steps[0].inputs.argv",
 		`[{"name":"a","tool":"exec","inputs":{"argv":["x"],"files":[{"path":"../x"}]}}]`:                          "body.plan.steps[0].inputs.files",
 		`[{"name":"a","tool":"exec","inputs":{"argv":["x"],"files":[{"path":"/workspace/x"}]}}]`:                  "body.plan.steps[0].inputs.files",
 		`[{"name":"a","tool":"exec","inputs":{"argv":["x"],"files":[{"path":"x","content_base64":"!"}]}}]`:        "body.plan.steps[0].inputs.files",
@@ -128,6 +128,40 @@ func TestCompiled(t *testing.T) {
 	}
 	if string(c.Command.Stdin) != `{"z":1.0,"a":"<é>"}` || c.TimeoutMS != 5 || c.Artifacts[0] != "out/x" || c.Tries != 3 {
 		t.Errorf("%+v, stdin %s", c, c.Command.Stdin)
+	}
+}
+
+// What nofx exec offers for every tool, every tool takes.
+func TestToolsTakeFilesAndEnv(t *testing.T) {
+	t.Parallel()
+	for tool, own := range map[string]string{"exec": `"argv":["x"]`, "bash": `"command":"x"`, "python": `"code":"x"`, "node": `"code":"x"`} {
+		got, err := compile(t, `[{"name":"a","tool":"`+tool+`","inputs":{`+own+`,"env":{"A":"b"},"files":[{"path":"x","content_base64":"aGk=","mode":493}]}}]`)
+		if err != nil {
+			t.Errorf("%s: %v", tool, err)
+			continue
+		}
+		if c := got[0].Command; len(c.Files) != 1 || c.Files[0].Mode != 0o755 || c.Env["A"] != "b" {
+			t.Errorf("%s: %+v", tool, c)
+		}
+	}
+}
+
+// Faults of inputs are told at the input, in words.
+func TestInputFaults(t *testing.T) {
+	t.Parallel()
+	for inputs, want := range map[string]string{
+		`{}`:                        `inputs: required: missing properties: ["argv"]`,
+		`{"argv":"x"}`:              `inputs.argv: type: x has type "string", want "array"`,
+		`{"argv":[1]}`:              `inputs.argv[]: type: 1 has type "integer", want "string"`,
+		`{"argv":["x"],"colour":1}`: `inputs: unexpected additional properties ["colour"]`,
+		`{"argv":["x"],"files":[{"path":"a","mode":"0755"}]}`: `inputs.files[].mode: type: 0755 has type "string", want "integer"`,
+		`{"argv":["x"],"files":[{"path":"a"},{"mode":1}]}`:    `inputs.files[]: required: missing properties: ["path"]`,
+		`{"argv":["x"],"env":{"A":5}}`:                        `inputs.env.*: type: 5 has type "integer", want "string"`,
+	} {
+		_, err := compile(t, `[{"name":"a","tool":"exec","inputs":`+inputs+`}]`)
+		if err == nil || err.Error() != "body.plan.steps[0]."+want {
+			t.Errorf("%s: %v, want %s", inputs, err, want)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/sdk/driver"
 )
 
@@ -32,9 +33,7 @@ func (w *Worker) resume(ctx context.Context, group *errgroup.Group) error {
 		if e.UIDBase != 0 {
 			w.cfg.UIDs.Reserve(e.UIDBase)
 		}
-		// Until the first heartbeat nobody here knows how long the lease still
-		// lasts; the supervisor does, and acts on it.
-		a, err := w.add(e, driver.After(ms(e.Lease.LeaseMS)))
+		a, err := w.takeUp(e)
 		if err != nil {
 			return err
 		}
@@ -58,6 +57,28 @@ func (w *Worker) resume(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	return w.orphanJournals(known)
+}
+
+// takeUp adds an attempt of the ledger. One whose journal a crash of the host
+// has spoilt is given up, lest it keep the daemon from all others: its sandbox
+// goes, its lease runs out, and the API ends it as lost.
+func (w *Worker) takeUp(e ledger.Entry) (*attempt, error) {
+	// Until the first heartbeat nobody here knows how long the lease still
+	// lasts; the supervisor does, and acts on it.
+	until := driver.After(ms(e.Lease.LeaseMS))
+	a, err := w.add(e, until)
+	if err == nil {
+		return a, nil
+	}
+	w.log.Error("journal unreadable; the attempt is given up", "attempt", e.Lease.AttemptID, "err", err)
+	if err := os.RemoveAll(filepath.Join(w.cfg.JournalDir, e.Lease.AttemptID)); err != nil {
+		return nil, err
+	}
+	if a, err = w.add(e, until); err != nil {
+		return nil, err
+	}
+	a.fence()
+	return a, nil
 }
 
 // destroyUnknown destroys a sandbox that was made for the attempt but whose

@@ -151,6 +151,11 @@ func (w *Worker) acknowledge(got wire.JournalAnswer, sent map[string]*attempt) {
 		}
 		if err := a.journal.Ack(ack.N); err != nil {
 			a.log.Error("acknowledgement", "err", err)
+			if step.Is(err, step.KindConflict) {
+				// The API has more than the disk: a crash of the host took the
+				// journal's end. What it held cannot be told: the lease runs out.
+				a.fence()
+			}
 			continue
 		}
 		a.next = max(a.next, ack.N+1)

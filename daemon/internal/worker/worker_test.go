@@ -397,6 +397,40 @@ func TestDaemonDiesInMidStep(t *testing.T) {
 	r.left()
 }
 
+// A crash of the host can leave less of a journal than the API has, or a
+// journal that cannot be read: its attempt is given up, the others go on.
+func TestSpoiltJournal(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(dir string) error{
+		"shorter than what is acknowledged": func(dir string) error {
+			return os.Truncate(filepath.Join(dir, fmt.Sprintf("%020d.journal", 1)), 0)
+		},
+		"not a segment": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "x.journal"), nil, 0o600)
+		},
+		"a gap": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.journal", 1<<40)), nil, 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.api.submit(lease("a", "mem", "count", "100000", "0.01"))
+			r.api.until("output", func() bool { return len(r.api.attempts["a"].output) > 100 })
+			r.kill()
+			if err := spoil(filepath.Join(r.dir, "journal", "a")); err != nil {
+				t.Fatal(err)
+			}
+			r.start(4)
+			r.api.submit(lease("b", "true"))
+			if v := r.api.verdict("b").verdict.Verdict; !v.Success() {
+				t.Errorf("afterwards: %s", v)
+			}
+			r.left()
+		})
+	}
+}
+
 func TestAPIIsAway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

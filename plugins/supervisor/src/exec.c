@@ -223,10 +223,10 @@ static bool write_record(struct sup *s, struct exec *e)
 	memcpy(r.note, e->note, sizeof(r.note));
 	file_name(name, sizeof(name), e->id, "exit");
 	file_name(temp, sizeof(temp), e->id, "part");
-	fd = openat(s->dir, temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = openat(s->dir, temp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return false;
-	ok = write_all(fd, &r, sizeof(r));
+	ok = write_all(fd, &r, sizeof(r)); /* over what reserve wrote */
 	close(fd);
 	return ok && renameat(s->dir, temp, s->dir, name) == 0;
 }
@@ -256,6 +256,24 @@ void exec_end(struct sup *s, int slot)
 			s->clients[i].note = true;
 }
 
+/* reserve takes the exit record's place on the disk, which may be full when
+ * the exec ends. */
+static bool reserve(struct sup *s, const struct exec *e)
+{
+	const struct exit_record none = { 0 };
+	char temp[MAX_EXEC_ID + 16];
+	int fd;
+	bool ok;
+
+	file_name(temp, sizeof(temp), e->id, "part");
+	fd = openat(s->dir, temp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return false;
+	ok = write_all(fd, &none, sizeof(none));
+	close(fd);
+	return ok;
+}
+
 static bool open_exec(struct sup *s, struct exec *e, uid_t owner, int *out, int *err)
 {
 	char name[MAX_EXEC_ID + 16];
@@ -263,7 +281,7 @@ static bool open_exec(struct sup *s, struct exec *e, uid_t owner, int *out, int 
 
 	file_name(name, sizeof(name), e->id, "out");
 	e->file = openat(s->dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (e->file < 0)
+	if (e->file < 0 || !reserve(s, e))
 		return false;
 	if (pipe2(p, O_CLOEXEC) != 0)
 		return false;

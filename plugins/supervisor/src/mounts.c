@@ -18,6 +18,7 @@ static const char *const masked_files[] = {
 	"/proc/kcore",	    "/proc/keys",	 "/proc/key-users",	"/proc/kmsg",	     "/proc/kallsyms",
 	"/proc/kpagecount", "/proc/kpageflags",	 "/proc/kpagecgroup",	"/proc/timer_list",  "/proc/timer_stats",
 	"/proc/sched_debug", "/proc/latency_stats", "/proc/sysrq-trigger", "/proc/interrupts", "/proc/vmallocinfo",
+	"/proc/cmdline",    "/proc/sys/kernel/random/boot_id", /* which host this is */
 };
 
 static const char *const masked_dirs[] = { "/proc/acpi", "/proc/scsi", "/proc/asound" };

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,8 @@ func (a *app) execCommand() *cobra.Command {
 		Long: "Runs one command as a step of its own, streams its output, and exits with its exit code.\n" +
 			"124: it ran out of time. 125: it ended in any other way than by its own exit, or NOFX could\n" +
 			"not run it; the cause is on stderr. With --json the whole verdict is the last line on stderr.\n" +
-			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.",
+			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.\n" +
+			"Nothing is read from the standard input: the step's own is empty; --file brings data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
 			if err := noneEmpty(cmd, "driver", "cpu", "memory", "pids", "disk", "output"); err != nil {
@@ -82,6 +84,7 @@ type verdict struct {
 }
 
 func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
+	interrupt.IgnoreBrokenPipes()
 	// An interrupt cancels the run instead of what watches it.
 	watch, detach := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer detach(nil)
@@ -91,6 +94,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	}
 	watched := make(chan struct{})
 	defer close(watched)
+	go a.tellUnserved(watch, client, created.ID, watched)
 	go func() {
 		select {
 		case <-watched:
@@ -122,6 +126,36 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	saved := a.saveAll(watch, client, detail.Artifacts)
 	a.tellMissing(plan.Steps[0].Artifacts, detail.Artifacts)
 	return errors.Join(saved, a.conclude(detail))
+}
+
+// unserved is how long a step may wait before it is worth a word.
+const unserved = 3 * time.Second
+
+// tellUnserved says so when the run's step waits for a driver that no live
+// worker has.
+func (a *app) tellUnserved(ctx context.Context, client *server, runID string, done <-chan struct{}) {
+	timer := time.NewTimer(unserved)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-timer.C:
+	}
+	detail, err := client.Run(ctx, runID)
+	if err != nil || len(detail.Steps) != 1 || detail.Steps[0].Attempt > 0 || detail.Steps[0].Status.Terminal() {
+		return // whatever is wrong is told by what follows the run
+	}
+	list, err := client.Workers(ctx)
+	if err != nil {
+		return
+	}
+	want := detail.Steps[0].Driver
+	for _, w := range list.Workers {
+		if w.Status == "live" && slices.ContainsFunc(w.Drivers, func(d wire.DriverInfo) bool { return d.Name == want && d.Healthy }) {
+			return
+		}
+	}
+	a.say("no live worker offers the driver %s: the step waits for one", render.Clean(want))
 }
 
 // conclude says how the step ended, where that is not plain from its exit

@@ -45,7 +45,7 @@ func (a *app) exit(cmd *cobra.Command, err error) int {
 	var acted *actionError
 	usage := !errors.As(err, &acted)
 	if errors.Is(err, interrupt.ErrInterrupted) || errors.Is(err, context.Canceled) {
-		a.say("interrupted")
+		a.say("%s", render.Clean(err.Error()))
 	} else {
 		a.explain(err)
 	}

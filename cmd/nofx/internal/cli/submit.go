@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/follow"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -65,6 +67,9 @@ func (a *app) submitAndFollow(ctx context.Context, client *server, submission wi
 	view, end := a.view()
 	detail, err := follow.Run(ctx, client, created.ID, view)
 	end(detail)
+	if errors.Is(err, interrupt.ErrInterrupted) {
+		return fmt.Errorf("%w; run %s goes on until nofx runs cancel ends it", err, created.ID)
+	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", created.ID, err)
 	}

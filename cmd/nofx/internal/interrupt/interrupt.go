@@ -47,3 +47,7 @@ func Watch(parent context.Context) (ctx context.Context, again <-chan struct{}, 
 		cancel(nil)
 	}
 }
+
+// IgnoreBrokenPipes makes writing to a reader that went away an error, where
+// it would end the process.
+func IgnoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }

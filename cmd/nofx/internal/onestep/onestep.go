@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -45,6 +46,11 @@ type Options struct {
 func Plan(o Options) (wire.Plan, error) {
 	if len(o.Command) == 0 {
 		return wire.Plan{}, step.Errorf(step.KindInvalid, "no command: nofx exec [flags] -- COMMAND...")
+	}
+	for i, word := range o.Command {
+		if !utf8.ValidString(word) { // JSON would change it in silence
+			return wire.Plan{}, step.Errorf(step.KindInvalid, "argument %d is not UTF-8 text: bring such bytes in with --file", i+1)
+		}
 	}
 	resources, err := o.resources()
 	if err != nil {
@@ -141,6 +147,9 @@ func (o Options) inputs() (map[string]any, error) {
 			k, v, ok := strings.Cut(kv, "=")
 			if !ok || k == "" {
 				return nil, step.Errorf(step.KindInvalid, "--env %s: K=V", k)
+			}
+			if !utf8.ValidString(kv) {
+				return nil, step.Errorf(step.KindInvalid, "--env %s: not UTF-8 text: bring such bytes in with --file", strings.ToValidUTF8(k, "?"))
 			}
 			env[k] = v
 		}

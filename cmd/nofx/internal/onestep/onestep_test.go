@@ -114,6 +114,8 @@ func TestPlanRefuses(t *testing.T) {
 		"open network":     {func(o *Options) { o.Network = "open" }, step.KindUnsupported, "not filtered yet"},
 		"odd network":      {func(o *Options) { o.Network = "some" }, step.KindInvalid, "none or open"},
 		"no command":       {func(o *Options) { o.Command = nil }, step.KindInvalid, "no command"},
+		"bytes in command": {func(o *Options) { o.Command = []string{"printf", "\xff"} }, step.KindInvalid, "argument 2 is not UTF-8"},
+		"bytes in env":     {func(o *Options) { o.Env = []string{"A=\xff"} }, step.KindInvalid, "--env A: not UTF-8"},
 		"odd tool":         {func(o *Options) { o.Tool = "perl" }, step.KindInvalid, "--tool perl"},
 		"code in pieces":   {func(o *Options) { o.Tool = "python"; o.Command = []string{"a", "b"} }, step.KindInvalid, "one argument"},
 		"cpu word":         {func(o *Options) { o.CPU = "half" }, step.KindInvalid, "--cpu half"},

@@ -14,9 +14,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
+	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -43,12 +43,13 @@ func Read(path string, stdin io.Reader) (wire.SubmitRun, error) {
 	if err != nil {
 		return wire.SubmitRun{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if strings.ToLower(filepath.Ext(path)) != ".json" {
+	isJSON := strings.ToLower(filepath.Ext(path)) == ".json"
+	if !isJSON {
 		if body, err = toJSON(body); err != nil {
 			return wire.SubmitRun{}, invalid(path, err)
 		}
 	}
-	submission, err := decode(body)
+	submission, err := decode(body, isJSON)
 	if err != nil {
 		return wire.SubmitRun{}, invalid(path, err)
 	}
@@ -67,27 +68,18 @@ func readAll(r io.Reader) ([]byte, error) {
 	return body, err
 }
 
-// toJSON turns YAML into JSON. A mapping with keys that are not strings has
-// no JSON form and is an error.
-func toJSON(body []byte) ([]byte, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(body))
-	var doc any
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, errors.New("empty")
-		}
-		return nil, err
+// decode reads a plan or a submission. lines says that body is what the user
+// wrote, so that its lines mean something.
+func decode(body []byte, lines bool) (wire.SubmitRun, error) {
+	if !utf8.Valid(body) {
+		return wire.SubmitRun{}, errors.New("is not UTF-8 text")
 	}
-	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one document")
-	}
-	return json.Marshal(doc)
-}
-
-func decode(body []byte) (wire.SubmitRun, error) {
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(body, &top); err != nil {
-		return wire.SubmitRun{}, place(body, err)
+		return wire.SubmitRun{}, place(body, lines, err)
+	}
+	if err := uniqueKeys(body); err != nil {
+		return wire.SubmitRun{}, err
 	}
 	var submission wire.SubmitRun
 	var target any = &submission.Plan
@@ -97,7 +89,7 @@ func decode(body []byte) (wire.SubmitRun, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(target); err != nil {
-		return wire.SubmitRun{}, place(body, err)
+		return wire.SubmitRun{}, place(body, lines, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return wire.SubmitRun{}, errors.New("something follows the plan")
@@ -105,20 +97,78 @@ func decode(body []byte) (wire.SubmitRun, error) {
 	return submission, nil
 }
 
-// place adds the line to errors of the JSON decoder that carry an offset.
-func place(body []byte, err error) error {
+// uniqueKeys refuses an object that has a key twice, of which all but the last
+// would be dropped in silence. body is valid JSON.
+func uniqueKeys(body []byte) error {
+	type level struct {
+		keys map[string]bool // nil in a list
+		key  bool            // the next token is a key
+	}
+	levels := []level{{}}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	for {
+		t, err := dec.Token()
+		if err != nil {
+			return nil //nolint:nilerr // the end: body is valid
+		}
+		here := &levels[len(levels)-1]
+		switch delim, _ := t.(json.Delim); {
+		case delim == '{':
+			levels = append(levels, level{keys: map[string]bool{}, key: true})
+			continue
+		case delim == '[':
+			levels = append(levels, level{})
+			continue
+		case delim == '}' || delim == ']':
+			levels = levels[:len(levels)-1]
+			here = &levels[len(levels)-1]
+		case here.key:
+			name, _ := t.(string)
+			if here.keys[name] {
+				return fmt.Errorf("line %d: the key %q is there twice", line(body, dec.InputOffset()), name)
+			}
+			here.keys[name], here.key = true, false
+			continue
+		}
+		here.key = here.keys != nil
+	}
+}
+
+func line(body []byte, offset int64) int { return 1 + bytes.Count(body[:offset], []byte("\n")) }
+
+// place says what an error of the JSON decoder means, and where.
+func place(body []byte, lines bool, err error) error {
 	var syntax *json.SyntaxError
 	var typ *json.UnmarshalTypeError
 	offset := int64(-1)
+	text := strings.TrimPrefix(err.Error(), "json: ")
 	switch {
 	case errors.As(err, &syntax):
 		offset = syntax.Offset
 	case errors.As(err, &typ):
 		offset = typ.Offset
+		text = typ.Value + " where " + kind(typ.Type) + " is needed"
+		if typ.Field != "" {
+			text = typ.Field + ": " + text
+		}
 	}
-	text := strings.TrimPrefix(err.Error(), "json: ")
-	if offset < 0 || offset > int64(len(body)) {
+	if !lines || offset < 0 || offset > int64(len(body)) {
 		return errors.New(text)
 	}
-	return fmt.Errorf("line %d: %s", 1+bytes.Count(body[:offset], []byte("\n")), text)
+	return fmt.Errorf("line %d: %s", line(body, offset), text)
+}
+
+// kind names what a field takes.
+func kind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Struct, reflect.Map, reflect.Pointer:
+		return "an object"
+	}
+	return "a number (" + t.Kind().String() + ")"
 }

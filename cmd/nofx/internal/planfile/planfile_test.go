@@ -62,6 +62,29 @@ steps:
 	}
 }
 
+// What looks like a date or a word of older YAML is the text that it is in
+// JSON, and anchors unfold.
+func TestYAMLScalars(t *testing.T) {
+	t.Parallel()
+	got, err := planfile.Read(write(t, "p.yaml", `
+goal: x
+steps:
+  - &base {name: a, tool: test:echo, inputs: &in {day: 2024-01-02, at: 2024-01-02T03:04:05Z, yes: no, n: 1.5}}
+  - {<<: *base, name: b, inputs: {<<: *in, n: 2}}
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{
+		`{"at":"2024-01-02T03:04:05Z","day":"2024-01-02","n":1.5,"yes":"no"}`,
+		`{"at":"2024-01-02T03:04:05Z","day":"2024-01-02","n":2,"yes":"no"}`,
+	} {
+		if in := string(got.Plan.Steps[i].Inputs); in != want {
+			t.Errorf("step %d: %s, want %s", i, in, want)
+		}
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ file, body, want string }{
@@ -73,7 +96,15 @@ func TestReadRefuses(t *testing.T) {
 		"two documents":    {"p.yaml", "goal: x\n---\ngoal: y\n", "more than one document"},
 		"empty":            {"p.yaml", "", "empty"},
 		"trailing":         {"p.json", `{"goal":"x","steps":[]} {}`, "after top-level value"},
-		"bad key":          {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {1: 2}}]", "unsupported type"},
+		"bad key":          {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {1: 2}}]", "line 2: the key 1 is not text"},
+		"no number":        {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {a: .nan}}]", "line 2: .nan is no number in JSON"},
+		"twice in yaml":    {"p.yaml", "goal: x\ngoal: y\n", "already defined"},
+		"twice in json":    {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"tool\":\"a\",\"inputs\":{\"tool\":[1]},\"tool\":\"b\"}]}", `line 2: the key "tool" is there twice`},
+		"json not UTF-8":   {"p.json", "{\"goal\":\"\xff\",\"steps\":[]}", "not UTF-8"},
+		"number for text":  {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"name\":5}]}", "line 2: steps.name: number where text is needed"},
+		"in yaml":          {"p.yaml", "goal: 5\nsteps: []\n", "p.yaml: goal: number where text is needed"},
+		"list for object":  {"p.yaml", "[1]", "array where an object is needed"},
+		"cycle":            {"p.yaml", "goal: a\nsteps: &s [{name: a, tool: bash, inputs: {x: *s}}]\n", "contains itself"},
 		"too large":        {"p.json", `{"goal":"` + strings.Repeat("x", planfile.MaxBytes) + `"}`, "larger than"},
 		"alias bomb":       {"p.yaml", bomb(), ""},
 	} {

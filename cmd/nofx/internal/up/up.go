@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -62,6 +63,9 @@ type running struct {
 func New(cfg Config) (*System, error) {
 	if os.Geteuid() != 0 {
 		return nil, step.Errorf(step.KindForbidden, "nofx up needs root to make sandboxes; type: sudo %s up", cfg.Self)
+	}
+	if _, err := net.ResolveTCPAddr("tcp", cfg.Listen); err != nil {
+		return nil, step.Errorf(step.KindInvalid, "--listen %s: HOST:PORT is needed: %w", cfg.Listen, err)
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {

@@ -305,6 +305,21 @@ func TestUpTellsWhyAChildDoesNotStart(t *testing.T) {
 }
 
 // An interrupt during the start ends what has started.
+// An address that cannot be listened on is found before anything starts.
+func TestUpRefusesAddress(t *testing.T) {
+	t.Parallel()
+	for _, listen := range []string{"garbage", "127.0.0.1:port", "127.0.0.1:99999"} {
+		dir := t.TempDir()
+		_, err := New(Config{Dir: filepath.Join(dir, "data"), Listen: listen})
+		if !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "--listen "+listen) {
+			t.Errorf("%s: %v", listen, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("%s: %v %v", listen, left, err)
+		}
+	}
+}
+
 func TestUpInterruptedAtItsStart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")

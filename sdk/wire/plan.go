@@ -26,6 +26,7 @@ type PlanStep struct {
 	Tool         string             `json:"tool"`
 	Inputs       json.RawMessage    `json:"inputs,omitempty"`
 	Driver       string             `json:"driver,omitempty"`
+	Image        string             `json:"image,omitempty"` // for drivers that have images; "" = the driver's default
 	Resources    *step.Resources    `json:"resources,omitempty"`
 	DependsOn    []string           `json:"depends_on,omitempty"`
 	Retry        *Retry             `json:"retry,omitempty"`

@@ -69,6 +69,7 @@ type Lease struct {
 	Tool          string             `json:"tool"`
 	Driver        string             `json:"driver"`
 	Command       Command            `json:"command"`
+	Image         string             `json:"image,omitempty"`
 	Resources     step.Resources     `json:"resources"` // complete: no field is zero that the driver enforces
 	OnOutput      step.OutputMode    `json:"on_output_limit"`
 	Network       step.Network       `json:"network"`

@@ -27,6 +27,7 @@ const (
 	maxDepends   = MaxSteps
 	maxTimeoutMS = 24 * 60 * 60 * 1000
 	maxArtifacts = 256
+	maxImage     = 512
 	maxPath      = 1024
 	maxPolicy    = 256 // entries in a list of the policy
 	maxFields    = 50  // faults told at once
@@ -48,6 +49,7 @@ type Step struct {
 	Resources  step.Resources
 	OnOutput   step.OutputMode
 	Network    step.Network
+	Image      string
 	Workspace  step.WorkspaceMode
 	TimeoutMS  int64
 	GraceMS    int64
@@ -134,6 +136,7 @@ func (c compiler) one(at string, in wire.PlanStep) (Step, []string) {
 	info := h.Info()
 	out.Reads = h.Reads()
 	out.Driver = c.driver(at, in.Driver, info.DefaultDriver)
+	out.Image = c.image(at, in.Image, out.Driver)
 	out.Inputs = own.all
 	out.InputsHash = inputsHash(own.all, in, own.hasPolicy)
 	rendered, bad := h.Render(in.Tool, own.plain, in.EnvAllowed)
@@ -163,6 +166,19 @@ func (c compiler) driver(at, asked, def string) string {
 		c.add(at+".driver", asked, "is not a known driver: use one of %s", strings.Join(drivers, ", "))
 	}
 	return asked
+}
+
+// image checks what can be checked without the driver, which knows the
+// policy of its host.
+func (c compiler) image(at, name, driver string) string {
+	switch {
+	case name == "":
+	case driver == "local":
+		c.add(at+".image", name, "the driver local has no images to choose from: leave it out, or choose a driver that has")
+	case len(name) > maxImage || !oneLine(name) || strings.ContainsAny(name, " \t"):
+		c.add(at+".image", name, "must be an image's name of 1 to %d bytes", maxImage)
+	}
+	return name
 }
 
 func (c compiler) resources(at string, r *step.Resources) step.Resources {

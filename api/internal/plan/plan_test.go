@@ -78,6 +78,8 @@ func TestRefused(t *testing.T) {
 		`[{"name":"a","tool":"test:echo","inputs":{"_policy":{"secrets_scope":["github"]}}}]`:                     "body.plan.steps[0].secrets_scope",
 		`[{"name":"a","tool":"test:echo","retry":{"attempts":21}}]`:                                               "body.plan.steps[0].retry.attempts",
 		`[{"name":"a","tool":"test:echo","timeout":-5}]`:                                                          "body.plan.steps[0].timeout",
+		`[{"name":"a","tool":"test:echo","image":"busybox"}]`:                                                     "body.plan.steps[0].image",
+		`[{"name":"a","tool":"test:echo","driver":"container","image":"a b"}]`:                                    "body.plan.steps[0].image",
 		`[{"name":"a","tool":"test:echo","artifacts":["../x"]}]`:                                                  "body.plan.steps[0].artifacts[0]",
 		`[{"name":"a","tool":"test:echo","workspace":"mine"}]`:                                                    "body.plan.steps[0].workspace",
 		`[{"name":"a","tool":"test:echo","on_output_limit":"explode"}]`:                                           "body.plan.steps[0].on_output_limit",

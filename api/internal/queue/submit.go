@@ -288,6 +288,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Workspaces = append(p.Workspaces, string(st.Workspace))
 		p.Networks = append(p.Networks, string(st.Network))
 		p.OnOutputs = append(p.OnOutputs, string(st.OnOutput))
+		p.Images = append(p.Images, st.Image)
 		p.TimeoutsMs = append(p.TimeoutsMs, st.TimeoutMS)
 		p.GracesMs = append(p.GracesMs, st.GraceMS)
 		p.Artifacts = append(p.Artifacts, strings.Join(st.Artifacts, "\n"))

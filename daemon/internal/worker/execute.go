@@ -141,6 +141,7 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 		Tags:      driver.Tags{Owner: owner, ID: tag(a.lease)},
 		Resources: a.lease.Resources,
 		Network:   a.lease.Network,
+		Image:     a.lease.Image,
 		Until:     until,
 	}
 	if onHost {

@@ -120,7 +120,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.command, s.resources, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
@@ -143,6 +143,7 @@ type LeasesOfClaimRow struct {
 	Driver        string
 	Command       []byte
 	Resources     []byte
+	Image         string
 	OnOutput      string
 	Network       string
 	Workspace     string
@@ -177,6 +178,7 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.Driver,
 			&i.Command,
 			&i.Resources,
+			&i.Image,
 			&i.OnOutput,
 			&i.Network,
 			&i.Workspace,

@@ -30,7 +30,7 @@ func (a *app) execCommand() *cobra.Command {
 			"Nothing is read from the standard input: the step's own is empty; --file brings data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
-			if err := noneEmpty(cmd, "driver", "cpu", "memory", "pids", "disk", "output"); err != nil {
+			if err := noneEmpty(cmd, "driver", "image", "cpu", "memory", "pids", "disk", "output"); err != nil {
 				return err
 			}
 			o.Command = args
@@ -48,6 +48,7 @@ func (a *app) execCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
+	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
 	f.StringVar(&o.CPU, "cpu", "", "`cores`, like 0.5")
 	f.StringVar(&o.Memory, "memory", "", "memory `size`, like 256Mi")

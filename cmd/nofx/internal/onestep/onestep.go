@@ -27,6 +27,7 @@ const MaxFile = 1 << 20
 // Options are the flags of `nofx exec`, as typed.
 type Options struct {
 	Driver    string
+	Image     string
 	Tool      string // bash, exec, python or node
 	CPU       string
 	Memory    string
@@ -85,6 +86,7 @@ func Plan(o Options) (wire.Plan, error) {
 			Tool:      o.Tool,
 			Inputs:    raw,
 			Driver:    o.Driver,
+			Image:     o.Image,
 			Resources: resources,
 			TimeoutMS: o.Timeout.Milliseconds(),
 			Network:   step.NetworkNone,

@@ -148,7 +148,7 @@ stop_unit() {
 }
 
 daemon_reload() {
-	begin_step reload
+	begin_step reload 1.5
 	systemctl daemon-reload
 	same_sandbox
 	systemctl daemon-reexec

@@ -3,6 +3,7 @@ package drivertest
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -48,4 +49,15 @@ func Serve(t testing.TB, d driver.Driver) (driver.Driver, func()) {
 		}
 		_ = conn.Close()
 	}
+}
+
+// shortTempDir is a temporary folder whose path fits into a socket address.
+func shortTempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }

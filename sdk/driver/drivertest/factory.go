@@ -15,15 +15,35 @@
 //
 // A case that needs a capability which the driver does not declare checks that
 // the driver then refuses with unsupported, and is skipped.
+//
+// The cases are in package suite, which `nofx driver-sanity` runs on any plugin
+// from outside.
 package drivertest
 
 import (
 	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest/suite"
 )
+
+// T is what a case reports to; *testing.T is one.
+type T = suite.T
+
+// Programs are the argument lists of small programs, for whatever the sandbox
+// can run.
+type Programs = suite.Programs
+
+// Shell gives programs for a sandbox with a POSIX shell and the usual tools.
+func Shell() Programs { return suite.Shell() }
+
+// InMemory gives programs for package memdriver.
+func InMemory() Programs { return suite.InMemory() }
+
+// FloodBytes is what Programs.Flood writes: the decimal numbers from 1, a line
+// each, cut off after n bytes.
+func FloodBytes(n int64) []byte { return suite.FloodBytes(n) }
 
 // Factory says how to come by a driver and what to run in it.
 type Factory struct {
@@ -73,30 +93,29 @@ type Instance struct {
 // Exercise runs the suite. Each case is a parallel subtest.
 func Exercise(t *testing.T, f Factory) {
 	t.Helper()
-	if f.Env == nil {
-		f.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	}
-	if f.Patience == 0 {
-		f.Patience = 1
-	}
-	if len(f.Config) == 0 {
-		f.Config = json.RawMessage(`{}`)
-	}
-	for _, group := range [][]testCase{describeCases(), createCases(), execCases(), outputCases(), endCases(), lifeCases(), fileCases(), capCases(), hostCases()} {
-		for _, c := range group {
-			t.Run(c.name, func(t *testing.T) {
-				t.Parallel()
-				c.run(t, open(t, f))
-			})
-		}
+	for _, c := range suite.Cases() {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			c.Run(t, f.on(t))
+		})
 	}
 }
 
-// testCase is one promise.
-type testCase struct {
-	name string
-	run  func(t *testing.T, fx *fixture)
+// on is f for the cases of t.
+func (f Factory) on(t *testing.T) suite.Factory {
+	out := suite.Factory{
+		Config: f.Config, Caps: f.Caps, Programs: f.Programs, Env: f.Env, OutsideDir: f.OutsideDir, Patience: f.Patience,
+		Open: func(suite.T) suite.Instance {
+			in := f.Open(t)
+			out := suite.Instance{Driver: in.Driver}
+			if in.Restart != nil {
+				out.Restart = func(suite.T) driver.Driver { return in.Restart(t) }
+			}
+			return out
+		},
+	}
+	if f.Spec != nil {
+		out.Spec = func(_ suite.T, s *driver.Spec) { f.Spec(t, s) }
+	}
+	return out
 }
-
-// long is how long anything that should happen soon may take.
-func (f Factory) long() time.Duration { return time.Duration(f.Patience * float64(30*time.Second)) }

@@ -1,15 +1,13 @@
-package drivertest
+package suite
 
 import (
-	"testing"
-
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
 func hostCases() []testCase {
 	return []testCase{
-		{"Invoke", func(t *testing.T, fx *fixture) {
+		{"Invoke", func(t T, fx *fixture) {
 			inv, ok := fx.d.(driver.Invoker)
 			if fx.desc.Capabilities.Has(driver.CapInvoke) {
 				if !ok {
@@ -22,7 +20,7 @@ func hostCases() []testCase {
 				wantKind(t, "invoke", err, step.KindUnsupported)
 			}
 		}},
-		{"HostSpec", func(t *testing.T, fx *fixture) {
+		{"HostSpec", func(t T, fx *fixture) {
 			if !fx.desc.Capabilities.Has(driver.CapHost) {
 				t.Skip("the driver does not declare host; its refusal is in RefusesWhatItCannot")
 			}

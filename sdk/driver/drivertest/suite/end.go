@@ -1,7 +1,6 @@
-package drivertest
+package suite
 
 import (
-	"testing"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -10,7 +9,7 @@ import (
 
 func endCases() []testCase {
 	return []testCase{
-		{"Timeout", func(t *testing.T, fx *fixture) {
+		{"Timeout", func(t T, fx *fixture) {
 			fx.need(t, driver.CapWallTime, nil) // the refusal is in RefusesWhatItCannot
 			started := time.Now()
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Wait(time.Hour), func(e *driver.ExecSpec) {
@@ -23,7 +22,7 @@ func endCases() []testCase {
 				t.Errorf("it was ended after %v, before its time", time.Since(started))
 			}
 		}},
-		{"TimeoutKillsTheStubborn", func(t *testing.T, fx *fixture) {
+		{"TimeoutKillsTheStubborn", func(t T, fx *fixture) {
 			fx.need(t, driver.CapWallTime, nil)
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Stubborn, func(e *driver.ExecSpec) {
 				e.Timeout, e.Grace = time.Second, 200*time.Millisecond
@@ -32,7 +31,7 @@ func endCases() []testCase {
 				t.Errorf("exit %+v, want cause timeout", *r.exit)
 			}
 		}},
-		{"TimeoutKillsTheTree", func(t *testing.T, fx *fixture) {
+		{"TimeoutKillsTheTree", func(t T, fx *fixture) {
 			fx.need(t, driver.CapWallTime, nil)
 			h := fx.create(t)
 			r := fx.run(t, h, fx.exec(fx.Programs.Daemon("/workspace/beat"), func(e *driver.ExecSpec) {
@@ -43,7 +42,7 @@ func endCases() []testCase {
 			}
 			fx.daemonIsDead(t, h)
 		}},
-		{"SignalTerm", func(t *testing.T, fx *fixture) {
+		{"SignalTerm", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Hour)))
 			if err := fx.d.Signal(fx.ctx(t), h, x.spec.ID, "SIGTERM"); err != nil {
@@ -55,7 +54,7 @@ func endCases() []testCase {
 			}
 			wantKind(t, "signal to what has exited", fx.d.Signal(fx.ctx(t), h, x.spec.ID, "SIGTERM"), step.KindConflict)
 		}},
-		{"SignalKill", func(t *testing.T, fx *fixture) {
+		{"SignalKill", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
 			if err := fx.d.Signal(fx.ctx(t), h, x.spec.ID, "SIGTERM"); err != nil {
@@ -74,7 +73,7 @@ func endCases() []testCase {
 				t.Errorf("exit %+v, want signal SIGKILL", *r.exit)
 			}
 		}},
-		{"SignalKillTakesTheTree", func(t *testing.T, fx *fixture) {
+		{"SignalKillTakesTheTree", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Daemon("/workspace/beat")))
 			fx.daemonBeats(t, h)
@@ -84,7 +83,7 @@ func endCases() []testCase {
 			x.wait(t)
 			fx.daemonIsDead(t, h)
 		}},
-		{"StopWithGrace", func(t *testing.T, fx *fixture) {
+		{"StopWithGrace", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
 			started := time.Now()
@@ -101,7 +100,7 @@ func endCases() []testCase {
 				t.Errorf("exit %+v, want cause cancelled", *r.exit)
 			}
 		}},
-		{"StopIsQuick", func(t *testing.T, fx *fixture) {
+		{"StopIsQuick", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Hour)))
 			if err := fx.d.Stop(fx.ctx(t), h, time.Hour, step.CauseTimeout); err != nil {
@@ -117,7 +116,7 @@ func endCases() []testCase {
 				t.Errorf("a second stop changed the exit to %+v", *r.exit)
 			}
 		}},
-		{"StopTakesTheTree", func(t *testing.T, fx *fixture) {
+		{"StopTakesTheTree", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Daemon("/workspace/beat")))
 			fx.daemonBeats(t, h)
@@ -127,7 +126,7 @@ func endCases() []testCase {
 			x.wait(t)
 			fx.daemonIsDead(t, h)
 		}},
-		{"LeaseEnds", func(t *testing.T, fx *fixture) {
+		{"LeaseEnds", func(t T, fx *fixture) {
 			fx.need(t, driver.CapLease, nil) // the refusal is in RefusesWhatItCannot
 			h := fx.create(t, func(s *driver.Spec) {
 				s.Until = driver.After(time.Duration(fx.Patience * float64(2*time.Second)))
@@ -141,7 +140,7 @@ func endCases() []testCase {
 				t.Errorf("after its deadline it is %+v (%v)", st, err)
 			}
 		}},
-		{"ExtendMovesTheEnd", func(t *testing.T, fx *fixture) {
+		{"ExtendMovesTheEnd", func(t T, fx *fixture) {
 			fx.need(t, driver.CapLease, func() error {
 				return fx.d.Extend(fx.ctx(t), fx.create(t), driver.After(time.Hour))
 			})
@@ -170,7 +169,7 @@ func endCases() []testCase {
 
 // daemonBeats waits for a Daemon's process to be at work; without a way to
 // look into the sandbox while it runs, the case cannot tell and goes on.
-func (fx *fixture) daemonBeats(t *testing.T, h driver.Handle) {
+func (fx *fixture) daemonBeats(t T, h driver.Handle) {
 	t.Helper()
 	if fx.desc.Capabilities.Has(driver.CapFiles) || fx.desc.Capabilities.Has(driver.CapMultiExec) {
 		fx.eventually(t, "the daemon's file grows", func() bool { return len(fx.readFile(t, h, "/workspace/beat")) > 1 })
@@ -178,7 +177,7 @@ func (fx *fixture) daemonBeats(t *testing.T, h driver.Handle) {
 }
 
 // daemonIsDead checks that nothing adds to a Daemon's file any more.
-func (fx *fixture) daemonIsDead(t *testing.T, h driver.Handle) {
+func (fx *fixture) daemonIsDead(t T, h driver.Handle) {
 	t.Helper()
 	if len(fx.readFile(t, h, "/workspace/beat")) == 0 {
 		t.Error("the daemon never ran: the case proves nothing")

@@ -1,10 +1,9 @@
-package drivertest
+package suite
 
 import (
 	"bytes"
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -13,7 +12,7 @@ import (
 
 func lifeCases() []testCase {
 	return []testCase{
-		{"RecoverTellsThePhase", func(t *testing.T, fx *fixture) {
+		{"RecoverTellsThePhase", func(t T, fx *fixture) {
 			h := fx.create(t)
 			if st, err := fx.d.Recover(fx.ctx(t), h); err != nil || st.Phase != driver.PhaseCreated || len(st.Execs) != 0 {
 				t.Errorf("created: %+v, %v", st, err)
@@ -29,13 +28,13 @@ func lifeCases() []testCase {
 				t.Errorf("exited: %+v, %v; the exec ended with %+v", st, err, *r.exit)
 			}
 		}},
-		{"DestroyTwice", func(t *testing.T, fx *fixture) {
+		{"DestroyTwice", func(t T, fx *fixture) {
 			h := fx.create(t)
 			fx.destroy(t, h)
 			fx.destroy(t, h)
 			fx.isGone(t, h)
 		}},
-		{"DestroyWhileRunning", func(t *testing.T, fx *fixture) {
+		{"DestroyWhileRunning", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
 			fx.destroy(t, h)
@@ -47,7 +46,7 @@ func lifeCases() []testCase {
 			}
 			fx.isGone(t, h)
 		}},
-		{"DestroyAtOnce", func(t *testing.T, fx *fixture) {
+		{"DestroyAtOnce", func(t T, fx *fixture) {
 			h := fx.create(t)
 			fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
 			errs := make(chan error, 4)
@@ -61,7 +60,7 @@ func lifeCases() []testCase {
 			}
 			fx.isGone(t, h)
 		}},
-		{"ForeignHandle", func(t *testing.T, fx *fixture) {
+		{"ForeignHandle", func(t T, fx *fixture) {
 			h := fx.create(t)
 			for what, bad := range map[string]driver.Handle{
 				"another driver's":  {Driver: "no-such-driver", ID: h.ID, Version: h.Version, Data: h.Data},
@@ -78,7 +77,7 @@ func lifeCases() []testCase {
 				t.Errorf("the sandbox itself: %+v, %v", st, err)
 			}
 		}},
-		{"RestartWhileRunning", func(t *testing.T, fx *fixture) {
+		{"RestartWhileRunning", func(t T, fx *fixture) {
 			fx.needRestart(t)
 			const n = 25
 			h := fx.create(t)
@@ -107,7 +106,7 @@ func lifeCases() []testCase {
 				t.Errorf("the repeated exec shows %q", again.stdout)
 			}
 		}},
-		{"RestartAfterExit", func(t *testing.T, fx *fixture) {
+		{"RestartAfterExit", func(t T, fx *fixture) {
 			fx.needRestart(t)
 			h, gone := fx.create(t), fx.create(t)
 			s := fx.exec(fx.Programs.Die("SIGSEGV"))
@@ -130,7 +129,7 @@ func lifeCases() []testCase {
 				t.Errorf("list after the restart: %+v, %v", all, err)
 			}
 		}},
-		{"RestartThenStop", func(t *testing.T, fx *fixture) {
+		{"RestartThenStop", func(t T, fx *fixture) {
 			fx.needRestart(t)
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Stubborn))
@@ -146,7 +145,7 @@ func lifeCases() []testCase {
 				t.Errorf("exit %+v after %q, want cause cancelled", *r.exit, r.all)
 			}
 		}},
-		{"Stats", func(t *testing.T, fx *fixture) {
+		{"Stats", func(t T, fx *fixture) {
 			fx.need(t, driver.CapStats, func() error {
 				_, err := fx.d.Stats(fx.ctx(t), fx.create(t))
 				return err
@@ -171,7 +170,7 @@ func lifeCases() []testCase {
 }
 
 // needRestart skips a case that kills the driver's process.
-func (fx *fixture) needRestart(t *testing.T) {
+func (fx *fixture) needRestart(t T) {
 	t.Helper()
 	if !fx.desc.Capabilities.Has(driver.CapReattach) {
 		t.Skipf("the driver does not declare %s", driver.CapReattach)
@@ -182,7 +181,7 @@ func (fx *fixture) needRestart(t *testing.T) {
 }
 
 // isGone checks that every call says so.
-func (fx *fixture) isGone(t *testing.T, h driver.Handle) {
+func (fx *fixture) isGone(t T, h driver.Handle) {
 	t.Helper()
 	ctx := fx.ctx(t)
 	if st, err := fx.d.Recover(ctx, h); err != nil || st.Phase != driver.PhaseGone {

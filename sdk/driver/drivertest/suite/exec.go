@@ -1,4 +1,4 @@
-package drivertest
+package suite
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -15,7 +14,7 @@ import (
 
 func execCases() []testCase {
 	return []testCase{
-		{"ExitCodes", func(t *testing.T, fx *fixture) {
+		{"ExitCodes", func(t T, fx *fixture) {
 			for _, code := range []int{0, 1, 7, 255} {
 				r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Exit(code)))
 				if r.exit.Cause != step.CauseExit || r.exit.Code != code || r.exit.Signal != "" {
@@ -23,7 +22,7 @@ func execCases() []testCase {
 				}
 			}
 		}},
-		{"SignalDeath", func(t *testing.T, fx *fixture) {
+		{"SignalDeath", func(t T, fx *fixture) {
 			for _, sig := range []string{"SIGSEGV", "SIGKILL"} {
 				r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Die(sig)))
 				if r.exit.Cause != step.CauseSignal || r.exit.Signal != sig || r.exit.Code != -1 {
@@ -31,7 +30,7 @@ func execCases() []testCase {
 				}
 			}
 		}},
-		{"UnknownCommand", func(t *testing.T, fx *fixture) {
+		{"UnknownCommand", func(t T, fx *fixture) {
 			c := newCollector(0)
 			err := fx.d.Exec(fx.ctx(t), fx.create(t), fx.exec([]string{"no-such-command-at-all"}), c.sink)
 			if err != nil {
@@ -42,7 +41,7 @@ func execCases() []testCase {
 				t.Errorf("exec of what is not there: %+v, want exit 127 or an error", *r.exit)
 			}
 		}},
-		{"ExecRefusesInvalid", func(t *testing.T, fx *fixture) {
+		{"ExecRefusesInvalid", func(t T, fx *fixture) {
 			h := fx.create(t)
 			for what, f := range map[string]func(*driver.ExecSpec){
 				"no argv":          func(e *driver.ExecSpec) { e.Argv = nil },
@@ -58,7 +57,7 @@ func execCases() []testCase {
 				wantKind(t, "exec with "+what, fx.d.Exec(fx.ctx(t), h, fx.exec(fx.Programs.Exit(0), f), ignore), step.KindInvalid)
 			}
 		}},
-		{"Stdin", func(t *testing.T, fx *fixture) {
+		{"Stdin", func(t T, fx *fixture) {
 			in := FloodBytes(300_000)
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Cat, func(e *driver.ExecSpec) { e.Stdin = in }))
 			if !bytes.Equal(r.stdout, in) || r.exit.Cause != step.CauseExit || r.exit.Code != 0 {
@@ -74,7 +73,7 @@ func execCases() []testCase {
 				t.Errorf("stdin that nobody reads: exit %+v", *r.exit)
 			}
 		}},
-		{"EnvIsComplete", func(t *testing.T, fx *fixture) {
+		{"EnvIsComplete", func(t T, fx *fixture) {
 			env := append(slices.Clone(fx.Env), "EMPTY=", "SPACES= a  b ", "EQUALS=a=b", "UNICODE=grüße 雪", "LONG="+strings.Repeat("x", 100_000))
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Env, func(e *driver.ExecSpec) { e.Env = env }))
 			got := strings.Split(strings.TrimSuffix(string(r.stdout), "\n"), "\n")
@@ -85,7 +84,7 @@ func execCases() []testCase {
 				t.Errorf("the environment is not what was given:\n got %.2000q\nwant %.2000q", got, want)
 			}
 		}},
-		{"Cwd", func(t *testing.T, fx *fixture) {
+		{"Cwd", func(t T, fx *fixture) {
 			for cwd, want := range map[string]string{"": "/workspace\n", "/tmp": "/tmp\n", "/": "/\n"} {
 				r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Pwd, func(e *driver.ExecSpec) { e.Cwd = cwd }))
 				if string(r.stdout) != want {
@@ -93,7 +92,7 @@ func execCases() []testCase {
 				}
 			}
 		}},
-		{"WorkspaceIsWritable", func(t *testing.T, fx *fixture) {
+		{"WorkspaceIsWritable", func(t T, fx *fixture) {
 			h := fx.create(t)
 			r := fx.run(t, h, fx.exec(fx.Programs.Append("/workspace/note", "written")))
 			if r.exit.Cause != step.CauseExit || r.exit.Code != 0 {
@@ -103,7 +102,7 @@ func execCases() []testCase {
 				t.Errorf("the file in /workspace holds %q", got)
 			}
 		}},
-		{"ExecIsIdempotent", func(t *testing.T, fx *fixture) {
+		{"ExecIsIdempotent", func(t T, fx *fixture) {
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Append("/workspace/once", "x"))
 			first := fx.run(t, h, s)
@@ -118,7 +117,7 @@ func execCases() []testCase {
 				t.Errorf("recover: %+v, %v", st, err)
 			}
 		}},
-		{"ExecRepeatedWhileRunning", func(t *testing.T, fx *fixture) {
+		{"ExecRepeatedWhileRunning", func(t T, fx *fixture) {
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Wait(700 * time.Millisecond))
 			first := fx.startReady(t, h, s)
@@ -127,7 +126,7 @@ func execCases() []testCase {
 				t.Errorf("two readers of one exec: %q %+v and %q %+v", r.all, *r.exit, second.all, *second.exit)
 			}
 		}},
-		{"TwoExecsAtOnce", func(t *testing.T, fx *fixture) {
+		{"TwoExecsAtOnce", func(t T, fx *fixture) {
 			fx.needSeveral(t)
 			h := fx.create(t)
 			long := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Minute)))
@@ -141,14 +140,14 @@ func execCases() []testCase {
 				t.Errorf("the first exec says %q and ends with %+v", r.all, *r.exit)
 			}
 		}},
-		{"CancelDetaches", func(t *testing.T, fx *fixture) {
+		{"CancelDetaches", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Minute)))
 			x.cancel()
 			wantCancelled(t, "a cancelled exec", x.detached(t))
 			fx.stillRuns(t, h, x.spec.ID)
 		}},
-		{"SinkErrorDetaches", func(t *testing.T, fx *fixture) {
+		{"SinkErrorDetaches", func(t T, fx *fixture) {
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Wait(time.Minute))
 			full := errors.New("the sink is full")
@@ -157,7 +156,7 @@ func execCases() []testCase {
 			}
 			fx.stillRuns(t, h, s.ID)
 		}},
-		{"DeadlineDetaches", func(t *testing.T, fx *fixture) {
+		{"DeadlineDetaches", func(t T, fx *fixture) {
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Wait(time.Minute))
 			ctx, cancel := context.WithTimeout(fx.ctx(t), time.Duration(fx.Patience*float64(time.Second)))
@@ -171,7 +170,7 @@ func execCases() []testCase {
 }
 
 // stillRuns checks that nobody who went away has ended an exec, and stops it.
-func (fx *fixture) stillRuns(t *testing.T, h driver.Handle, id string) {
+func (fx *fixture) stillRuns(t T, h driver.Handle, id string) {
 	t.Helper()
 	fx.pause(t, 200*time.Millisecond)
 	st, err := fx.d.Recover(fx.ctx(t), h)

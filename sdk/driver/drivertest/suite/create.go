@@ -1,10 +1,9 @@
-package drivertest
+package suite
 
 import (
 	"fmt"
 	"strings"
 	"sync"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -14,7 +13,7 @@ import (
 
 func createCases() []testCase {
 	return []testCase{
-		{"CreateIsIdempotent", func(t *testing.T, fx *fixture) {
+		{"CreateIsIdempotent", func(t T, fx *fixture) {
 			spec := fx.spec(t)
 			h, err := fx.d.Create(fx.ctx(t), spec)
 			if err != nil {
@@ -39,7 +38,7 @@ func createCases() []testCase {
 			_, err = fx.d.Create(fx.ctx(t), other)
 			wantKind(t, "create with another spec", err, step.KindConflict)
 		}},
-		{"CreateAtOnce", func(t *testing.T, fx *fixture) {
+		{"CreateAtOnce", func(t T, fx *fixture) {
 			spec := fx.spec(t)
 			handles := make([]driver.Handle, 4)
 			errs := make([]error, len(handles))
@@ -58,7 +57,7 @@ func createCases() []testCase {
 				t.Errorf("after one destroy there are %d sandboxes (%v)", len(all), err)
 			}
 		}},
-		{"CreateRefusesInvalid", func(t *testing.T, fx *fixture) {
+		{"CreateRefusesInvalid", func(t T, fx *fixture) {
 			for _, id := range []string{"", ".", "..", ".hidden", "../x", "a/b", "a b", "a\x00b", "ä", strings.Repeat("a", 129)} {
 				_, err := fx.d.Create(fx.ctx(t), fx.spec(t, func(s *driver.Spec) { s.ID = id }))
 				wantKind(t, fmt.Sprintf("create with id %q", id), err, step.KindInvalid)
@@ -72,7 +71,7 @@ func createCases() []testCase {
 				t.Errorf("a sandbox with an id of 128 characters: %+v", r.exit)
 			}
 		}},
-		{"CreateAfterDestroy", func(t *testing.T, fx *fixture) {
+		{"CreateAfterDestroy", func(t T, fx *fixture) {
 			spec := fx.spec(t)
 			old, err := fx.d.Create(fx.ctx(t), spec)
 			if err != nil {
@@ -90,7 +89,7 @@ func createCases() []testCase {
 				t.Errorf("the new sandbox shows %q of the old one", r.stdout)
 			}
 		}},
-		{"TwentyAtOnce", func(t *testing.T, fx *fixture) {
+		{"TwentyAtOnce", func(t T, fx *fixture) {
 			specs := make([]driver.Spec, 20)
 			for i := range specs {
 				specs[i] = fx.spec(t)
@@ -122,7 +121,7 @@ func createCases() []testCase {
 				t.Errorf("%d sandboxes are left (%v)", len(all), err)
 			}
 		}},
-		{"ListShowsItsOwn", func(t *testing.T, fx *fixture) {
+		{"ListShowsItsOwn", func(t T, fx *fixture) {
 			h := fx.create(t)
 			foreign := fx.create(t, func(s *driver.Spec) { s.Tags.Owner = fx.owner + "-other" })
 			all, err := fx.d.List(fx.ctx(t), fx.owner)

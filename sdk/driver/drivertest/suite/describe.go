@@ -1,10 +1,9 @@
-package drivertest
+package suite
 
 import (
 	"context"
 	"encoding/json"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -15,7 +14,7 @@ import (
 
 func describeCases() []testCase {
 	return []testCase{
-		{"Describe", func(t *testing.T, fx *fixture) {
+		{"Describe", func(t T, fx *fixture) {
 			d := fx.desc
 			if d.Name == "" || d.Version == "" {
 				t.Errorf("name %q, version %q: both are needed", d.Name, d.Version)
@@ -37,7 +36,7 @@ func describeCases() []testCase {
 				t.Errorf("a second Describe differs: %+v, %v", again, err)
 			}
 		}},
-		{"ConfigSchema", func(t *testing.T, fx *fixture) {
+		{"ConfigSchema", func(t T, fx *fixture) {
 			var schema jsonschema.Schema
 			if err := json.Unmarshal(fx.desc.ConfigSchema, &schema); err != nil {
 				t.Fatalf("the schema of the configuration: %v", err)
@@ -57,7 +56,7 @@ func describeCases() []testCase {
 				t.Error("the schema lets unknown fields pass: a typing error would be ignored")
 			}
 		}},
-		{"ConfigureAgain", func(t *testing.T, fx *fixture) {
+		{"ConfigureAgain", func(t T, fx *fixture) {
 			fx.need(t, driver.CapMultiExec, nil)
 			h := fx.create(t)
 			if err := fx.d.Configure(fx.ctx(t), fx.Config); err != nil {
@@ -67,7 +66,7 @@ func describeCases() []testCase {
 				t.Errorf("exit after a second Configure: %+v", r.exit)
 			}
 		}},
-		{"Health", func(t *testing.T, fx *fixture) {
+		{"Health", func(t T, fx *fixture) {
 			ctx, cancel := context.WithCancel(fx.ctx(t))
 			defer cancel()
 			started := time.Now()
@@ -101,7 +100,7 @@ func capOfSpec() driver.Capabilities {
 }
 
 // refusesWhatItCannot asks for everything that the driver does not declare.
-func refusesWhatItCannot(t *testing.T, fx *fixture) {
+func refusesWhatItCannot(t T, fx *fixture) {
 	for _, ask := range []struct {
 		cap driver.Capability
 		f   func(*driver.Spec)

@@ -1,4 +1,4 @@
-package drivertest
+package suite
 
 import (
 	"bytes"
@@ -6,11 +6,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"os"
+
 	"strings"
 	"sync"
-	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -21,15 +22,16 @@ import (
 type fixture struct {
 	Factory
 	d       driver.Driver
-	restart func(t *testing.T) driver.Driver
+	restart func(t T) driver.Driver
+	conn    grpc.ClientConnInterface
 	desc    driver.Description
 	owner   string
 }
 
-func open(t *testing.T, f Factory) *fixture {
+func open(t T, f Factory) *fixture {
 	t.Helper()
 	in := f.Open(t)
-	fx := &fixture{Factory: f, d: in.Driver, restart: in.Restart, owner: "drivertest-" + random()}
+	fx := &fixture{Factory: f, d: in.Driver, restart: in.Restart, conn: in.Conn, owner: "drivertest-" + random()}
 	ctx := fx.ctx(t)
 	var err error
 	if fx.desc, err = fx.d.Describe(ctx); err != nil {
@@ -45,15 +47,15 @@ func open(t *testing.T, f Factory) *fixture {
 }
 
 // ctx bounds one case's call.
-func (fx *fixture) ctx(t *testing.T) context.Context {
+func (fx *fixture) ctx(t T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), fx.long())
+	ctx, cancel := context.WithTimeout(t.Context(), fx.long())
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // spec is a valid spec of a new sandbox.
-func (fx *fixture) spec(t *testing.T, change ...func(*driver.Spec)) driver.Spec {
+func (fx *fixture) spec(t T, change ...func(*driver.Spec)) driver.Spec {
 	t.Helper()
 	id := "dt-" + random()
 	s := driver.Spec{ID: id, Tags: driver.Tags{Owner: fx.owner, ID: "tag-" + id}}
@@ -70,7 +72,7 @@ func (fx *fixture) spec(t *testing.T, change ...func(*driver.Spec)) driver.Spec 
 }
 
 // create makes a sandbox that goes with the case.
-func (fx *fixture) create(t *testing.T, change ...func(*driver.Spec)) driver.Handle {
+func (fx *fixture) create(t T, change ...func(*driver.Spec)) driver.Handle {
 	t.Helper()
 	s := fx.spec(t, change...)
 	h, err := fx.d.Create(fx.ctx(t), s)
@@ -81,7 +83,7 @@ func (fx *fixture) create(t *testing.T, change ...func(*driver.Spec)) driver.Han
 	return h
 }
 
-func (fx *fixture) destroy(t *testing.T, h driver.Handle) {
+func (fx *fixture) destroy(t T, h driver.Handle) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), fx.long())
 	defer cancel()
@@ -148,7 +150,7 @@ func (c *collector) sink(e driver.ExecEvent) error {
 }
 
 // finish checks the whole once the stream has ended.
-func (c *collector) finish(t *testing.T) result {
+func (c *collector) finish(t T) result {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,7 +168,7 @@ func (c *collector) finish(t *testing.T) result {
 }
 
 // until waits for stdout to hold text.
-func (c *collector) until(t *testing.T, ctx context.Context, text string) {
+func (c *collector) until(t T, ctx context.Context, text string) {
 	t.Helper()
 	for {
 		c.mu.Lock()
@@ -189,7 +191,7 @@ func (c *collector) until(t *testing.T, ctx context.Context, text string) {
 }
 
 // run runs an exec to its end.
-func (fx *fixture) run(t *testing.T, h driver.Handle, s driver.ExecSpec) result {
+func (fx *fixture) run(t T, h driver.Handle, s driver.ExecSpec) result {
 	t.Helper()
 	c := newCollector(0)
 	if err := fx.d.Exec(fx.ctx(t), h, s, c.sink); err != nil {
@@ -203,7 +205,7 @@ func (fx *fixture) run(t *testing.T, h driver.Handle, s driver.ExecSpec) result 
 }
 
 // attach reads an exec from offset to its end.
-func (fx *fixture) attach(t *testing.T, h driver.Handle, id string, offset int64) result {
+func (fx *fixture) attach(t T, h driver.Handle, id string, offset int64) result {
 	t.Helper()
 	c := newCollector(offset)
 	if err := fx.d.Attach(fx.ctx(t), h, id, offset, c.sink); err != nil {
@@ -223,9 +225,9 @@ type running struct {
 }
 
 // start starts an exec; it is detached from at the end of the case.
-func (fx *fixture) start(t *testing.T, h driver.Handle, s driver.ExecSpec) *running {
+func (fx *fixture) start(t T, h driver.Handle, s driver.ExecSpec) *running {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*fx.long())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*fx.long())
 	r := &running{collector: newCollector(0), fx: fx, h: h, spec: s, cancel: cancel, ended: make(chan error, 1)}
 	d := fx.d
 	go func() { r.ended <- d.Exec(ctx, h, s, r.sink) }()
@@ -234,7 +236,7 @@ func (fx *fixture) start(t *testing.T, h driver.Handle, s driver.ExecSpec) *runn
 }
 
 // startReady starts an exec of a program that says when it is ready.
-func (fx *fixture) startReady(t *testing.T, h driver.Handle, s driver.ExecSpec) *running {
+func (fx *fixture) startReady(t T, h driver.Handle, s driver.ExecSpec) *running {
 	t.Helper()
 	r := fx.start(t, h, s)
 	r.until(t, fx.ctx(t), "ready\n")
@@ -242,7 +244,7 @@ func (fx *fixture) startReady(t *testing.T, h driver.Handle, s driver.ExecSpec) 
 }
 
 // wait waits for the exec's end.
-func (r *running) wait(t *testing.T) result {
+func (r *running) wait(t T) result {
 	t.Helper()
 	select {
 	case err := <-r.ended:
@@ -256,7 +258,7 @@ func (r *running) wait(t *testing.T) result {
 }
 
 // detached waits for the call to end without the exec's end.
-func (r *running) detached(t *testing.T) error {
+func (r *running) detached(t T) error {
 	t.Helper()
 	select {
 	case err := <-r.ended:
@@ -269,7 +271,7 @@ func (r *running) detached(t *testing.T) error {
 
 // need skips the case if the driver does not declare c; refused is then tried
 // and must answer unsupported.
-func (fx *fixture) need(t *testing.T, c driver.Capability, refused func() error) {
+func (fx *fixture) need(t T, c driver.Capability, refused func() error) {
 	t.Helper()
 	if fx.desc.Capabilities.Has(c) {
 		return
@@ -281,7 +283,7 @@ func (fx *fixture) need(t *testing.T, c driver.Capability, refused func() error)
 }
 
 // needSeveral skips a case that takes several execs in one sandbox.
-func (fx *fixture) needSeveral(t *testing.T) {
+func (fx *fixture) needSeveral(t T) {
 	t.Helper()
 	fx.need(t, driver.CapMultiExec, func() error {
 		h := fx.create(t)
@@ -292,7 +294,7 @@ func (fx *fixture) needSeveral(t *testing.T) {
 
 // readFile gives a file of the sandbox, nil if it is not there. It needs
 // CapFiles or CapMultiExec.
-func (fx *fixture) readFile(t *testing.T, h driver.Handle, path string) []byte {
+func (fx *fixture) readFile(t T, h driver.Handle, path string) []byte {
 	t.Helper()
 	if fx.desc.Capabilities.Has(driver.CapFiles) {
 		var buf bytes.Buffer
@@ -313,7 +315,7 @@ func (fx *fixture) readFile(t *testing.T, h driver.Handle, path string) []byte {
 }
 
 // grows reports whether a file's size changes within a moment.
-func (fx *fixture) grows(t *testing.T, h driver.Handle, path string) bool {
+func (fx *fixture) grows(t T, h driver.Handle, path string) bool {
 	t.Helper()
 	before := len(fx.readFile(t, h, path))
 	fx.pause(t, 400*time.Millisecond)
@@ -321,7 +323,7 @@ func (fx *fixture) grows(t *testing.T, h driver.Handle, path string) bool {
 }
 
 // pause lets d pass: some promises are that nothing happens.
-func (fx *fixture) pause(t *testing.T, d time.Duration) {
+func (fx *fixture) pause(t T, d time.Duration) {
 	t.Helper()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -329,7 +331,7 @@ func (fx *fixture) pause(t *testing.T, d time.Duration) {
 }
 
 // eventually tries f until it is true.
-func (fx *fixture) eventually(t *testing.T, what string, f func() bool) {
+func (fx *fixture) eventually(t T, what string, f func() bool) {
 	t.Helper()
 	ctx := fx.ctx(t)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -344,7 +346,7 @@ func (fx *fixture) eventually(t *testing.T, what string, f func() bool) {
 }
 
 // wantKind fails the case unless err is of the kind.
-func wantKind(t *testing.T, what string, err error, kinds ...step.Kind) {
+func wantKind(t T, what string, err error, kinds ...step.Kind) {
 	t.Helper()
 	for _, k := range kinds {
 		if step.Is(err, k) {
@@ -355,7 +357,7 @@ func wantKind(t *testing.T, what string, err error, kinds ...step.Kind) {
 }
 
 // wantCancelled fails the case unless err tells of the context's end.
-func wantCancelled(t *testing.T, what string, err error) {
+func wantCancelled(t T, what string, err error) {
 	t.Helper()
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%s: got %v, want the context's error", what, err)
@@ -366,15 +368,4 @@ func random() string {
 	b := make([]byte, 6)
 	_, _ = rand.Read(b) // never fails
 	return hex.EncodeToString(b)
-}
-
-// shortTempDir is a temporary folder whose path fits into a socket address.
-func shortTempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "dt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }

@@ -1,4 +1,4 @@
-package drivertest
+package suite
 
 import (
 	"archive/tar"
@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -20,14 +19,14 @@ import (
 func fileCases() []testCase {
 	return []testCase{
 		{"FilesRoundTrip", filesRoundTrip},
-		{"FilesAreVisible", func(t *testing.T, fx *fixture) {
+		{"FilesAreVisible", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			fx.copyIn(t, h, "/workspace", file("in/data.txt", "copied in"))
 			if r := fx.run(t, h, fx.exec(fx.Programs.Read("/workspace/in/data.txt"))); string(r.stdout) != "copied in" {
 				t.Errorf("the step reads %q (%q)", r.stdout, r.stderr)
 			}
 		}},
-		{"CopyInReplaces", func(t *testing.T, fx *fixture) {
+		{"CopyInReplaces", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			fx.copyIn(t, h, "/workspace", file("a", "a long first content"))
 			fx.copyIn(t, h, "/workspace", file("a", "short"))
@@ -35,7 +34,7 @@ func fileCases() []testCase {
 				t.Errorf("a replaced file holds %q", got)
 			}
 		}},
-		{"CopyInRefusesEscapes", func(t *testing.T, fx *fixture) {
+		{"CopyInRefusesEscapes", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			canary := filepath.Join(fx.OutsideDir, "canary-"+random())
 			dev := func(typ byte) *tar.Header {
@@ -58,7 +57,7 @@ func fileCases() []testCase {
 			}
 			fx.copyIn(t, h, "/workspace", file("after", "still works"))
 		}},
-		{"CopyInRefusesNonsense", func(t *testing.T, fx *fixture) {
+		{"CopyInRefusesNonsense", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			ok := tarOf(t, file("big", strings.Repeat("x", 200_000)))
 			wantKind(t, "copy in of noise", fx.d.CopyIn(fx.ctx(t), h, "/workspace", bytes.NewReader(FloodBytes(5000))), step.KindInvalid)
@@ -71,7 +70,7 @@ func fileCases() []testCase {
 			}
 		}},
 		{"CopyInStaysInTheSandbox", copyInStaysInTheSandbox},
-		{"CopyOutRefuses", func(t *testing.T, fx *fixture) {
+		{"CopyOutRefuses", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			fx.copyIn(t, h, "/workspace", file("d/big", strings.Repeat("x", 100_000)), file("d/small", "y"))
 			var buf bytes.Buffer
@@ -89,7 +88,7 @@ func fileCases() []testCase {
 				t.Errorf("copy out to a target that fails: %v", err)
 			}
 		}},
-		{"CopyOutStaysInTheSandbox", func(t *testing.T, fx *fixture) {
+		{"CopyOutStaysInTheSandbox", func(t T, fx *fixture) {
 			h := fx.needFiles(t)
 			secret := "secret-" + random()
 			name := filepath.Join(fx.OutsideDir, secret)
@@ -112,7 +111,7 @@ func fileCases() []testCase {
 }
 
 // needFiles makes a sandbox, or skips the case.
-func (fx *fixture) needFiles(t *testing.T) driver.Handle {
+func (fx *fixture) needFiles(t T) driver.Handle {
 	t.Helper()
 	h := fx.create(t)
 	fx.need(t, driver.CapFiles, func() error {
@@ -122,14 +121,14 @@ func (fx *fixture) needFiles(t *testing.T) driver.Handle {
 	return h
 }
 
-func (fx *fixture) copyIn(t *testing.T, h driver.Handle, dir string, entries ...tarEntry) {
+func (fx *fixture) copyIn(t T, h driver.Handle, dir string, entries ...tarEntry) {
 	t.Helper()
 	if err := fx.d.CopyIn(fx.ctx(t), h, dir, bytes.NewReader(tarOf(t, entries...))); err != nil {
 		t.Fatalf("copy in to %s: %v", dir, err)
 	}
 }
 
-func filesRoundTrip(t *testing.T, fx *fixture) {
+func filesRoundTrip(t T, fx *fixture) {
 	h := fx.needFiles(t)
 	long := strings.Repeat("n", 255)
 	in := []tarEntry{
@@ -189,7 +188,7 @@ func filesRoundTrip(t *testing.T, fx *fixture) {
 
 // copyInStaysInTheSandbox tries to leave through symbolic links, in one
 // archive and planted beforehand.
-func copyInStaysInTheSandbox(t *testing.T, fx *fixture) {
+func copyInStaysInTheSandbox(t T, fx *fixture) {
 	h := fx.needFiles(t)
 	outside := filepath.Join(fx.OutsideDir, "out-"+random())
 	if err := os.Mkdir(outside, 0o777); err != nil {
@@ -249,7 +248,7 @@ func link(name, target string) tarEntry {
 	return tarEntry{h: &tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}}
 }
 
-func tarOf(t *testing.T, entries ...tarEntry) []byte {
+func tarOf(t T, entries ...tarEntry) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -270,7 +269,7 @@ func tarOf(t *testing.T, entries ...tarEntry) []byte {
 }
 
 // untar reads as much of an archive as there is.
-func untar(t *testing.T, data []byte) []tarEntry {
+func untar(t T, data []byte) []tarEntry {
 	t.Helper()
 	var all []tarEntry
 	r := tar.NewReader(bytes.NewReader(data))

@@ -1,15 +1,13 @@
-package drivertest
+package suite
 
 import (
-	"testing"
-
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
 func capCases() []testCase {
 	return []testCase{
-		{"MemoryCap", func(t *testing.T, fx *fixture) {
+		{"MemoryCap", func(t T, fx *fixture) {
 			fx.needCap(t, driver.CapMemory)
 			limit := func(s *driver.Spec) { s.Resources.MemoryMB = 64 }
 			r := fx.run(t, fx.create(t, limit), fx.exec(fx.Programs.Alloc(256)))
@@ -24,7 +22,7 @@ func capCases() []testCase {
 				t.Errorf("16 MiB of 64: exit %+v", *r.exit)
 			}
 		}},
-		{"PidsCap", func(t *testing.T, fx *fixture) {
+		{"PidsCap", func(t T, fx *fixture) {
 			fx.needCap(t, driver.CapPids)
 			limit := func(s *driver.Spec) { s.Resources.Pids = 24 }
 			r := fx.run(t, fx.create(t, limit), fx.exec(fx.Programs.Fork(100)))
@@ -36,7 +34,7 @@ func capCases() []testCase {
 				t.Errorf("5 processes of 24: exit %+v, %q", *r.exit, r.stderr)
 			}
 		}},
-		{"DiskCap", func(t *testing.T, fx *fixture) {
+		{"DiskCap", func(t T, fx *fixture) {
 			fx.needCap(t, driver.CapDisk)
 			limit := func(s *driver.Spec) { s.Resources.DiskMB = 16 }
 			r := fx.run(t, fx.create(t, limit), fx.exec(fx.Programs.Fill("/workspace/full", 64)))
@@ -53,7 +51,7 @@ func capCases() []testCase {
 
 // needCap skips a case of a cap that the driver does not enforce; its refusal
 // is in RefusesWhatItCannot.
-func (fx *fixture) needCap(t *testing.T, c driver.Capability) {
+func (fx *fixture) needCap(t T, c driver.Capability) {
 	t.Helper()
 	fx.need(t, c, nil)
 	if fx.desc.Capabilities.Has(driver.CapHost) && !fx.Caps {

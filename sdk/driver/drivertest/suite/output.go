@@ -1,8 +1,7 @@
-package drivertest
+package suite
 
 import (
 	"bytes"
-	"testing"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -11,7 +10,7 @@ import (
 
 func outputCases() []testCase {
 	return []testCase{
-		{"Streams", func(t *testing.T, fx *fixture) {
+		{"Streams", func(t T, fx *fixture) {
 			out, err := "to stdout\nno newline at the end", "to stderr\r\n\x01 grüße"
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Print(out, err)))
 			if string(r.stdout) != out || string(r.stderr) != err {
@@ -21,13 +20,13 @@ func outputCases() []testCase {
 				t.Errorf("exit says %d bytes, truncated %v", r.exit.TotalBytes, r.exit.Truncated)
 			}
 		}},
-		{"NoOutput", func(t *testing.T, fx *fixture) {
+		{"NoOutput", func(t T, fx *fixture) {
 			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Exit(0)))
 			if r.events != 1 || r.exit.TotalBytes != 0 || r.exit.OutputBytes != 0 {
 				t.Errorf("%d events, exit %+v; want the exit alone", r.events, *r.exit)
 			}
 		}},
-		{"LargeOutput", func(t *testing.T, fx *fixture) {
+		{"LargeOutput", func(t T, fx *fixture) {
 			const n = 20_000_000
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Flood(n))
@@ -39,7 +38,7 @@ func outputCases() []testCase {
 			}
 			sameBytes(t, "attach from 0", fx.attach(t, h, s.ID, 0).stdout, want)
 		}},
-		{"AttachFromAnyOffset", func(t *testing.T, fx *fixture) {
+		{"AttachFromAnyOffset", func(t T, fx *fixture) {
 			const n = 300_000
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Flood(n))
@@ -57,7 +56,7 @@ func outputCases() []testCase {
 			err = fx.d.Attach(fx.ctx(t), h, "no-such-exec", 0, ignore)
 			wantKind(t, "attach to no exec", err, step.KindNotFound)
 		}},
-		{"AttachFollows", func(t *testing.T, fx *fixture) {
+		{"AttachFollows", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.start(t, h, fx.exec(fx.Programs.Count(15, 50*time.Millisecond)))
 			x.until(t, fx.ctx(t), "3\n")
@@ -69,7 +68,7 @@ func outputCases() []testCase {
 				t.Errorf("the exec itself: %q", r.stdout)
 			}
 		}},
-		{"OutputComesAsItIsWritten", func(t *testing.T, fx *fixture) {
+		{"OutputComesAsItIsWritten", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Minute)))
 			if err := fx.d.Signal(fx.ctx(t), h, x.spec.ID, "SIGTERM"); err != nil {
@@ -77,7 +76,7 @@ func outputCases() []testCase {
 			}
 			x.wait(t)
 		}},
-		{"SlowReader", func(t *testing.T, fx *fixture) {
+		{"SlowReader", func(t T, fx *fixture) {
 			const n = 8_000_000
 			h := fx.create(t)
 			s := fx.exec(fx.Programs.Flood(n))
@@ -95,7 +94,7 @@ func outputCases() []testCase {
 			}
 			sameBytes(t, "a slow reader", c.finish(t).stdout, FloodBytes(n))
 		}},
-		{"OutputTruncated", func(t *testing.T, fx *fixture) {
+		{"OutputTruncated", func(t T, fx *fixture) {
 			fx.need(t, driver.CapOutput, nil) // the refusal is in RefusesWhatItCannot
 			const n, limit = 1_000_000, 100_000
 			h := fx.create(t)
@@ -110,7 +109,7 @@ func outputCases() []testCase {
 			}
 			sameBytes(t, "attach", fx.attach(t, h, s.ID, 0).all, r.all)
 		}},
-		{"OutputKills", func(t *testing.T, fx *fixture) {
+		{"OutputKills", func(t T, fx *fixture) {
 			fx.need(t, driver.CapOutput, nil)
 			const limit = 100_000
 			h := fx.create(t)
@@ -139,7 +138,7 @@ func countLines(n int) string {
 }
 
 // sameBytes compares long byte strings and says where they differ.
-func sameBytes(t *testing.T, what string, got, want []byte) {
+func sameBytes(t T, what string, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
 		return

@@ -22,6 +22,8 @@ needs() {
 		nodejs          | command -v node
 		ca-certificates | test -s /etc/ssl/certs/ca-certificates.crt
 		postgresql      | ls /usr/lib/postgresql/*/bin/initdb
+		docker.io       | test -x /usr/sbin/dockerd && test -x /usr/bin/containerd
+		iptables        | command -v iptables
 	LIST
 }
 
@@ -74,5 +76,12 @@ if [[ " ${missing[*]} " == *" postgresql "* ]]; then
 	cp -p "$conf" "$conf.nofx-setup"
 	trap 'mv -f /etc/postgresql-common/createcluster.conf.nofx-setup /etc/postgresql-common/createcluster.conf; rm -f "$log"' EXIT
 	echo "create_main_cluster = false" >>"$conf"
+fi
+# Debian's docker.io starts an engine when it is installed; whoever wants one
+# starts it. The tests have their own.
+if [[ " ${missing[*]} " == *" docker.io "* ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+	chmod 755 /usr/sbin/policy-rc.d
+	trap 'rm -f /usr/sbin/policy-rc.d "$log"; mv -f /etc/postgresql-common/createcluster.conf.nofx-setup /etc/postgresql-common/createcluster.conf 2>/dev/null || true' EXIT
 fi
 quietly "installing ${missing[*]}" "${apt[@]}" install --no-install-recommends "${missing[@]}"

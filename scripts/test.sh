@@ -18,7 +18,7 @@ for pkg in "${all[@]}"; do
 			echo "== NOT RUN: $pkg: nofxd and nofx-api are not in the tree yet"
 		fi
 		;;
-	*/test/* | */plugins/local*) outproc+=("$pkg") ;;
+	*/test/* | */plugins/local* | */plugins/container*) outproc+=("$pkg") ;;
 	*) inproc+=("$pkg") ;;
 	esac
 done

@@ -20,7 +20,7 @@ func (d *Driver) checkSpec(s driver.Spec) error {
 		return err
 	}
 	unsupported := func(what string) error {
-		return step.Errorf(step.KindUnsupported, "driver container: %s", what)
+		return step.Errorf(step.KindUnsupported, "%s", what)
 	}
 	switch s.Network {
 	case "", step.NetworkNone:
@@ -97,7 +97,7 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 	ended := func() error {
 		now, err := s.engine.inspect(ctx, id)
 		if err == nil && !now.running {
-			err = step.Errorf(step.KindUnavailable, "driver container: the container ended as it began: exit %d %s", now.exit, now.err)
+			err = step.Errorf(step.KindUnavailable, "the container ended as it began: exit %d %s", now.exit, now.err)
 		}
 		return err
 	}

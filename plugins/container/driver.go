@@ -164,7 +164,7 @@ func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) err
 // Exec implements driver.Driver.
 func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
 	if spec.User == "root" {
-		return step.Errorf(step.KindUnsupported, "driver container: there is no root but the host's own, so none is given")
+		return step.Errorf(step.KindUnsupported, "there is no root but the host's own, so none is given")
 	}
 	return d.Boxes.Exec(ctx, h, spec, sink)
 }

@@ -114,7 +114,7 @@ func parent(g driver.Cgroup, systemd bool) (string, error) {
 				return filepath.Base(d), nil
 			}
 		}
-		return "", step.Errorf(step.KindInvalid, "driver container: the engine keeps its groups with systemd, and %.200q is below no slice", dir)
+		return "", step.Errorf(step.KindInvalid, "the engine keeps its groups with systemd, and %.200q is below no slice", dir)
 	}
 	trees, err := hierarchies()
 	if err != nil {
@@ -125,7 +125,7 @@ func parent(g driver.Cgroup, systemd bool) (string, error) {
 			return "/" + rel, nil
 		}
 	}
-	return "", step.Errorf(step.KindInvalid, "driver container: %.200q is below no mounted hierarchy", dir)
+	return "", step.Errorf(step.KindInvalid, "%.200q is below no mounted hierarchy", dir)
 }
 
 // prune removes the empty groups that the runtime made above a container, in

@@ -45,7 +45,7 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 		name = s.config.Image
 	}
 	if name == "" {
-		return "", step.Errorf(step.KindInvalid, "driver container: the step names no image, and the driver's configuration has no default")
+		return "", step.Errorf(step.KindInvalid, "the step names no image, and the driver's configuration has no default")
 	}
 	full, err := s.config.admit(name)
 	if err != nil {
@@ -62,7 +62,7 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 	}
 	switch {
 	case s.config.Pull == PullNever && id == "":
-		return "", step.Errorf(step.KindNotFound, "driver container: image %s is not on this host, and the policy is not to fetch it", full)
+		return "", step.Errorf(step.KindNotFound, "image %s is not on this host, and the policy is not to fetch it", full)
 	case s.config.Pull == PullNever, s.config.Pull == PullMissing && id != "":
 		d.used(s, id, false)
 		return id, nil
@@ -74,7 +74,7 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 		return "", err
 	}
 	if id == "" {
-		return "", step.Errorf(step.KindUnavailable, "driver container: image %s was fetched and is not there", full)
+		return "", step.Errorf(step.KindUnavailable, "image %s was fetched and is not there", full)
 	}
 	d.used(s, id, true)
 	return id, nil

@@ -79,7 +79,7 @@ func (w *waiter) accept(ctx context.Context, pid int, ended func() error) (int, 
 			return -1, err
 		}
 		if time.Now().After(deadline) {
-			return -1, step.Errorf(step.KindUnavailable, "driver container: the container's first process does not call")
+			return -1, step.Errorf(step.KindUnavailable, "the container's first process does not call")
 		}
 	}
 	fd, _, err := unix.Accept4(w.fd, unix.SOCK_CLOEXEC)
@@ -88,7 +88,7 @@ func (w *waiter) accept(ctx context.Context, pid int, ended func() error) (int, 
 	}
 	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err == nil && int(peer.Pid) != pid {
-		err = step.Errorf(step.KindInternal, "driver container: process %d called in place of the container's first, %d", peer.Pid, pid)
+		err = step.Errorf(step.KindInternal, "process %d called in place of the container's first, %d", peer.Pid, pid)
 	}
 	if err != nil {
 		_ = unix.Close(fd)

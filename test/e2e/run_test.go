@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nofx-run/nofx/internal/testdocker"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 	"github.com/nofx-run/nofx/test/e2e/harness"
@@ -19,12 +21,45 @@ import (
 
 func TestRuns(t *testing.T) {
 	t.Parallel()
-	s := harness.Start(t)
+	runs(t, harness.Start(t), "local")
+}
+
+// TestRunsInContainers is the same on the other driver of this host, with a
+// real engine and an image of this machine's own compilers.
+func TestRunsInContainers(t *testing.T) {
+	t.Parallel()
+	engine, err := testdocker.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, err := engine.Containers(context.Background())
+		if err != nil || len(left) > 0 {
+			t.Errorf("%d containers are left (%v)", len(left), err)
+		}
+		if err := engine.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	const image = "nofx-test/debian:1"
+	if err := engine.ImportPackages(t.Context(), image, "bash", "dash", "libc-bin", "coreutils", "gcc", "libc6-dev", "make", "python3-minimal", "sed", "grep", "mawk", "diffutils", "tar", "gzip", "findutils"); err != nil {
+		t.Fatal(err)
+	}
+	runs(t, harness.StartWith(t, []string{"--docker", engine.Socket(), "--image", image}), "container")
+}
+
+// runs are plans 1 to 4 of those that users know, and what belongs to them, on
+// a driver.
+func runs(t *testing.T, s *harness.System, driver string) {
+	on := func(st wire.PlanStep) wire.PlanStep {
+		st.Driver = driver
+		return st
+	}
 
 	t.Run("a C project is built in dependent steps", func(t *testing.T) {
 		dir := t.TempDir()
 		plan := filepath.Join(dir, "plan.json")
-		if err := os.WriteFile(plan, cProject(t), 0o600); err != nil {
+		if err := os.WriteFile(plan, cProject(t, driver), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		r := s.Nofx(dir, "run", "-f", plan, "--follow", "--json")
@@ -66,8 +101,8 @@ func TestRuns(t *testing.T) {
 
 	t.Run("red is red", func(t *testing.T) {
 		id := s.Submit(
-			harness.Bash("build", "echo building; echo 'missing module ./cart' >&2; exit 7"),
-			harness.Bash("after", "echo never", "build"),
+			on(harness.Bash("build", "echo building; echo 'missing module ./cart' >&2; exit 7")),
+			on(harness.Bash("after", "echo never", "build")),
 		)
 		detail := s.Wait(id)
 		build, after := s.Step(detail, "build"), s.Step(detail, "after")
@@ -83,7 +118,7 @@ func TestRuns(t *testing.T) {
 	})
 
 	t.Run("a run-away is ended as a whole", func(t *testing.T) {
-		st := harness.Bash("runaway", "(sleep 600 &); yes row | head -c 300000000; python3 -c 'x = bytearray(900 << 20)'; sleep 600")
+		st := on(harness.Bash("runaway", "(sleep 600 &); yes row | head -c 300000000; python3 -c 'x = bytearray(900 << 20)'; sleep 600"))
 		st.TimeoutMS = 5000
 		st.Resources = &step.Resources{CPU: 0.5, MemoryMB: 256, Pids: 64, OutputKB: 512}
 		detail := s.Wait(s.Submit(st))
@@ -105,7 +140,7 @@ func TestRuns(t *testing.T) {
 	})
 
 	t.Run("a line check has the full sequence of events", func(t *testing.T) {
-		id := s.Submit(wire.PlanStep{Name: "echo", Tool: "test:echo", Inputs: json.RawMessage(`{"msg":"hello from preview","n":3}`)})
+		id := s.Submit(on(wire.PlanStep{Name: "echo", Tool: "test:echo", Inputs: json.RawMessage(`{"msg":"hello from preview","n":3}`)}))
 		detail := s.Wait(id)
 		if detail.Run.Status != step.RunSucceeded {
 			t.Fatalf("%+v", detail)
@@ -127,7 +162,7 @@ func TestRuns(t *testing.T) {
 	})
 
 	t.Run("cancel ends the tree, TERM first", func(t *testing.T) {
-		id := s.Submit(harness.Bash("long", "trap 'echo got TERM; exit 0' TERM; (sleep 601 &); echo ready; while :; do sleep 0.1; done"))
+		id := s.Submit(on(harness.Bash("long", "trap 'echo got TERM; exit 0' TERM; (sleep 601 &); echo ready; while :; do sleep 0.1; done")))
 		s.WaitOutput(id, "long", "ready")
 		if r := s.Nofx("", "runs", "cancel", id); r.Code != 0 {
 			t.Fatalf("%+v", r)
@@ -149,8 +184,8 @@ func TestRuns(t *testing.T) {
 	})
 }
 
-// cProject is the demo's plan with the project of examples/tally.
-func cProject(t *testing.T) []byte {
+// cProject is the demo's plan with the project of examples/tally, on a driver.
+func cProject(t *testing.T, driver string) []byte {
 	t.Helper()
 	tarball, err := exec.Command("tar", "-C", "../../examples", "-czf", "-", "tally").Output()
 	if err != nil {
@@ -160,7 +195,19 @@ func cProject(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []byte(strings.NewReplacer("@SOURCE@", base64.StdEncoding.EncodeToString(tarball), "@NAME@", "tally", "@BINARY@", "tally").Replace(string(body)))
+	var plan wire.Plan
+	text := strings.NewReplacer("@SOURCE@", base64.StdEncoding.EncodeToString(tarball), "@NAME@", "tally", "@BINARY@", "tally").Replace(string(body))
+	if err := json.Unmarshal([]byte(text), &plan); err != nil {
+		t.Fatal(err)
+	}
+	for i := range plan.Steps {
+		plan.Steps[i].Driver = driver
+	}
+	body, err = json.Marshal(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
 }
 
 // The demo's way: one plan, then everything is gone and the exit code is the

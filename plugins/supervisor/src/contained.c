@@ -7,6 +7,7 @@
 #include "nofx.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -62,5 +63,7 @@ void contained_set_up(void)
 	be_told();
 	if (chdir("/") != 0)
 		set_up_failed("/");
+	if (setgroups(0, NULL) != 0) /* the engine's are root's */
+		set_up_failed("groups");
 	drop_privileges();
 }

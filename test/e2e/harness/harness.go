@@ -36,6 +36,7 @@ type System struct {
 	t    testing.TB
 	Dir  string // its data folder
 	Bin  string // the folder of the binaries
+	args []string
 	env  []string
 	cmd  *exec.Cmd
 	log  *buffer
@@ -47,10 +48,16 @@ type System struct {
 // further variables for `nofx up`, like NOFX_LEASE=5s.
 func Start(t testing.TB, env ...string) *System {
 	t.Helper()
+	return StartWith(t, []string{"--docker", "off"}, env...)
+}
+
+// StartWith is Start with further arguments for `nofx up`.
+func StartWith(t testing.TB, args []string, env ...string) *System {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes sandboxes: run it as root")
 	}
-	s := &System{t: t, Dir: filepath.Join(t.TempDir(), "data"), Bin: binDir(t), env: env}
+	s := &System{t: t, Dir: filepath.Join(t.TempDir(), "data"), Bin: binDir(t), args: args, env: env}
 	s.Up()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -66,7 +73,7 @@ func Start(t testing.TB, env ...string) *System {
 func (s *System) Up() {
 	s.t.Helper()
 	s.log, s.done = &buffer{}, make(chan error, 1)
-	s.cmd = exec.CommandContext(context.Background(), filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json")
+	s.cmd = exec.CommandContext(context.Background(), filepath.Join(s.Bin, "nofx"), append([]string{"up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json"}, s.args...)...)
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()

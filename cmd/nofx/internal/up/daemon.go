@@ -43,6 +43,8 @@ type daemonConfig struct {
 	UIDCount      uint32 `yaml:"uid_count"`
 	DrainTimeout  string `yaml:"drain_timeout"`
 	AllowUnsigned bool   `yaml:"allow_unsigned_plugins"`
+
+	Drivers map[string]map[string]string `yaml:"drivers"`
 }
 
 func (s *System) startDaemon(ctx context.Context) error {
@@ -65,6 +67,7 @@ func (s *System) startDaemon(ctx context.Context) error {
 		UIDCount:      uidCount,
 		DrainTimeout:  drainTimeout.String(),
 		AllowUnsigned: true, // they were built a moment ago, by whoever typed make
+		Drivers:       s.drivers(),
 	})
 	if err != nil {
 		return err
@@ -103,6 +106,17 @@ func (s *System) startDaemon(ctx context.Context) error {
 	}
 	s.progress("nofxd is up with the driver %s", needed)
 	return nil
+}
+
+// drivers are the configurations of the drivers that can run here.
+func (s *System) drivers() map[string]map[string]string {
+	all := map[string]map[string]string{"local": {}}
+	if s.cfg.Docker != "" {
+		all["container"] = map[string]string{
+			"host": "unix://" + s.cfg.Docker, "state_dir": s.path("worker", "container"), "image": s.cfg.Image,
+		}
+	}
+	return all
 }
 
 func (s *System) daemon(ctx context.Context, args ...string) *exec.Cmd {

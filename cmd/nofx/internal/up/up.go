@@ -24,6 +24,10 @@ type Config struct {
 	Listen string // HOST:PORT of the API; port 0 picks one
 	BinDir string // where nofxd, nofx-api and the plugins are
 	Self   string // the nofx executable
+	// Docker is the socket of a Docker Engine for the driver container; "" =
+	// DefaultDocker where that is there, NoDocker = none.
+	Docker string
+	Image  string // of a step on the driver container that names none
 	// Dial makes the API client that start-up probes with.
 	Dial func(Endpoint) (Probe, error)
 	// Progress gets a line for each stage, for people.
@@ -32,6 +36,12 @@ type Config struct {
 	// Hurry cuts the graceful end short when it is closed.
 	Hurry <-chan struct{}
 }
+
+// Values of Config.Docker.
+const (
+	DefaultDocker = "/var/run/docker.sock"
+	NoDocker      = "off"
+)
 
 // Probe is what start-up asks the API.
 type Probe interface {
@@ -60,12 +70,15 @@ type running struct {
 }
 
 // New checks the configuration. Nothing is made or started yet.
-func New(cfg Config) (*System, error) {
+func New(cfg Config) (_ *System, err error) {
 	if os.Geteuid() != 0 {
 		return nil, step.Errorf(step.KindForbidden, "nofx up needs root to make sandboxes; type: sudo %s up", cfg.Self)
 	}
 	if _, err := net.ResolveTCPAddr("tcp", cfg.Listen); err != nil {
 		return nil, step.Errorf(step.KindInvalid, "--listen %s: HOST:PORT is needed: %w", cfg.Listen, err)
+	}
+	if cfg.Docker, err = engine(cfg.Docker); err != nil {
+		return nil, err
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
@@ -82,6 +95,31 @@ func New(cfg Config) (*System, error) {
 		return nil, err
 	}
 	return &System{cfg: cfg, pg: pg}, nil
+}
+
+// engine finds the socket of the Docker Engine, "" for none.
+func engine(asked string) (string, error) {
+	switch asked {
+	case NoDocker:
+		return "", nil
+	case "":
+		if info, err := os.Stat(DefaultDocker); err != nil || info.Mode().Type() != os.ModeSocket {
+			return "", nil
+		}
+		return DefaultDocker, nil
+	}
+	path, err := filepath.Abs(asked)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", step.Errorf(step.KindInvalid, "--docker: %w", err)
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return "", step.Errorf(step.KindInvalid, "--docker %s: not a socket", asked)
+	}
+	return path, nil
 }
 
 // Run starts everything, calls work once the system serves with a live

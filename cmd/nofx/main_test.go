@@ -2,16 +2,35 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"nofx": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){
+		"nofx":                  func() { os.Exit(run()) },
+		"nofx-driver-forgetful": func() { servePlugin("forgetful", memdriver.AllCapabilities()) },
+		"nofx-driver-lesser":    func() { servePlugin("lesser", driver.Capabilities{driver.CapFiles, driver.CapMultiExec}) },
+		"nofx-driver-crash": func() {
+			fmt.Fprintln(os.Stderr, "no license found")
+			os.Exit(9)
+		},
+	})
+}
+
+// servePlugin serves the in-memory driver, whose sandboxes go with its process
+// whatever it declares.
+func servePlugin(name string, caps driver.Capabilities) {
+	driverrpc.Serve(memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name, Capabilities: caps}))
 }
 
 // The scripts run the real command against an API over real HTTPS that keeps

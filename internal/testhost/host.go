@@ -1,5 +1,6 @@
 // Package testhost does for a driver's test what the daemon does: control
-// groups, uids and workspaces of the test's own.
+// groups and uids of the test's own. `nofx driver-sanity` does it for drivers
+// of others.
 package testhost
 
 import (
@@ -9,11 +10,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 )
+
+// T is what a test is told; testing.TB is one, and so is the T of a suite that
+// runs outside `go test`.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+	Errorf(format string, args ...any)
+	Cleanup(f func())
+}
 
 // Host is the daemon's part of one test.
 type Host struct {
@@ -34,7 +43,7 @@ func New() *Host { return &Host{name: "nofxtest-" + Random()} }
 
 // Fill completes a spec. The control groups and the workspace go at the end
 // of the test, after whoever asked has destroyed the sandbox.
-func (h *Host) Fill(t testing.TB, s *driver.Spec) {
+func (h *Host) Fill(t T, s *driver.Spec) {
 	t.Helper()
 	n := nextUID.Add(1)
 	s.Host = &driver.HostSpec{UIDBase: 1900000000 + uint32(os.Getpid()%4096)*4096 + 2*n, UIDCount: 2}
@@ -45,7 +54,7 @@ func (h *Host) Fill(t testing.TB, s *driver.Spec) {
 
 // group makes a group in each hierarchy, or in the unified one where there
 // is only that.
-func (h *Host) group(t testing.TB, name string) driver.Cgroup {
+func (h *Host) group(t T, name string) driver.Cgroup {
 	t.Helper()
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		dir := filepath.Join("/sys/fs/cgroup", h.name+"-"+name)
@@ -61,7 +70,8 @@ func (h *Host) group(t testing.TB, name string) driver.Cgroup {
 	return g
 }
 
-func Mkdir(t testing.TB, dir string) {
+// Mkdir makes a control group that goes at the end of the test.
+func Mkdir(t T, dir string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -87,7 +97,7 @@ func Mkdir(t testing.TB, dir string) {
 }
 
 // Limit puts the caps of the spec on its group.
-func (h *Host) Limit(t testing.TB, s *driver.Spec) {
+func (h *Host) Limit(t T, s *driver.Spec) {
 	t.Helper()
 	g, r := s.Host.Cgroup, s.Resources
 	write := func(dir, file string, v int64) {

@@ -66,6 +66,7 @@ func (a *app) root() *cobra.Command {
 		a.artifactsCommand(),
 		a.workersCommand(),
 		a.driversCommand(),
+		a.driverSanityCommand(),
 		a.handlersCommand(),
 		a.versionCommand(),
 	)

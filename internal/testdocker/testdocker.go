@@ -1,6 +1,6 @@
 // Package testdocker gives tests a real Docker Engine: one private dockerd a
-// test process, with its own socket and data, without a bridge and without
-// touching the host's firewall, gone with the process. A machine without
+// test process, with its own containerd, socket and data, without a bridge and
+// without touching the host's firewall, gone with the process. A machine without
 // dockerd makes the tests fail, not skip.
 package testdocker
 
@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,13 +27,19 @@ import (
 // Image is the image that every engine has: busybox with all its applets.
 const Image = "nofx-test/busybox:1"
 
-// Engine is a running dockerd.
+// Engine is a running dockerd and its containerd, which outlives it as it does
+// where they are two services.
 type Engine struct {
-	dir  string
-	args []string
+	dir              string
+	args             []string
+	dockerd, runtime *child
+	log              *os.File
+}
+
+// child is a process of ours.
+type child struct {
 	cmd  *exec.Cmd
 	dead chan struct{}
-	log  *os.File
 }
 
 const path = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,8 +55,12 @@ func Start(ctx context.Context, dir string, args ...string) (_ *Engine, err erro
 	if e.log, err = os.Create(filepath.Join(dir, "dockerd.log")); err != nil {
 		return nil, err
 	}
-	if err := e.start(ctx); err != nil {
-		return nil, errors.Join(err, e.log.Close())
+	err = e.startRuntime(ctx)
+	if err == nil {
+		err = e.start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.end())
 	}
 	if err := e.importImage(ctx); err != nil {
 		return nil, errors.Join(err, e.Stop())
@@ -58,76 +69,118 @@ func Start(ctx context.Context, dir string, args ...string) (_ *Engine, err erro
 }
 
 // Socket is the path of its socket.
-func (e *Engine) Socket() string { return filepath.Join(e.dir, "docker.sock") }
+func (e *Engine) Socket() string { return e.path("docker.sock") }
 
 // Host is what clients are configured with.
 func (e *Engine) Host() string { return "unix://" + e.Socket() }
 
-func (e *Engine) start(ctx context.Context) error {
-	// One that was killed left its file, whose process may be another's now.
-	if err := os.Remove(filepath.Join(e.dir, "pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+func (e *Engine) path(name string) string { return filepath.Join(e.dir, name) }
+
+// spawn starts a program whose output goes to the log.
+func (e *Engine) spawn(program string, args ...string) (*child, error) {
+	c := &child{exec.Command(program, args...), make(chan struct{})}
+	c.cmd.Env = []string{"PATH=" + path, "HOME=" + e.dir}
+	c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr = e.dir, e.log, e.log
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("testdocker: %w (make setup installs docker.io)", err)
 	}
-	e.cmd = exec.Command("/usr/sbin/dockerd", append([]string{
-		"--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
-		"--pidfile", filepath.Join(e.dir, "pid"), "-H", e.Host(), "--config-file", filepath.Join(e.dir, "daemon.json"),
-		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-	}, e.args...)...)
-	e.cmd.Env = []string{"PATH=" + path, "HOME=" + e.dir}
-	e.cmd.Dir, e.cmd.Stdout, e.cmd.Stderr = e.dir, e.log, e.log
-	if err := e.cmd.Start(); err != nil {
-		return fmt.Errorf("testdocker: %w (make setup installs docker.io)", err)
-	}
-	dead := make(chan struct{})
-	e.dead = dead
 	go func() {
-		_ = e.cmd.Wait()
-		close(dead)
+		_ = c.cmd.Wait()
+		close(c.dead)
 	}()
-	return e.ready(ctx)
+	return c, nil
 }
 
-func (e *Engine) ready(ctx context.Context) error {
+// end ends it with a signal, and with SIGKILL if that does not.
+func (c *child) end(sig syscall.Signal) error {
+	if c == nil {
+		return nil
+	}
+	if err := c.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-c.dead:
+		return nil
+	case <-time.After(time.Minute):
+		return errors.Join(fmt.Errorf("testdocker: %s does not end", c.cmd.Path), c.cmd.Process.Kill())
+	}
+}
+
+// await polls ready until it holds, c has ended or a minute has passed.
+func (e *Engine) await(ctx context.Context, c *child, ready func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if e.Do(ctx, http.MethodGet, "/_ping", nil, nil) == nil {
-			return nil
-		}
+	for !ready(ctx) {
 		select {
 		case <-tick.C:
-		case <-e.dead:
+		case <-c.dead:
 			log, _ := os.ReadFile(e.log.Name())
-			return fmt.Errorf("testdocker: dockerd ended:\n%s", log[max(0, len(log)-4000):])
+			return fmt.Errorf("testdocker: %s ended:\n%s", c.cmd.Path, log[max(0, len(log)-4000):])
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("testdocker: dockerd does not answer: %w", ctx.Err()), e.end(syscall.SIGKILL))
+			return fmt.Errorf("testdocker: %s does not answer: %w", c.cmd.Path, ctx.Err())
 		}
 	}
+	return nil
 }
 
-func (e *Engine) end(sig syscall.Signal) error {
-	if err := e.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+func (e *Engine) startRuntime(ctx context.Context) (err error) {
+	config := "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
+	if err := os.WriteFile(e.path("containerd.toml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	select {
-	case <-e.dead:
-		return nil
-	case <-time.After(time.Minute):
-		return errors.Join(errors.New("testdocker: dockerd does not end"), e.cmd.Process.Kill())
+	socket := e.path("containerd.sock")
+	e.runtime, err = e.spawn("/usr/bin/containerd", "--config", e.path("containerd.toml"),
+		"--root", e.path("containerd"), "--state", e.path("state"), "--address", socket)
+	if err != nil {
+		return err
 	}
+	return e.await(ctx, e.runtime, func(ctx context.Context) bool {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		return err == nil && c.Close() == nil
+	})
+}
+
+func (e *Engine) start(ctx context.Context) (err error) {
+	// One that was killed left its file, whose process may be another's now.
+	if err := os.Remove(e.path("pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	e.dockerd, err = e.spawn("/usr/sbin/dockerd", append([]string{
+		"--containerd", e.path("containerd.sock"), "--data-root", e.path("data"), "--exec-root", e.path("exec"),
+		"--pidfile", e.path("pid"), "-H", e.Host(), "--config-file", e.path("daemon.json"),
+		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
+	}, e.args...)...)
+	if err != nil {
+		return err
+	}
+	return e.await(ctx, e.dockerd, func(ctx context.Context) bool { return e.Do(ctx, http.MethodGet, "/_ping", nil, nil) == nil })
 }
 
 // Restart ends dockerd with a signal and starts it again.
 func (e *Engine) Restart(ctx context.Context, sig syscall.Signal) error {
-	if err := e.end(sig); err != nil {
+	if err := e.dockerd.end(sig); err != nil {
 		return err
 	}
 	return e.start(ctx)
 }
 
-// Stop removes every container and ends dockerd, its containerd with it.
+// end ends both and what they have left mounted.
+func (e *Engine) end() error {
+	err := errors.Join(e.dockerd.end(syscall.SIGTERM), e.runtime.end(syscall.SIGTERM), e.log.Close())
+	mounts, merr := os.ReadFile("/proc/self/mounts")
+	lines := slices.Collect(strings.Lines(string(mounts)))
+	for _, line := range slices.Backward(lines) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], e.dir+"/") {
+			merr = errors.Join(merr, syscall.Unmount(f[1], 0))
+		}
+	}
+	return errors.Join(err, merr)
+}
+
+// Stop removes every container and ends the engine.
 func (e *Engine) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -135,7 +188,7 @@ func (e *Engine) Stop() error {
 	for _, id := range ids {
 		err = errors.Join(err, e.Do(ctx, http.MethodDelete, "/containers/"+id+"?force=1&v=1", nil, nil))
 	}
-	return errors.Join(err, e.end(syscall.SIGTERM), e.log.Close())
+	return errors.Join(err, e.end())
 }
 
 // Containers are the ids of all, in every state.

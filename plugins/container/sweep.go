@@ -24,7 +24,7 @@ func (d *Driver) beginSweeps(s *setup) {
 	go func() {
 		defer close(done)
 		for {
-			if err := errors.Join(d.sweep(ctx, s), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {
+			if err := errors.Join(d.sweep(ctx, s, time.Now().Add(-orphanAge)), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {
 				d.log.Warn("sweep", "err", err)
 			}
 			select {
@@ -46,16 +46,16 @@ func (d *Driver) endSweeps() {
 	d.stop, d.swept = nil, nil
 }
 
-// sweep removes the containers of this state folder that have no sandbox any
-// more, in whatever state they are.
-func (d *Driver) sweep(ctx context.Context, s *setup) error {
+// sweep removes the containers of this state folder, made before that time,
+// that have no sandbox any more, in whatever state they are.
+func (d *Driver) sweep(ctx context.Context, s *setup, before time.Time) error {
 	all, err := s.engine.list(ctx, labelState, s.config.StateDir)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, c := range all {
-		if c.box == "" || time.Since(c.created) < orphanAge {
+		if c.box == "" || !c.created.Before(before) {
 			continue
 		}
 		if _, err := os.Lstat(filepath.Join(s.config.StateDir, c.box)); !errors.Is(err, os.ErrNotExist) {

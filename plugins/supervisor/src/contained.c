@@ -63,6 +63,8 @@ void contained_set_up(void)
 	be_told();
 	if (chdir("/") != 0)
 		set_up_failed("/");
+	if (chmod("/tmp", 01777) != 0) /* the image's may be otherwise */
+		set_up_failed("/tmp");
 	if (setgroups(0, NULL) != 0) /* the engine's are root's */
 		set_up_failed("groups");
 	drop_privileges();

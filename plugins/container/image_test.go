@@ -1,0 +1,199 @@
+package container
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nofx-run/nofx/internal/testdocker"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// registry serves one image under any name, as registries do, and counts how
+// often its manifest is asked for.
+type registry struct {
+	*httptest.Server
+	blobs    map[string][]byte
+	manifest []byte
+
+	mu    sync.Mutex
+	pulls int
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// newRegistry makes one; label tells its image from another registry's.
+func newRegistry(t *testing.T, label string) *registry {
+	t.Helper()
+	layer, err := testdocker.Busybox(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(layer); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{"Labels":{"l":%q}},"rootfs":{"type":"layers","diff_ids":[%q]}}`, label, digest(layer))
+	r := &registry{blobs: map[string][]byte{digest(config): config, digest(zipped.Bytes()): zipped.Bytes()}}
+	r.manifest = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",
+"config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":%d,"digest":%q},
+"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":%d,"digest":%q}]}`,
+		len(config), digest(config), zipped.Len(), digest(zipped.Bytes()))
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	last := req.URL.Path[strings.LastIndex(req.URL.Path, "/")+1:]
+	switch {
+	case strings.Contains(req.URL.Path, "/manifests/"):
+		r.mu.Lock()
+		r.pulls++
+		r.mu.Unlock()
+		w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v2+json")
+		w.Header().Set("Docker-Content-Digest", digest(r.manifest))
+		_, _ = w.Write(r.manifest)
+	case strings.Contains(req.URL.Path, "/blobs/") && r.blobs[last] != nil:
+		_, _ = w.Write(r.blobs[last])
+	case req.URL.Path == "/v2/":
+		_, _ = w.Write([]byte("{}"))
+	default:
+		http.NotFound(w, req)
+	}
+}
+
+func (r *registry) asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pulls
+}
+
+// name is an image's in this registry.
+func (r *registry) name(repo string) string {
+	return strings.TrimPrefix(r.URL, "http://") + "/" + repo
+}
+
+func on(image string) func(*driver.Spec) { return func(s *driver.Spec) { s.Image = image } }
+
+func removeImage(t *testing.T, name string) {
+	t.Cleanup(func() {
+		if err := docker.Do(context.Background(), http.MethodDelete, "/images/"+name+"?force=1", nil, nil); err != nil && !strings.Contains(err.Error(), "404") {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPullPolicies(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t, t.Name())
+	image := r.name("team/box") + ":1"
+	removeImage(t, image)
+
+	never := configured(t)
+	if _, err := never.Create(t.Context(), newSpec(t, on(image))); !step.Is(err, step.KindNotFound) || r.asked() != 0 {
+		t.Errorf("present: %v, asked %d times", err, r.asked())
+	}
+	missing := configured(t, func(c *Config) { c.Pull = PullMissing })
+	h, _ := newBox(t, missing, on(image))
+	if got := run(t, missing, h, "echo pulled"); got.out != "pulled\n" || r.asked() == 0 {
+		t.Errorf("%+v, asked %d times", got, r.asked())
+	}
+	before := r.asked()
+	newBox(t, missing, on(image))
+	newBox(t, never, on(image))
+	if r.asked() != before {
+		t.Error("the registry was asked for an image that is there")
+	}
+	always := configured(t, func(c *Config) { c.Pull = PullAlways })
+	newBox(t, always, on(image))
+	if r.asked() == before {
+		t.Error("the registry was not asked")
+	}
+	if _, err := missing.Create(t.Context(), newSpec(t, on(r.name("team/box")+"@sha256:"+strings.Repeat("0", 64)))); err == nil {
+		t.Error("an image that has another digest was taken")
+	}
+	h, _ = newBox(t, missing, on(r.name("team/box")+"@"+digest(r.manifest)))
+	if got := run(t, missing, h, "echo pinned"); got.out != "pinned\n" {
+		t.Errorf("%+v", got)
+	}
+	r.Close()
+	if _, err := always.Create(t.Context(), newSpec(t, on(image))); err == nil {
+		t.Error("no registry, and always: it was made")
+	}
+}
+
+func TestAllowedImages(t *testing.T) {
+	t.Parallel()
+	d := configured(t, func(c *Config) { c.AllowedImages = []string{"docker.io/nofx-test/*"} })
+	newBox(t, d) // its default is one of them
+	for _, bad := range []string{"docker.io/library/busybox:1", "nofx-test/a/b:1", "registry.test/nofx-test/busybox:1"} {
+		if _, err := d.Create(t.Context(), newSpec(t, on(bad))); !step.Is(err, step.KindForbidden) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if _, err := d.Create(t.Context(), newSpec(t, on("UPPER case"))); !step.Is(err, step.KindInvalid) {
+		t.Errorf("no name: %v", err)
+	}
+	pinned := configured(t, func(c *Config) { c.Image, c.RequireDigest = "", true })
+	if _, err := pinned.Create(t.Context(), newSpec(t, on(testdocker.Image))); !step.Is(err, step.KindForbidden) {
+		t.Errorf("without a digest: %v", err)
+	}
+	if _, err := pinned.Create(t.Context(), newSpec(t)); !step.Is(err, step.KindInvalid) {
+		t.Errorf("without an image: %v", err)
+	}
+}
+
+// The cache keeps what was used last, and what is in use; what the driver did
+// not pull is not its to remove.
+func TestImageCache(t *testing.T) {
+	t.Parallel()
+	d := configured(t, func(c *Config) { c.Pull, c.ImageCacheMB = PullMissing, 1 })
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, used := newRegistry(t, t.Name()+"-old").name("a")+":1", newRegistry(t, t.Name()+"-used").name("b")+":1"
+	removeImage(t, old)
+	removeImage(t, used)
+	h, err := d.Create(t.Context(), newSpec(t, on(old)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Destroy(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	newBox(t, d, on(used))
+	if err := d.trimImages(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	there := func(name string) bool {
+		id, err := set.engine.image(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id != ""
+	}
+	if there(old) || !there(used) || !there(testdocker.Image) {
+		t.Errorf("old %v, in use %v, not ours %v", there(old), there(used), there(testdocker.Image))
+	}
+	kept, err := readCache(set.config.StateDir)
+	if err != nil || len(kept) != 1 {
+		data, _ := json.Marshal(kept)
+		t.Errorf("the account: %s, %v", data, err)
+	}
+}

@@ -1,0 +1,179 @@
+package container
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/internal/testdocker"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// count is a program that takes some seconds, and what it writes.
+const count = "i=1; while [ $i -le 200 ]; do echo $i; i=$((i+1)); sleep 0.1; done"
+
+func counted() string {
+	var b strings.Builder
+	for i := range 200 {
+		b.WriteString(strconv.Itoa(i+1) + "\n")
+	}
+	return b.String()
+}
+
+// begin runs count and returns when its third line has come.
+func begin(t *testing.T, d *Driver, h driver.Handle) (result <-chan ran) {
+	t.Helper()
+	started, done := make(chan struct{}), make(chan ran, 1)
+	go func() {
+		var r ran
+		open := true
+		err := d.Exec(context.Background(), h, driver.ExecSpec{ID: "main", Argv: []string{"/bin/sh", "-c", count}, Env: []string{"PATH=/bin"}}, func(e driver.ExecEvent) error {
+			err := r.sink(e)
+			if open && strings.Contains(r.out, "3\n") {
+				open = false
+				close(started)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		done <- r
+	}()
+	select {
+	case <-started:
+	case r := <-done:
+		t.Fatalf("it ended at once: %+v", r)
+	case <-time.After(time.Minute):
+		t.Fatal("it does not begin")
+	}
+	return done
+}
+
+// An engine that restarts and keeps its containers costs a step nothing,
+// however it ends; one that does not keep them ends the step, and says so.
+func TestEngineRestarts(t *testing.T) {
+	t.Parallel()
+	for what, tc := range map[string]struct {
+		args []string
+		sig  syscall.Signal
+		kept bool
+	}{
+		"killed live-restore":  {[]string{"--live-restore"}, syscall.SIGKILL, true},
+		"stopped live-restore": {[]string{"--live-restore"}, syscall.SIGTERM, true},
+		"stopped":              {nil, syscall.SIGTERM, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			e, err := testdocker.Start(t.Context(), t.TempDir(), tc.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := e.Stop(); err != nil {
+					t.Error(err)
+				}
+			})
+			d := configured(t, func(c *Config) { c.Host = e.Host() })
+			h, _ := newBox(t, d)
+			done := begin(t, d, h)
+			if err := e.Restart(t.Context(), tc.sig); err != nil {
+				t.Fatal(err)
+			}
+			r := <-done
+			if tc.kept {
+				if r.exit.Cause != step.CauseExit || r.exit.Code != 0 || r.out != counted() {
+					t.Errorf("%+v", r)
+				}
+				// The engine still knows the container: it can be removed.
+				return
+			}
+			if r.exit.Cause != step.CauseLost && r.exit.Cause != step.CauseSignal {
+				t.Errorf("%+v", r.exit)
+			}
+			if !strings.HasPrefix(counted(), r.out) || r.out == "" {
+				t.Errorf("its output is not the beginning of what it wrote: %q", r.out)
+			}
+		})
+	}
+}
+
+// A container that is removed behind the driver's back: the step is lost, the
+// sandbox can still be read and destroyed.
+func TestRemovedFromOutside(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, s := newBox(t, d)
+	done := begin(t, d, h)
+	if err := docker.Do(t.Context(), "DELETE", "/containers/"+name(s.ID)+"?force=1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := <-done
+	if r.exit.Cause != step.CauseLost || !strings.Contains(r.exit.Message, "outside") {
+		t.Errorf("%+v", r.exit)
+	}
+	st, err := d.Recover(t.Context(), h)
+	if err != nil || st.Phase != driver.PhaseExited || len(st.Execs) != 1 || st.Execs[0].Exit.Cause != step.CauseLost {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// When PID 1 is what the kernel kills, the engine's word decides.
+func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, _ := newBox(t, d, func(s *driver.Spec) { s.Resources.MemoryMB = 32 })
+	r := run(t, d, h, "head -c 200000000 /dev/zero | tail | wc -c")
+	if r.exit.Cause != step.CauseOOM || r.exit.Attested != step.AttestedKernel || r.exit.Usage.MemoryPeakBytes > 33<<20 {
+		t.Errorf("%+v", r.exit)
+	}
+}
+
+// What has no folder any more is found through the engine, removed by Destroy
+// and by the sweep; another installation's stays.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, s := newBox(t, d)
+	other, _ := newBox(t, d)
+	dir, err := d.Folder(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden := filepath.Join(t.TempDir(), "gone")
+	if err := os.Rename(dir, hidden); err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.List(t.Context(), s.Tags.Owner)
+	if err != nil || len(list) != 1 || list[0].Handle.ID != s.ID || list[0].Phase != driver.PhaseRunning || list[0].Tags != s.Tags {
+		t.Errorf("%+v, %v", list, err)
+	}
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.sweep(t.Context(), set, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := set.engine.inspect(t.Context(), name(s.ID)); err != nil || !st.running {
+		t.Errorf("a young one was swept: %+v, %v", st, err)
+	}
+	if err := d.sweep(t.Context(), set, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := set.engine.inspect(t.Context(), name(s.ID)); !step.Is(err, step.KindNotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if r := run(t, d, other, "echo here"); r.out != "here\n" {
+		t.Errorf("the other: %+v", r)
+	}
+	if err := os.Rename(hidden, dir); err != nil { // for the clean-up, which ends its supervisor
+		t.Fatal(err)
+	}
+}

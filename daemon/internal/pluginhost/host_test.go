@@ -194,6 +194,15 @@ func TestConfiguration(t *testing.T) {
 	r.infoOf(t, "memory", "configured again", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
 }
 
+// A driver may know only with its configuration what there is to warn of.
+func TestWarningsOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"warning"})
+	r.infoOf(t, "warning", "warned of", func(i wire.DriverInfo) bool {
+		return i.Healthy && i.Message == "this configuration is for development"
+	})
+}
+
 func TestSwappedBinary(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"memory", "crash"})

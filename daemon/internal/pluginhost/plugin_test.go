@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	plugin "github.com/hashicorp/go-plugin"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func servePlugin(name string) {
-	d := faulty{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), fault: name}
+	d := faulty{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), fault: name, configured: new(atomic.Bool)}
 	switch name {
 	case "crash":
 		fmt.Fprintln(os.Stderr, "[ERROR] I cannot live like this")
@@ -88,7 +89,13 @@ func servePlugin(name string) {
 // faulty is the in-memory driver with a fault.
 type faulty struct {
 	*memdriver.Driver
-	fault string
+	fault      string
+	configured *atomic.Bool
+}
+
+func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
+	defer f.configured.Store(true)
+	return f.Driver.Configure(ctx, config)
 }
 
 func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
@@ -96,6 +103,10 @@ func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 	switch f.fault {
 	case "envy":
 		d.Warnings = os.Environ()
+	case "warning":
+		if f.configured.Load() {
+			d.Warnings = []string{"this configuration is for development"}
+		}
 	case "liar":
 		d.Name = "somebody-else"
 	case "schema":

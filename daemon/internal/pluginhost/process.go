@@ -101,6 +101,10 @@ func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err
 	if err := p.driver.Configure(ctx, config); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
+	// Warnings and capabilities may depend on the configuration.
+	if p.desc, err = p.driver.Describe(ctx); err != nil {
+		return nil, fmt.Errorf("describe, configured: %w", err)
+	}
 	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "sha256", hex.EncodeToString(exe.sum[:]))
 	return p, nil
 }

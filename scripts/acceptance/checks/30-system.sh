@@ -44,7 +44,8 @@ keys() {
 }
 
 start_it() {
-	printf 'drain_timeout: 3s\nlisten: 127.0.0.1:9464\n' >>/etc/nofx/nofxd.yaml
+	[ -e /etc/docker/daemon.json ] || fail "the suite 10-host did not run"
+	printf 'drain_timeout: 3s\nlisten: 127.0.0.1:9464\ndrivers:\n  local: {}\n  container: {image: box, state_dir: /var/lib/nofx/container}\n' >>/etc/nofx/nofxd.yaml
 	systemctl enable --now nofx-api nofxd
 	echo "nofx-api $(systemctl is-active nofx-api) as $(systemctl show -P User nofx-api), nofxd $(systemctl is-active nofxd)"
 }
@@ -196,19 +197,37 @@ tenant_cap() {
 	echo "alone ok, two together: $ra and $rb, cause oom, the slice's peak $((peak >> 20)) MiB of 112"
 }
 
+container_step() {
+	. /root/client
+	[ "$(nofx exec --driver container --timeout 60s --memory 64Mi -- /bin/sh -c 'echo hello; exit 0')" = hello ]
+	local v
+	v=$(verdict --driver container --memory 64Mi -- /bin/dd if=/dev/zero of=/dev/null bs=200M count=1)
+	echo "$v"
+	[ "$(jq -r '.cause + " " + .attested' <<<"$v")" = "oom kernel" ]
+	echo "hello; over its cap: cause oom, peak $(jq .usage.memory_peak_bytes <<<"$v") bytes"
+}
+
 container_in_tenant() {
-	[ -e /etc/docker/daemon.json ] || fail "the suite 10-host did not run"
-	begin_step docker 1.5
-	docker run -d --rm --name inside --network none --cgroup-parent nofx-acme.slice box sleep 5 >/dev/null
-	local p
-	p=$(docker inspect -f '{{.State.Pid}}' inside)
-	group "$p" | grep -q '^/nofx.slice/nofx-acme.slice/docker-' || fail "it sits in $(group "$p")"
+	. /root/client
+	nofx exec --json --driver container --timeout 400s --memory 96Mi --pids 32 -- /bin/sh -c 'i=1; while [ $i -le 40 ]; do echo line $i; sleep 1; i=$((i+1)); done' >/root/box.out 2>/root/box.err </dev/null &
+	client=$!
+	trap 'kill -INT $client 2>/dev/null || true' EXIT
+	eventually 90 grep -q 'line 3' /root/box.out
+	group=$(find "$acme" -maxdepth 1 -type d -name 'docker-*.scope')
+	[ "$(wc -w <<<"$group")" = 1 ] || fail "the containers below the tenant's slice: $group"
+	pid=
+	for p in $(cat "$group/cgroup.procs"); do
+		[ "$(cat "/proc/$p/comm" 2>/dev/null)" != sh ] || pid=$p
+	done
+	[ -n "$pid" ] || fail "no shell in $group"
 	same_sandbox
-	docker wait inside >/dev/null || true
-	eventually 30 sh -c "! ls $acme | grep -q docker-"
+	systemctl restart nofxd
 	same_sandbox
-	end_step docker
-	echo "beside the steps' scope in nofx-acme.slice; the running step kept its caps when it came and when it went"
+	systemctl daemon-reload
+	same_sandbox
+	end_step box
+	[ "$(docker ps -aq | wc -l)" = 0 ] || fail "containers are left: $(docker ps -a)"
+	echo "in nofx-acme.slice with its caps; nofxd restarted, reload: same process, 40 lines in order, succeeded once, container gone"
 }
 
 scope_stopped() {
@@ -265,7 +284,8 @@ check "kill -9 of nofxd in mid-step" kill_daemon
 check "unit stopped in mid-step" stop_unit
 check "daemon-reload, reexec, units beside" daemon_reload
 check "tenant's cap over two steps" tenant_cap
-check "docker container in the tenant's slice" container_in_tenant
+check "a step in a container; its memory cap" container_step
+check "a container in the tenant's slice" container_in_tenant
 check "order at shutdown" survives_reboot_order
 check "slice stopped by the operator" scope_stopped
 check "nothing left after purge" nothing_left

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,33 +129,30 @@ func (c Config) token() (string, error) {
 	return token, nil
 }
 
-// driverConfigs is what each plugin is configured with. The local driver's
-// state is below the data folder unless the file says otherwise.
+// hostDrivers are those that come with NOFX and keep state on this host: below
+// the data folder unless the file says otherwise.
+var hostDrivers = [...]string{"local", "container"}
+
+// driverConfigs is what each plugin is configured with; one without an entry
+// does not run. The local driver has one always.
 func (c Config) driverConfigs() (map[string]json.RawMessage, error) {
+	drivers := map[string]any{"local": nil}
+	maps.Copy(drivers, c.Drivers)
 	all := map[string]json.RawMessage{}
-	own := map[string]any{"state_dir": c.path("local")}
-	set := func(name string, v any) error {
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return step.Errorf(step.KindInvalid, "configuration: drivers.%s: %w", name, err)
-		}
-		all[name] = raw
-		return nil
-	}
-	for name, v := range c.Drivers {
-		if fields, ok := v.(map[string]any); ok && name == "local" {
-			if _, ok := fields["state_dir"]; !ok {
-				fields["state_dir"] = own["state_dir"]
-			}
-		} else if v == nil {
+	for name, v := range drivers {
+		if v == nil {
 			v = map[string]any{}
 		}
-		if err := set(name, v); err != nil {
-			return nil, err
+		if fields, ok := v.(map[string]any); ok && slices.Contains(hostDrivers[:], name) && fields["state_dir"] == nil {
+			fields = maps.Clone(fields)
+			fields["state_dir"] = c.path(name)
+			v = fields
 		}
-	}
-	if _, ok := all["local"]; !ok {
-		return all, set("local", own)
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return nil, step.Errorf(step.KindInvalid, "configuration: drivers.%s: %w", name, err)
+		}
+		all[name] = raw
 	}
 	return all, nil
 }

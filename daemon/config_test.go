@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,22 +84,30 @@ func TestTokenFile(t *testing.T) {
 	}
 }
 
-func TestLocalDriverGetsItsStateFolder(t *testing.T) {
+func TestHostDriversGetTheirStateFolder(t *testing.T) {
 	t.Parallel()
-	for name, drivers := range map[string]map[string]any{
-		"none": nil, "other": {"modal": nil}, "own": {"local": map[string]any{"rootfs": "host"}},
+	for name, c := range map[string]struct {
+		drivers map[string]any
+		want    map[string]string
+	}{
+		"none":  {nil, map[string]string{"local": `{"state_dir":"/d/local"}`}},
+		"other": {map[string]any{"modal": nil}, map[string]string{"local": `{"state_dir":"/d/local"}`, "modal": `{}`}},
+		"own": {map[string]any{"local": map[string]any{"rootfs": "host"}},
+			map[string]string{"local": `{"rootfs":"host","state_dir":"/d/local"}`}},
+		"container": {map[string]any{"container": nil},
+			map[string]string{"local": `{"state_dir":"/d/local"}`, "container": `{"state_dir":"/d/container"}`}},
+		"elsewhere": {map[string]any{"local": map[string]any{"state_dir": "/e"}}, map[string]string{"local": `{"state_dir":"/e"}`}},
 	} {
-		got, err := Config{DataDir: "/d", Drivers: drivers}.driverConfigs()
+		raw, err := Config{DataDir: "/d", Drivers: c.drivers}.driverConfigs()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var local map[string]string
-		if err := json.Unmarshal(got["local"], &local); err != nil || local["state_dir"] != "/d/local" {
-			t.Errorf("%s: %s, %v", name, got["local"], err)
+		got := map[string]string{}
+		for driver, config := range raw {
+			got[driver] = string(config)
 		}
-	}
-	got, err := Config{DataDir: "/d", Drivers: map[string]any{"local": map[string]any{"state_dir": "/elsewhere"}}}.driverConfigs()
-	if err != nil || string(got["local"]) != `{"state_dir":"/elsewhere"}` {
-		t.Errorf("%s, %v", got["local"], err)
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }

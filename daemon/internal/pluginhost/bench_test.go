@@ -27,7 +27,7 @@ func benchDriver(b *testing.B) driver.Driver {
 	if err := os.WriteFile(filepath.Join(base, prefix+"memory"), data, 0o755); err != nil {
 		b.Fatal(err)
 	}
-	h, err := New(Config{Dir: base, SocketDir: filepath.Join(base, "s"), AllowUnsigned: true, Log: slog.New(slog.DiscardHandler)})
+	h, err := New(Config{Dir: base, SocketDir: filepath.Join(base, "s"), AllowUnsigned: true, Configs: configsOf("memory"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}

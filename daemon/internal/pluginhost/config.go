@@ -42,7 +42,8 @@ type Config struct {
 	SocketDir string
 	// PidDir gets a file nofx-driver-<name>.pid while the plugin runs; "" = none.
 	PidDir string
-	// Configs are the drivers' configurations by name; none = {}.
+	// Configs are the drivers' configurations by name, null = {}. A plugin
+	// without one is listed and not started.
 	Configs map[string]json.RawMessage
 	// AllowUnsigned runs plugins that no manifest vouches for.
 	AllowUnsigned bool

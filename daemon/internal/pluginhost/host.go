@@ -19,7 +19,7 @@ import (
 type Host struct {
 	cfg     Config
 	slots   map[string]*slot
-	missing []wire.DriverInfo // configured, but no such plugin
+	idle    []wire.DriverInfo // configured, but no such plugin; or a plugin that is not configured
 	changed chan struct{}     // capacity 1: something in Infos is new
 	ready   chan struct{}     // closed when each plugin was tried once
 	started sync.Once
@@ -37,19 +37,26 @@ func New(cfg Config) (*Host, error) {
 	}
 	h := &Host{cfg: cfg, slots: map[string]*slot{}, changed: make(chan struct{}, 1), ready: make(chan struct{})}
 	for _, name := range found {
+		if _, ok := cfg.Configs[name]; !ok {
+			h.idle = append(h.idle, idleInfo(name, "not configured: there is no drivers."+name+" in the configuration"))
+			continue
+		}
 		h.slots[name] = newSlot(cfg, name, h.change)
 	}
 	for name := range cfg.Configs {
 		if h.slots[name] == nil {
-			h.missing = append(h.missing, wire.DriverInfo{
-				Name: name, Message: "it is configured, but there is no plugin " + prefix + name, Capabilities: []string{},
-			})
+			h.idle = append(h.idle, idleInfo(name, "it is configured, but there is no plugin "+prefix+name))
 		}
 	}
 	return h, nil
 }
 
-// Run starts every plugin and keeps it running until ctx ends, then stops
+// idleInfo tells of a driver that does not run, and why.
+func idleInfo(name, why string) wire.DriverInfo {
+	return wire.DriverInfo{Name: name, Message: why, Capabilities: []string{}}
+}
+
+// Run starts every configured plugin and keeps it running until ctx ends, then stops
 // them all. It can be called once.
 func (h *Host) Run(ctx context.Context) error {
 	err := step.Errorf(step.KindConflict, "plugin host: it ran already")
@@ -133,9 +140,9 @@ func (h *Host) Driver(name string) (driver.Driver, error) {
 }
 
 // Infos tells of every plugin, in the order of their names; those that were
-// configured and not found are among them.
+// configured and not found, or found and not configured, are among them.
 func (h *Host) Infos() []wire.DriverInfo {
-	all := slices.Clone(h.missing)
+	all := slices.Clone(h.idle)
 	for _, s := range h.slots {
 		all = append(all, s.info())
 	}

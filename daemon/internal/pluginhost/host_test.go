@@ -154,7 +154,7 @@ func TestFloods(t *testing.T) {
 func TestBadPluginsHarmNoOther(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"crash", "liar", "schema", "nonsense", "memory"}, func(c *Config) {
-		c.Configs = map[string]json.RawMessage{"absent": json.RawMessage(`{}`)}
+		c.Configs["absent"] = json.RawMessage(`{}`)
 		c.Timeouts.Wait = 200 * time.Millisecond
 	})
 	r.echo(t, "memory")
@@ -192,6 +192,23 @@ func TestConfiguration(t *testing.T) {
 	}
 	r.infoOf(t, "memory", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
 	r.infoOf(t, "memory", "configured again", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
+}
+
+// What is installed is not yet wanted.
+func TestNotConfigured(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "crash"}, func(c *Config) { delete(c.Configs, "crash") })
+	r.echo(t, "memory")
+	i := r.infoOf(t, "crash", "listed", func(wire.DriverInfo) bool { return true })
+	if i.Healthy || !strings.HasPrefix(i.Message, "not configured") {
+		t.Errorf("info %+v", i)
+	}
+	if _, err := r.Driver("crash"); !step.Is(err, step.KindNotFound) {
+		t.Errorf("a driver that is not configured: %v", err)
+	}
+	if strings.Contains(r.log.String(), "I cannot live like this") {
+		t.Error("it was started")
+	}
 }
 
 // A driver may know only with its configuration what there is to warn of.

@@ -34,7 +34,7 @@ const hostEnv = "NOFX_TEST_PLUGINHOST"
 func runHostProcess(base string) {
 	h, err := New(Config{
 		Dir: filepath.Join(base, "plugins"), SocketDir: filepath.Join(base, "sockets"), PidDir: filepath.Join(base, "run"),
-		AllowUnsigned: true, Log: slog.New(slog.DiscardHandler),
+		AllowUnsigned: true, Configs: configsOf("memory", "clinging"), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		panic(err)
@@ -97,7 +97,7 @@ func TestPluginsEndWithAKilledHost(t *testing.T) {
 	log := &logBuffer{}
 	r := run(t, Config{
 		Dir: filepath.Join(base, "plugins"), SocketDir: filepath.Join(base, "sockets"), PidDir: filepath.Join(base, "run"),
-		AllowUnsigned: true, Log: slog.New(slog.NewJSONHandler(log, nil)),
+		AllowUnsigned: true, Configs: configsOf("memory", "clinging"), Log: slog.New(slog.NewJSONHandler(log, nil)),
 	}, log)
 	r.echo(t, "memory")
 	r.echo(t, "clinging")

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ func start(t *testing.T, names []string, change ...func(*Config)) *rig {
 	log := &logBuffer{}
 	cfg := Config{
 		Dir: filepath.Join(base, "plugins"), SocketDir: filepath.Join(base, "sockets"), PidDir: filepath.Join(base, "run"),
-		AllowUnsigned: true, QuarantineAfter: 3,
+		AllowUnsigned: true, QuarantineAfter: 3, Configs: configsOf(names...),
 		Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if err := os.Mkdir(cfg.Dir, 0o755); err != nil {
@@ -48,6 +49,15 @@ func start(t *testing.T, names []string, change ...func(*Config)) *rig {
 		f(&cfg)
 	}
 	return run(t, cfg, log)
+}
+
+// configsOf configures these drivers, with nothing.
+func configsOf(names ...string) map[string]json.RawMessage {
+	all := map[string]json.RawMessage{}
+	for _, name := range names {
+		all[name] = nil
+	}
+	return all
 }
 
 func run(t *testing.T, cfg Config, log *logBuffer) *rig {

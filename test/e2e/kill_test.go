@@ -27,26 +27,58 @@ func TestKillInMidStep(t *testing.T) {
 		"everything at once": func(s *harness.System) { killAll(s) },
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
-			s := harness.Start(t)
-			script, want := count("count", 300)
-			id := s.Submit(harness.Bash("count", script), harness.Bash("after", "echo after", "count"))
-			s.WaitOutput(id, "count", "count line 40\n")
-			disturb(s)
-			detail := s.Wait(id)
-			if detail.Run.Status != step.RunSucceeded {
-				t.Fatalf("run %s: %+v", detail.Run.Status, detail.Steps)
-			}
-			st := s.Step(detail, "count")
-			if st.Attempt != 1 || st.Generation != 1 {
-				t.Errorf("attempt %d of generation %d: the step did not survive", st.Attempt, st.Generation)
-			}
-			got, done := s.Output(id, st.ID)
-			if got != want || !done {
-				t.Errorf("done %v, output of %d bytes, want %d: %s", done, len(got), len(want), firstDifference(got, want))
-			}
-			once(t, s, id)
+			midStep(t, harness.Start(t), "local", disturb)
 		})
 	}
+}
+
+// The same for a step in a container, whose engine may restart as well.
+func TestKillInMidStepOfAContainer(t *testing.T) {
+	t.Parallel()
+	engine := startEngine(t, "--live-restore")
+	args := []string{"--docker", engine.Socket(), "--image", debianImage(t, engine)}
+	for name, disturb := range map[string]func(*harness.System){
+		"daemon": func(s *harness.System) { s.Kill("nofxd") },
+		"plugin": func(s *harness.System) { s.Kill("nofx-driver-container") },
+		"engine": func(*harness.System) {
+			if err := engine.Restart(t.Context(), syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		},
+		"everything at once": func(s *harness.System) {
+			s.Signal("nofx-driver-container", syscall.SIGKILL)
+			killAll(s)
+		},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			midStep(t, harness.StartWith(t, args), "container", disturb)
+		})
+	}
+}
+
+// midStep runs a step that counts, disturbs it in the middle, and checks that
+// nothing of it is lost and nothing runs twice.
+func midStep(t *testing.T, s *harness.System, driver string, disturb func(*harness.System)) {
+	t.Helper()
+	script, want := count("count", 300)
+	first, second := harness.Bash("count", script), harness.Bash("after", "echo after", "count")
+	first.Driver, second.Driver = driver, driver
+	id := s.Submit(first, second)
+	s.WaitOutput(id, "count", "count line 40\n")
+	disturb(s)
+	detail := s.Wait(id)
+	if detail.Run.Status != step.RunSucceeded {
+		t.Fatalf("run %s: %+v", detail.Run.Status, detail.Steps)
+	}
+	st := s.Step(detail, "count")
+	if st.Attempt != 1 || st.Generation != 1 {
+		t.Errorf("attempt %d of generation %d: the step did not survive", st.Attempt, st.Generation)
+	}
+	got, done := s.Output(id, st.ID)
+	if got != want || !done {
+		t.Errorf("done %v, output of %d bytes, want %d: %s", done, len(got), len(want), firstDifference(got, want))
+	}
+	once(t, s, id)
 }
 
 func killAll(s *harness.System) {

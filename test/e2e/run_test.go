@@ -28,7 +28,15 @@ func TestRuns(t *testing.T) {
 // real engine and an image of this machine's own compilers.
 func TestRunsInContainers(t *testing.T) {
 	t.Parallel()
-	engine, err := testdocker.Start(t.Context(), t.TempDir())
+	engine := startEngine(t)
+	runs(t, harness.StartWith(t, []string{"--docker", engine.Socket(), "--image", debianImage(t, engine)}), "container")
+}
+
+// startEngine starts an engine of the test's own, and fails the test if a
+// container is left in it.
+func startEngine(t *testing.T, args ...string) *testdocker.Engine {
+	t.Helper()
+	engine, err := testdocker.Start(t.Context(), t.TempDir(), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +49,18 @@ func TestRunsInContainers(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return engine
+}
+
+// debianImage makes an image with what the plans run.
+func debianImage(t *testing.T, engine *testdocker.Engine) string {
+	t.Helper()
 	const image = "nofx-test/debian:1"
-	if err := engine.ImportPackages(t.Context(), image, "bash", "dash", "libc-bin", "coreutils", "gcc", "libc6-dev", "make", "python3-minimal", "sed", "grep", "mawk", "diffutils", "tar", "gzip", "findutils"); err != nil {
+	if err := engine.ImportPackages(t.Context(), image, "bash", "dash", "libc-bin", "coreutils", "gcc", "libc6-dev", "make",
+		"python3-minimal", "sed", "grep", "mawk", "diffutils", "tar", "gzip", "findutils"); err != nil {
 		t.Fatal(err)
 	}
-	runs(t, harness.StartWith(t, []string{"--docker", engine.Socket(), "--image", image}), "container")
+	return image
 }
 
 // runs are plans 1 to 4 of those that users know, and what belongs to them, on

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/blob"
+	"github.com/nofx-run/nofx/api/internal/fleet"
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
 	"github.com/nofx-run/nofx/api/internal/pg"
@@ -84,7 +85,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait}, a.db, a.blobs, a.hub, log)
 	h, err := httpapi.New(httpapi.Services{
-		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs}, Hub: a.hub,
+		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Drivers: &fleet.Drivers{DB: a.db}, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs}, Hub: a.hub,
 		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
 	})
 	if err != nil {

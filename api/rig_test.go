@@ -204,18 +204,23 @@ type worker struct {
 	r           *rig
 	id          string
 	incarnation string
+	drivers     []wire.DriverInfo
 	claims      int
 }
 
-func (r *rig) worker(name string) *worker {
+// worker registers a worker, with the driver local when none are given.
+func (r *rig) worker(name string, drivers ...wire.DriverInfo) *worker {
 	r.t.Helper()
-	return r.workerOf("acme", name)
+	return r.workerOf("acme", name, drivers...)
 }
 
 // workerOf is a worker of another tenant.
-func (r *rig) workerOf(tenant, name string) *worker {
+func (r *rig) workerOf(tenant, name string, drivers ...wire.DriverInfo) *worker {
 	r.t.Helper()
-	w := &worker{Client: r.client(tenant, "worker"), r: r, incarnation: name + "-1"}
+	if len(drivers) == 0 {
+		drivers = []wire.DriverInfo{offering("local", able...)}
+	}
+	w := &worker{Client: r.client(tenant, "worker"), r: r, incarnation: name + "-1", drivers: drivers}
 	w.register(name)
 	return w
 }
@@ -223,7 +228,7 @@ func (r *rig) workerOf(tenant, name string) *worker {
 func (w *worker) register(name string) {
 	w.r.t.Helper()
 	reg, err := w.Register(w.r.t.Context(), wire.RegisterWorker{Name: name, Incarnation: w.incarnation, Version: "test", Slots: 8,
-		Drivers: []wire.DriverInfo{{Name: "local", Version: "1", Healthy: true, Capabilities: []string{"cpu"}}}})
+		Drivers: w.drivers})
 	if err != nil {
 		w.r.t.Fatal(err)
 	}
@@ -238,8 +243,12 @@ func (w *worker) claim(most int, wait time.Duration) []wire.Lease {
 
 func (w *worker) claimAs(claimID string, most int, wait time.Duration) []wire.Lease {
 	w.r.t.Helper()
+	names := make([]string, len(w.drivers))
+	for i, d := range w.drivers {
+		names[i] = d.Name
+	}
 	out, err := w.Claim(w.r.t.Context(), wire.ClaimRequest{WorkerID: w.id, Incarnation: w.incarnation, ClaimID: claimID,
-		Max: most, WaitMS: wait.Milliseconds(), Drivers: []string{"local"}})
+		Max: most, WaitMS: wait.Milliseconds(), Drivers: names})
 	if err != nil {
 		w.r.t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
@@ -35,6 +36,7 @@ const (
 type Services struct {
 	Auth     *auth.Checker
 	Handlers *handler.Set
+	Drivers  plan.Drivers // those that workers have
 	Queue    *queue.Queue
 	Runs     *runs.Reader
 	Hub      *wake.Hub

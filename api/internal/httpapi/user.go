@@ -154,7 +154,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(in.Body.Plan, s.Handlers)
+	steps, err := plan.Compile(ctx, in.Body.Plan, s.Handlers, s.Drivers)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@
 package plan
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -40,6 +41,7 @@ type Step struct {
 	Name       string
 	Tool       string
 	Driver     string
+	OnHost     bool            // the driver's workspaces are folders of its worker
 	DependsOn  []int           // places in the plan
 	Inputs     json.RawMessage // compact, in the order that they came in
 	InputsHash string          // first 12 hex digits, for the idempotency key
@@ -60,11 +62,7 @@ type Step struct {
 	Denied     string // why policy refuses it; "" = allowed
 }
 
-var (
-	drivers = []string{"local", "container", "e2b", "modal", "vercel"}
-	aliases = map[string]string{"worker-container": "container"}
-	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
-)
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
 
 // faults collects what is wrong where.
 type faults struct {
@@ -80,8 +78,9 @@ func (f *faults) add(where string, value any, format string, args ...any) {
 	}
 }
 
-// Compile checks a plan. Its error is of kind invalid and names every fault.
-func Compile(p wire.Plan, handlers *handler.Set) ([]Step, error) {
+// Compile checks a plan. Its error is of kind invalid and names every fault,
+// or it is that of known.
+func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Drivers) ([]Step, error) {
 	f := &faults{}
 	if len(p.Goal) > maxGoal || !printable(p.Goal) {
 		f.add("body.plan.goal", p.Goal, "must be text of at most %d bytes", maxGoal)
@@ -95,11 +94,19 @@ func Compile(p wire.Plan, handlers *handler.Set) ([]Step, error) {
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
-	c := compiler{faults: f, handlers: handlers}
+	list, err := known.Known(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	offered := &offers{known: known, list: list}
+	c := compiler{faults: f, handlers: handlers, offers: offered}
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
-		out[i], depends[i] = c.one(fmt.Sprintf("body.plan.steps[%d]", i), s)
+		out[i], depends[i] = c.one(ctx, fmt.Sprintf("body.plan.steps[%d]", i), s)
+	}
+	if offered.err != nil {
+		return nil, offered.err
 	}
 	order(f, out, depends)
 	if len(f.list) > 0 {
@@ -116,9 +123,10 @@ func (f *faults) err() error {
 type compiler struct {
 	*faults
 	handlers *handler.Set
+	offers   *offers
 }
 
-func (c compiler) one(at string, in wire.PlanStep) (Step, []string) {
+func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
 	out := Step{
 		Name: in.Name, Tool: in.Tool, Idempotent: in.Idempotent, GraceMS: graceMS,
 		OnOutput: in.OnOutput, Network: step.NetworkNone, Workspace: in.Workspace, Tries: 1,
@@ -135,7 +143,8 @@ func (c compiler) one(at string, in wire.PlanStep) (Step, []string) {
 	}
 	info := h.Info()
 	out.Reads = h.Reads()
-	out.Driver = c.driver(at, in.Driver, info.DefaultDriver)
+	out.Driver = c.driver(ctx, at, in.Driver, info.DefaultDriver)
+	out.OnHost = c.offers.onHost(out.Driver)
 	out.Image = c.image(at, in.Image, out.Driver)
 	out.Inputs = own.all
 	out.InputsHash = inputsHash(own.all, in, own.hasPolicy)
@@ -153,19 +162,6 @@ func (c compiler) one(at string, in wire.PlanStep) (Step, []string) {
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in.Retry, &out)
 	return out, in.DependsOn
-}
-
-func (c compiler) driver(at, asked, def string) string {
-	if asked == "" {
-		return def
-	}
-	if to, ok := aliases[asked]; ok {
-		return to
-	}
-	if !slices.Contains(drivers, asked) {
-		c.add(at+".driver", asked, "is not a known driver: use one of %s", strings.Join(drivers, ", "))
-	}
-	return asked
 }
 
 // image checks what can be checked without the driver, which knows the

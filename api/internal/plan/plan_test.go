@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,8 +35,13 @@ func compile(t *testing.T, steps string) ([]Step, error) {
 	if err := json.Unmarshal([]byte(`{"goal":"g","steps":`+steps+`}`), &p); err != nil {
 		t.Fatal(err)
 	}
-	return Compile(p, shipped(t))
+	return Compile(t.Context(), p, shipped(t), none{})
 }
+
+// none is workers that offer no driver.
+type none struct{}
+
+func (none) Known(context.Context, bool) (map[string]Driver, error) { return nil, nil }
 
 func TestRefused(t *testing.T) {
 	t.Parallel()

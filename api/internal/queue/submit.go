@@ -279,7 +279,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.DepsLeft = append(p.DepsLeft, i32(left))
 		p.DependsOn = append(p.DependsOn, strings.Join(names, "\n"))
 		p.Dependants = append(p.Dependants, strings.Join(dependants[i], "\n"))
-		p.Shares = append(p.Shares, st.Workspace == step.WorkspaceRun && onHost(st.Driver))
+		p.Shares = append(p.Shares, st.Workspace == step.WorkspaceRun && st.OnHost)
 		p.Inputs = append(p.Inputs, string(st.Inputs))
 		p.Commands = append(p.Commands, string(command))
 		p.Reads = append(p.Reads, st.Reads)
@@ -320,6 +320,3 @@ func firstVerdict(s step.Status, st plan.Step) (string, error) {
 func dependencyFailed() step.Verdict {
 	return step.Verdict{Cause: step.CauseCancelled, Attested: step.AttestedKernel, Message: "a step that it depends on did not succeed"}
 }
-
-// onHost reports whether a driver's workspaces are folders of the worker.
-func onHost(driver string) bool { return driver == "local" || driver == "container" }

@@ -154,6 +154,42 @@ func (q *Queries) Installation(ctx context.Context) (InstallationRow, error) {
 	return i, err
 }
 
+const knownDrivers = `-- name: KnownDrivers :many
+SELECT (d->>'name')::text AS name, bool_or(d->'capabilities' @> '["host"]')::bool AS on_host
+FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
+WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => $1::float8)
+GROUP BY d->>'name'
+ORDER BY d->>'name'
+LIMIT 1000
+`
+
+type KnownDriversRow struct {
+	Name   string
+	OnHost bool
+}
+
+// KnownDrivers are the drivers that workers have that live or were seen not
+// long ago.
+func (q *Queries) KnownDrivers(ctx context.Context, seconds float64) ([]KnownDriversRow, error) {
+	rows, err := q.db.Query(ctx, knownDrivers, seconds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []KnownDriversRow{}
+	for rows.Next() {
+		var i KnownDriversRow
+		if err := rows.Scan(&i.Name, &i.OnHost); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const registerWorker = `-- name: RegisterWorker :one
 INSERT INTO nofx.worker (id, tenant_id, key_id, name, incarnation, region, version, slots, drivers)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)

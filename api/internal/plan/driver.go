@@ -1,0 +1,81 @@
+package plan
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Driver is what a plan needs to know of a driver that workers offer.
+type Driver struct {
+	OnHost bool // its workspaces are folders of the worker
+}
+
+// Drivers tells which drivers workers offer, by name. The answer may be some
+// seconds old, unless it is to be fresh.
+type Drivers interface {
+	Known(ctx context.Context, fresh bool) (map[string]Driver, error)
+}
+
+// builtIn are the drivers of NOFX: a step may name one before any worker has it.
+var builtIn = map[string]Driver{
+	"local": {OnHost: true}, "container": {OnHost: true}, "e2b": {}, "modal": {}, "vercel": {},
+}
+
+// aliases are names that older clients use.
+var aliases = map[string]string{"worker-container": "container"}
+
+// maxListed bounds the names in a refusal.
+const maxListed = 50
+
+// offers are the drivers that steps of one plan may name. What is not there is
+// looked for once more, however many steps name it.
+type offers struct {
+	known Drivers
+	list  map[string]Driver
+	fresh bool
+	err   error
+}
+
+func (o *offers) has(ctx context.Context, name string) bool {
+	_, ours := builtIn[name]
+	_, theirs := o.list[name]
+	if ours || theirs || o.fresh {
+		return ours || theirs
+	}
+	o.fresh = true
+	list, err := o.known.Known(ctx, true)
+	if err != nil {
+		o.err = err
+		return false
+	}
+	o.list = list
+	_, theirs = o.list[name]
+	return theirs
+}
+
+func (o *offers) onHost(name string) bool { return builtIn[name].OnHost || o.list[name].OnHost }
+
+func (o *offers) names() string {
+	all := maps.Clone(builtIn)
+	maps.Copy(all, o.list)
+	names := slices.Sorted(maps.Keys(all))
+	if more := len(names) - maxListed; more > 0 {
+		names = append(names[:maxListed], "…")
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c compiler) driver(ctx context.Context, at, asked, def string) string {
+	if asked == "" {
+		return def
+	}
+	if to, ok := aliases[asked]; ok {
+		return to
+	}
+	if !c.offers.has(ctx, asked) {
+		c.add(at+".driver", asked, "is neither a driver of NOFX nor one that a worker offers: use one of %s", c.offers.names())
+	}
+	return asked
+}

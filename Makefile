@@ -57,8 +57,8 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build ## measure sandboxes next to bwrap and bare exec, plugin calls, and the whole system
-	go test -run '^$$' -bench . ./plugins/local ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
+bench: setup build ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, and the whole system
+	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: acceptance

@@ -63,9 +63,9 @@ type driverRow struct {
 }
 
 func (a *app) driversCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "drivers",
-		Short: "list the drivers of all workers that are not lost",
+		Short: "list the drivers of all workers that are not lost; sign and verify plugins",
 		Args:  cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
 			client, err := a.connect()
@@ -94,6 +94,8 @@ func (a *app) driversCommand() *cobra.Command {
 			})
 		}),
 	}
+	cmd.AddCommand(a.keygenCommand(), a.signCommand(), a.verifyCommand())
+	return cmd
 }
 
 func yesNo(b bool) string {

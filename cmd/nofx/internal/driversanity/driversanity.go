@@ -121,7 +121,7 @@ func (s *sanity) factory() suite.Factory {
 			p := s.start(t)
 			t.Cleanup(func() { p.Stop() })
 			return suite.Instance{
-				Driver: s.client(t, p), Conn: p.Conn(),
+				Driver: s.client(t, p), Conn: p.Conn(), Process: true,
 				Restart: func(t suite.T) driver.Driver {
 					p.Kill()
 					p = s.start(t)

@@ -32,6 +32,9 @@ type Instance struct {
 	// Conn is the connection below Driver, for messages that no client of ours
 	// would send; nil = those cases are skipped.
 	Conn grpc.ClientConnInterface
+	// Process says that Restart kills a process, in the middle of whatever it
+	// does.
+	Process bool
 }
 
 // Group is what a case is about.
@@ -76,11 +79,19 @@ func Cases() []Case {
 		{GroupOutput, outputCases()},
 		{GroupEnding, endCases()},
 		{GroupRecovery, lifeCases()},
+		{GroupRecovery, killCases()},
+		{GroupEnding, stageCases()},
 		{GroupFiles, fileCases()},
 		{GroupCaps, capCases()},
+		{GroupHostile, hostileCases()},
 	} {
 		for _, c := range g.cases {
-			all = append(all, Case{Name: c.name, Group: g.group, run: c.run})
+			group := g.group
+			switch c.name { // about files, and about a way out
+			case "CopyInRefusesEscapes", "CopyInStaysInTheSandbox", "CopyOutStaysInTheSandbox":
+				group = GroupHostile
+			}
+			all = append(all, Case{Name: c.name, Group: group, run: c.run})
 		}
 	}
 	return all

@@ -24,6 +24,7 @@ type fixture struct {
 	d       driver.Driver
 	restart func(t T) driver.Driver
 	conn    grpc.ClientConnInterface
+	process bool // restart kills a process
 	desc    driver.Description
 	owner   string
 }
@@ -31,7 +32,7 @@ type fixture struct {
 func open(t T, f Factory) *fixture {
 	t.Helper()
 	in := f.Open(t)
-	fx := &fixture{Factory: f, d: in.Driver, restart: in.Restart, conn: in.Conn, owner: "drivertest-" + random()}
+	fx := &fixture{Factory: f, d: in.Driver, restart: in.Restart, conn: in.Conn, process: in.Process, owner: "drivertest-" + random()}
 	ctx := fx.ctx(t)
 	var err error
 	if fx.desc, err = fx.d.Describe(ctx); err != nil {

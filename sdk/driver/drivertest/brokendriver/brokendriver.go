@@ -1,4 +1,7 @@
-package drivertest_test
+// Package brokendriver is a driver with one defect, each one that a real driver
+// might have. With it the conformance suite is checked: every defect must turn
+// a case red.
+package brokendriver
 
 import (
 	"archive/tar"
@@ -8,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,10 +20,9 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// defective is a driver with one defect. Each is one that a real driver might
-// have.
-type defective struct {
-	driver.Driver
+// Driver is a driver with one defect.
+type Driver struct {
+	*careless
 	defect string
 
 	mu    sync.Mutex
@@ -27,24 +30,27 @@ type defective struct {
 	links map[string]string
 }
 
-func newDefective(d driver.Driver, defect string) *defective {
-	return &defective{Driver: d, defect: defect, seen: map[string]int{}, links: map[string]string{}}
+// New gives d a defect, one of Defects; with any other it is as it was. dir is
+// a folder for what outlives the process; "" = there is none.
+func New(d driver.Driver, defect, dir string) *Driver {
+	return &Driver{careless: newCareless(d, defect, dir), defect: defect, seen: map[string]int{}, links: map[string]string{}}
 }
 
 // again counts how often it was called with key before.
-func (d *defective) again(key string) int {
+func (d *Driver) again(key string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.seen[key]++
 	return d.seen[key] - 1
 }
 
-func (d *defective) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
+// Create implements driver.Driver.
+func (d *Driver) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
 	switch d.defect {
 	case "create-starts-anew":
 		if d.again("create "+s.ID) > 0 {
-			if h, err := d.Driver.Create(ctx, s); err == nil {
-				_ = d.Driver.Destroy(ctx, h)
+			if h, err := d.careless.Create(ctx, s); err == nil {
+				_ = d.careless.Destroy(ctx, h)
 			}
 		}
 	case "ignores-unknown-isolation":
@@ -54,10 +60,11 @@ func (d *defective) Create(ctx context.Context, s driver.Spec) (driver.Handle, e
 	case "ignores-lease":
 		s.Until = 0
 	}
-	return d.Driver.Create(ctx, s)
+	return d.careless.Create(ctx, s)
 }
 
-func (d *defective) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec, sink driver.Sink) error {
+// Exec implements driver.Driver.
+func (d *Driver) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec, sink driver.Sink) error {
 	id := s.ID
 	switch d.defect {
 	case "ignores-timeout":
@@ -77,28 +84,29 @@ func (d *defective) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec
 	case "ignores-cwd":
 		s.Cwd = ""
 	}
-	err := d.Driver.Exec(ctx, h, s, d.spoil(sink))
+	err := d.careless.Exec(ctx, h, s, d.spoil(sink))
 	switch {
 	case d.defect == "cancel-kills" && ctx.Err() != nil:
-		_ = d.Driver.Signal(context.WithoutCancel(ctx), h, id, "SIGKILL")
-	case d.defect == "leaves-daemons" && err == nil && s.Timeout > 0:
+		_ = d.careless.Signal(context.WithoutCancel(ctx), h, id, "SIGKILL")
+	case d.defect == "leaves-daemons" && err == nil && slices.Contains(s.Argv, "/workspace/beat"):
 		go func() {
 			beat := driver.ExecSpec{ID: "left-over", Argv: []string{"mem", "beat", "/workspace/beat"}}
-			_ = d.Driver.Exec(context.WithoutCancel(ctx), h, beat, func(driver.ExecEvent) error { return nil })
+			_ = d.careless.Exec(context.WithoutCancel(ctx), h, beat, func(driver.ExecEvent) error { return nil })
 		}()
 	}
 	return err
 }
 
-func (d *defective) Attach(ctx context.Context, h driver.Handle, id string, offset int64, sink driver.Sink) error {
+// Attach implements driver.Driver.
+func (d *Driver) Attach(ctx context.Context, h driver.Handle, id string, offset int64, sink driver.Sink) error {
 	if d.defect == "attach-from-start" {
 		offset = 0
 	}
-	return d.Driver.Attach(ctx, h, id, offset, d.spoil(sink))
+	return d.careless.Attach(ctx, h, id, offset, d.spoil(sink))
 }
 
 // spoil is a sink that passes on what the defect leaves of the events.
-func (d *defective) spoil(sink driver.Sink) driver.Sink {
+func (d *Driver) spoil(sink driver.Sink) driver.Sink {
 	var held *driver.ExecEvent
 	return func(e driver.ExecEvent) error {
 		switch d.defect {
@@ -130,8 +138,9 @@ func (d *defective) spoil(sink driver.Sink) driver.Sink {
 	}
 }
 
-func (d *defective) Recover(ctx context.Context, h driver.Handle) (driver.State, error) {
-	st, err := d.Driver.Recover(ctx, h)
+// Recover implements driver.Driver.
+func (d *Driver) Recover(ctx context.Context, h driver.Handle) (driver.State, error) {
+	st, err := d.careless.Recover(ctx, h)
 	switch {
 	case d.defect == "says-gone-for-exited" && st.Phase == driver.PhaseExited:
 		return driver.State{Phase: driver.PhaseGone}, err
@@ -145,62 +154,69 @@ func (d *defective) Recover(ctx context.Context, h driver.Handle) (driver.State,
 	return st, err
 }
 
-func (d *defective) Signal(ctx context.Context, h driver.Handle, id, sig string) error {
-	err := d.Driver.Signal(ctx, h, id, sig)
+// Signal implements driver.Driver.
+func (d *Driver) Signal(ctx context.Context, h driver.Handle, id, sig string) error {
+	err := d.careless.Signal(ctx, h, id, sig)
 	if d.defect == "plain-errors" && err != nil {
 		return errors.New(err.Error())
 	}
 	return err
 }
 
-func (d *defective) Stop(ctx context.Context, h driver.Handle, grace time.Duration, cause step.Cause) error {
+// Stop implements driver.Driver.
+func (d *Driver) Stop(ctx context.Context, h driver.Handle, grace time.Duration, cause step.Cause) error {
 	switch d.defect {
 	case "stops-without-grace":
 		grace = 0
 	case "stop-does-not-wait":
-		go func() { _ = d.Driver.Stop(context.WithoutCancel(ctx), h, grace, cause) }()
+		go func() { _ = d.careless.Stop(context.WithoutCancel(ctx), h, grace, cause) }()
 		return nil
 	case "stop-forgets-cause":
 		cause = step.CauseCancelled
 	}
-	return d.Driver.Stop(ctx, h, grace, cause)
+	return d.careless.Stop(ctx, h, grace, cause)
 }
 
-func (d *defective) Destroy(ctx context.Context, h driver.Handle) error {
+// Destroy implements driver.Driver.
+func (d *Driver) Destroy(ctx context.Context, h driver.Handle) error {
 	switch {
 	case d.defect == "destroys-once" && d.again("destroy "+h.ID) > 0:
 		return step.Errorf(step.KindNotFound, "no such sandbox")
 	case d.defect == "destroy-forgets":
 		return nil
 	}
-	return d.Driver.Destroy(ctx, h)
+	return d.careless.Destroy(ctx, h)
 }
 
-func (d *defective) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
+// Extend implements driver.Driver.
+func (d *Driver) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
 	if d.defect == "never-extends" {
 		return nil
 	}
-	return d.Driver.Extend(ctx, h, until)
+	return d.careless.Extend(ctx, h, until)
 }
 
-func (d *defective) List(ctx context.Context, owner string) ([]driver.Listed, error) {
-	all, err := d.Driver.List(ctx, owner)
+// List implements driver.Driver.
+func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error) {
+	all, err := d.careless.List(ctx, owner)
 	if d.defect == "lists-others" {
-		others, _ := d.Driver.List(ctx, owner+"-other")
+		others, _ := d.careless.List(ctx, owner+"-other")
 		all = append(all, others...)
 	}
 	return all, err
 }
 
-func (d *defective) Health(ctx context.Context, sink func(driver.Health) error) error {
+// Health implements driver.Driver.
+func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) error {
 	if d.defect == "silent-health" {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	return d.Driver.Health(ctx, sink)
+	return d.careless.Health(ctx, sink)
 }
 
-func (d *defective) CopyOut(ctx context.Context, h driver.Handle, path string, limit int64, out io.Writer) error {
+// CopyOut implements driver.Driver.
+func (d *Driver) CopyOut(ctx context.Context, h driver.Handle, path string, limit int64, out io.Writer) error {
 	switch d.defect {
 	case "copy-out-without-limit":
 		limit = 0
@@ -219,12 +235,12 @@ func (d *defective) CopyOut(ctx context.Context, h driver.Handle, path string, l
 			return w.Close()
 		}
 	}
-	return d.Driver.CopyOut(ctx, h, path, limit, out)
+	return d.careless.CopyOut(ctx, h, path, limit, out)
 }
 
-// CopyIn with the defect of an unpacker that trusts names and links, on the
+// CopyIn implements driver.Driver, with the defect of an unpacker that trusts names and links, on the
 // host's own file system.
-func (d *defective) CopyIn(ctx context.Context, h driver.Handle, dir string, in io.Reader) error {
+func (d *Driver) CopyIn(ctx context.Context, h driver.Handle, dir string, in io.Reader) error {
 	data, err := io.ReadAll(in)
 	if err != nil {
 		return err
@@ -249,5 +265,5 @@ func (d *defective) CopyIn(ctx context.Context, h driver.Handle, dir string, in 
 			return os.WriteFile(filepath.Join(target, rest), []byte("x"), 0o644)
 		}
 	}
-	return d.Driver.CopyIn(ctx, h, dir, bytes.NewReader(data))
+	return d.careless.CopyIn(ctx, h, dir, bytes.NewReader(data))
 }

@@ -99,7 +99,7 @@ func (d *Daemon) open() (err error) {
 	}
 	d.worker = worker.New(worker.Config{
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
-		JournalDir: d.cfg.path("journal"), Drivers: d.plugins, Observer: d.metrics, Log: d.log,
+		JournalDir: d.cfg.path("journal"), Drivers: d.metrics.Drivers(d.plugins), Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
 	})
 	return nil

@@ -24,12 +24,14 @@ type Metrics struct {
 	failures  *prometheus.CounterVec
 	heartbeat prometheus.GaugeFunc
 	lastBeat  atomic.Int64 // Unix nanoseconds
+	calls     *calls
 }
 
 // New makes the metrics, all at zero.
 func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
+		calls:    newCalls(),
 		claimed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_claims_total", Help: "Leases taken."}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_attempts_ended_total",
 			Help: "Attempts that ended here, by driver and cause."}, []string{"driver", "cause"}),
@@ -43,6 +45,7 @@ func New() *Metrics {
 	m.lastBeat.Store(time.Now().UnixNano())
 	m.heartbeat = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "nofx_daemon_heartbeat_age_seconds",
 		Help: "Time since the last heartbeat that the API answered."}, func() float64 { return m.HeartbeatAge().Seconds() })
+	m.registry.MustRegister(m.calls.collectors()...)
 	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.heartbeat,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -81,7 +81,13 @@ func (c *change) end(a attemptRow, v wire.VerdictRecord) error {
 	if !ok {
 		return step.Errorf(step.KindInternal, "run %s is not locked", a.RunID)
 	}
-	d := decide(a, r.CancelAt != nil, v.Verdict)
+	return c.conclude(a, v, decide(a, r.CancelAt != nil, v.Verdict))
+}
+
+// conclude does with an attempt that has ended what was decided. Its run is
+// locked.
+func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error {
+	r := c.runs[a.RunID]
 	about := event.Entry{StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number)}
 	add := func(t step.EventType, payload map[string]any) error {
 		about.Type, about.Payload = t, payload

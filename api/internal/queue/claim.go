@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -51,7 +52,7 @@ func (q *Queue) claimOrWait(ctx context.Context, who auth.Principal, in wire.Cla
 	woken, cancel := q.hub.WaitClaim(in.WorkerID, in.Drivers) // before the look, so that nothing is missed between
 	defer cancel()
 	leases, err := q.claim(ctx, who, in)
-	if err != nil || len(leases) > 0 {
+	if err != nil || leases == nil || len(leases) > 0 {
 		if len(leases) == in.Max {
 			q.hub.More()
 		}
@@ -67,18 +68,26 @@ func (q *Queue) claimOrWait(ctx context.Context, who auth.Principal, in wire.Cla
 	}
 }
 
+// claim takes what there is. Its leases are nil when there may be more for
+// whoever asks again: all that it took was refused, or had to be left.
 func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequest) ([]wire.Lease, error) {
 	ids := make([]string, in.Max)
 	for i := range ids {
 		ids[i] = NewID("att")
 	}
 	var leases []wire.Lease
+	var refused *change
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
-		leases = nil
+		leases, refused = []wire.Lease{}, nil
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
 			return err
 		}
-		if err := known(ctx, db, who, in.WorkerID, in.Incarnation); err != nil {
+		worker, err := find(ctx, db, who, in.WorkerID, in.Incarnation)
+		if err != nil {
+			return err
+		}
+		have, err := offered(worker.Drivers)
+		if err != nil {
 			return err
 		}
 		used, err := db.ClaimUsed(ctx, in.WorkerID, in.ClaimID)
@@ -87,7 +96,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		}
 		if !used {
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID,
-				LeaseSeconds: seconds(q.cfg.Lease), Drivers: in.Drivers, Reach: i32(in.Max * 2), Most: i32(in.Max)})
+				LeaseSeconds: seconds(q.cfg.Lease), Drivers: toldOf(in.Drivers, have), Reach: i32(in.Max * 2), Most: i32(in.Max)})
 			if err != nil || len(taken) == 0 {
 				return err
 			}
@@ -99,17 +108,41 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
-		leases = make([]wire.Lease, 0, len(rows))
-		for _, r := range rows {
-			l, err := leaseOf(r)
-			if err != nil {
-				return err
-			}
-			leases = append(leases, l)
+		good, bad, err := admit(rows, have, used)
+		if err != nil {
+			return err
 		}
-		return nil
+		if len(bad) > 0 {
+			refused, err = refuse(ctx, db, pgdb.RefuseAttemptsParams{WorkerID: in.WorkerID, Incarnation: in.Incarnation, KeyID: who.KeyID}, bad)
+		}
+		leases = good
+		return err
 	})
-	return leases, err
+	if errors.Is(err, errRunsBusy) {
+		return nil, pause(ctx, busyPause)
+	}
+	if err != nil || refused == nil {
+		return leases, err
+	}
+	q.announce(refused)
+	if len(leases) == 0 {
+		return nil, nil
+	}
+	return leases, nil
+}
+
+// busyPause is how long a claim leaves alone a run that somebody is changing.
+const busyPause = 10 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return step.Errorf(step.KindUnavailable, "the request was given up")
+	}
 }
 
 func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {

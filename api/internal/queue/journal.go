@@ -83,11 +83,16 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 
 // known makes sure that the request is from a worker as it is registered.
 func known(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarnation string) error {
-	_, err := db.FindWorker(ctx, pgdb.FindWorkerParams{ID: id, Incarnation: incarnation, KeyID: who.KeyID})
-	if none(err) {
-		return step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
-	}
+	_, err := find(ctx, db, who, id, incarnation)
 	return err
+}
+
+func find(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarnation string) (pgdb.FindWorkerRow, error) {
+	row, err := db.FindWorker(ctx, pgdb.FindWorkerParams{ID: id, Incarnation: incarnation, KeyID: who.KeyID})
+	if none(err) {
+		err = step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
+	}
+	return row, err
 }
 
 // fenceLists are fences as the columns that statements unnest.

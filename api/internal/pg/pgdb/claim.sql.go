@@ -7,6 +7,7 @@ package pgdb
 
 import (
 	"context"
+	"time"
 )
 
 const claim = `-- name: Claim :many
@@ -120,7 +121,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
@@ -141,6 +142,7 @@ type LeasesOfClaimRow struct {
 	Name          string
 	Tool          string
 	Driver        string
+	Shares        bool
 	Command       []byte
 	Resources     []byte
 	Image         string
@@ -176,6 +178,7 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.Name,
 			&i.Tool,
 			&i.Driver,
+			&i.Shares,
 			&i.Command,
 			&i.Resources,
 			&i.Image,
@@ -206,6 +209,60 @@ SELECT pg_advisory_xact_lock(hashtextextended($1::text, 7313))
 func (q *Queries) LockClaim(ctx context.Context, claimID string) error {
 	_, err := q.db.Exec(ctx, lockClaim, claimID)
 	return err
+}
+
+const lockRunsNow = `-- name: LockRunsNow :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+FROM nofx.run r
+WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY ($1::text[]))
+ORDER BY r.id
+FOR NO KEY UPDATE SKIP LOCKED
+`
+
+type LockRunsNowRow struct {
+	ID             string
+	TenantID       string
+	Status         string
+	Pin            string
+	StepsLeft      int32
+	StepsFailed    int32
+	StepsCancelled int32
+	NextSeq        int64
+	CancelAt       *time.Time
+	StartedAt      *time.Time
+}
+
+// LockRunsNow locks the runs of attempts that a claim has just taken, as far as
+// nobody else has them: a claim waits for no run.
+func (q *Queries) LockRunsNow(ctx context.Context, ids []string) ([]LockRunsNowRow, error) {
+	rows, err := q.db.Query(ctx, lockRunsNow, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LockRunsNowRow{}
+	for rows.Next() {
+		var i LockRunsNowRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.TenantID,
+			&i.Status,
+			&i.Pin,
+			&i.StepsLeft,
+			&i.StepsFailed,
+			&i.StepsCancelled,
+			&i.NextSeq,
+			&i.CancelAt,
+			&i.StartedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const pinQueued = `-- name: PinQueued :exec
@@ -243,4 +300,44 @@ func (q *Queries) QueueWaits(ctx context.Context) (bool, error) {
 	var exists bool
 	err := row.Scan(&exists)
 	return exists, err
+}
+
+const refuseAttempts = `-- name: RefuseAttempts :execrows
+UPDATE nofx.attempt a SET status = 'ended', ended_at = now(), verdict = f.verdict::json, claim_id = a.claim_id || E'\nrefused'
+FROM (SELECT unnest($4::text[]) AS id, unnest($5::int[]) AS generation, unnest($6::int[]) AS number,
+             unnest($7::bigint[]) AS epoch, unnest($8::text[]) AS verdict) f
+WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+  AND a.worker_id = $1 AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $2 AND w.key_id = $3)
+`
+
+type RefuseAttemptsParams struct {
+	WorkerID    string
+	Incarnation string
+	KeyID       string
+	Ids         []string
+	Generations []int32
+	Numbers     []int32
+	Epochs      []int64
+	Verdicts    []string
+}
+
+// RefuseAttempts ends attempts that a claim has just taken and that its worker
+// must not have. They do not count as taken by the claim's id.
+// fence: attempt
+func (q *Queries) RefuseAttempts(ctx context.Context, arg RefuseAttemptsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, refuseAttempts,
+		arg.WorkerID,
+		arg.Incarnation,
+		arg.KeyID,
+		arg.Ids,
+		arg.Generations,
+		arg.Numbers,
+		arg.Epochs,
+		arg.Verdicts,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }

@@ -37,7 +37,7 @@ func (q *Queries) EndedRuns(ctx context.Context, ids []string) ([]string, error)
 }
 
 const findWorker = `-- name: FindWorker :one
-SELECT id, status FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3
+SELECT id, name, status, drivers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3
 `
 
 type FindWorkerParams struct {
@@ -47,15 +47,22 @@ type FindWorkerParams struct {
 }
 
 type FindWorkerRow struct {
-	ID     string
-	Status string
+	ID      string
+	Name    string
+	Status  string
+	Drivers []byte
 }
 
 // FindWorker finds the worker that a request comes from.
 func (q *Queries) FindWorker(ctx context.Context, arg FindWorkerParams) (FindWorkerRow, error) {
 	row := q.db.QueryRow(ctx, findWorker, arg.ID, arg.Incarnation, arg.KeyID)
 	var i FindWorkerRow
-	err := row.Scan(&i.ID, &i.Status)
+	err := row.Scan(
+		&i.ID,
+		&i.Name,
+		&i.Status,
+		&i.Drivers,
+	)
 	return i, err
 }
 

@@ -76,7 +76,7 @@ WHERE s.status = 'queued' AND s.shares AND s.pin = ''
 -- worker's.
 -- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
@@ -84,6 +84,26 @@ JOIN nofx.step s ON s.id = a.step_id
 JOIN nofx.run r ON r.id = a.run_id
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
+
+-- LockRunsNow locks the runs of attempts that a claim has just taken, as far as
+-- nobody else has them: a claim waits for no run.
+-- name: LockRunsNow :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+FROM nofx.run r
+WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY (@ids::text[]))
+ORDER BY r.id
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- RefuseAttempts ends attempts that a claim has just taken and that its worker
+-- must not have. They do not count as taken by the claim's id.
+-- fence: attempt
+-- name: RefuseAttempts :execrows
+UPDATE nofx.attempt a SET status = 'ended', ended_at = now(), verdict = f.verdict::json, claim_id = a.claim_id || E'\nrefused'
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch, unnest(@verdicts::text[]) AS verdict) f
+WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+  AND a.worker_id = @worker_id AND a.status = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
 
 -- QueueWaits tells whether a step waits that is due.
 -- name: QueueWaits :one

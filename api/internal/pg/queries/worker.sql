@@ -14,7 +14,7 @@ SELECT id, timeline FROM nofx.installation;
 
 -- FindWorker finds the worker that a request comes from.
 -- name: FindWorker :one
-SELECT id, status FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
+SELECT id, name, status, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
 
 -- name: SeeWorker :one
 UPDATE nofx.worker SET last_seen = now(), held = @held, drivers = @drivers, status = CASE WHEN @draining::bool THEN 'draining' ELSE 'live' END

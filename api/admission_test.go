@@ -1,0 +1,100 @@
+package api_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// A driver without a capability that a step needs does not get it: the step
+// ends, and says what was missing. With all of them it does.
+func TestCapabilitiesDecide(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	const steps = `[{"name":"a","tool":"exec","inputs":{"argv":["cat","x"],"files":[{"path":"x","content":"y"}]}},` +
+		`{"name":"b","tool":"test:echo","depends_on":["a"]}]`
+	for i, lacking := range able {
+		w.drivers = []wire.DriverInfo{offering("local", slices.Delete(slices.Clone(able), i, i+1)...)}
+		w.register("host")
+		run := r.submit(steps)
+		if got := w.claim(4, 0); len(got) != 0 {
+			t.Fatalf("without %s it got %+v", lacking, got)
+		}
+		d := r.run(run.ID)
+		a := d.Steps[0]
+		if d.Run.Status != step.RunFailed || a.Status != step.StepFailed || a.Verdict == nil || a.Verdict.Cause != step.CauseDriverError ||
+			!strings.HasSuffix(a.Verdict.Message, "the driver local lacks the capability "+lacking) || d.Steps[1].Status != step.StepCancelled {
+			t.Errorf("without %s: %+v", lacking, d)
+		}
+		want := []step.EventType{step.EventRunCreated, step.EventStepEnqueued, step.EventStepFinished, step.EventStepFailed, step.EventStepDead,
+			step.EventStepCancelled, step.EventRunFailed}
+		if diff := cmp.Diff(want, r.types(run.ID)); diff != "" {
+			t.Errorf("without %s: %s", lacking, diff)
+		}
+	}
+	w.drivers = []wire.DriverInfo{offering("local", able...)}
+	w.register("host")
+	run := r.submit(steps)
+	w.finish(w.one(), exit(0))
+	w.finish(w.one(), exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+}
+
+// What one claim takes is judged step by step; a claim of which nothing was
+// left is as good as new.
+func TestRefusedStepsSpareTheOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", offering("local", able...), offering("lesser", "cap.walltime", "net.none"))
+	r.submit(`[{"name":"a","tool":"test:echo","driver":"lesser"}]`)
+	got := make(chan []wire.Lease, 1)
+	go func() { got <- w.claimAs("claim-x", 4, 10*time.Second) }() // the refused one leaves it waiting
+	select {
+	case l := <-got:
+		t.Fatalf("got %+v", l)
+	case <-time.After(300 * time.Millisecond):
+	}
+	good := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	leases := <-got
+	if len(leases) != 1 || leases[0].RunID != good.ID {
+		t.Fatalf("got %+v", leases)
+	}
+	w.finish(leases[0], exit(0))
+
+	mixed := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","driver":"lesser"},{"name":"c","tool":"test:echo"}]`)
+	leases = w.claimAs("claim-y", 4, 0)
+	if again := w.claimAs("claim-y", 4, 0); len(leases) != 2 || len(again) != 2 {
+		t.Fatalf("got %+v, then %+v", leases, again)
+	}
+	for _, l := range leases {
+		w.finish(l, exit(0))
+	}
+	d := r.run(mixed.ID)
+	if d.Run.Status != step.RunFailed || d.Steps[0].Status != step.StepSucceeded || d.Steps[1].Status != step.StepFailed || d.Steps[2].Status != step.StepSucceeded {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A driver that a worker claims for and did not tell of gets nothing.
+func TestClaimForAnUntoldDriver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", offering("kettle", able...))
+	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	out, err := w.Claim(t.Context(), wire.ClaimRequest{WorkerID: w.id, Incarnation: w.incarnation, ClaimID: "claim-x", Max: 1, Drivers: []string{"local"}})
+	if err != nil || len(out.Leases) != 0 {
+		t.Errorf("%+v %v", out, err)
+	}
+	if d := r.run(run.ID); d.Steps[0].Status != step.StepQueued {
+		t.Errorf("%+v", d.Steps[0])
+	}
+}

@@ -1,0 +1,128 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/internal/admission"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// errRunsBusy is that a claim would have to wait for a run, which it must not:
+// it is undone and tried again.
+var errRunsBusy = errors.New("a run is being changed")
+
+// offered are the drivers of a worker as it registered them, by name.
+func offered(raw []byte) (map[string]driver.Capabilities, error) {
+	var list []wire.DriverInfo
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, step.Errorf(step.KindInternal, "drivers of a worker: %w", err)
+	}
+	out := make(map[string]driver.Capabilities, len(list))
+	for _, d := range list {
+		caps := make(driver.Capabilities, len(d.Capabilities))
+		for i, c := range d.Capabilities {
+			caps[i] = driver.Capability(c)
+		}
+		out[d.Name] = caps
+	}
+	return out, nil
+}
+
+// toldOf are those of the names that the worker has told the capabilities of.
+// For one that is new to the API nothing is given away yet.
+func toldOf(names []string, have map[string]driver.Capabilities) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, told := have[name]
+		return !told
+	})
+}
+
+// refusal is a lease that its worker's driver must not have.
+type refusal struct {
+	lease   wire.Lease
+	missing driver.Capability
+}
+
+// admit tells the leases that the worker can do from those that it cannot.
+// Those that a claim took before are judged already.
+func admit(rows []pgdb.LeasesOfClaimRow, have map[string]driver.Capabilities, judged bool) (good []wire.Lease, bad []refusal, err error) {
+	good = make([]wire.Lease, 0, len(rows))
+	for _, r := range rows {
+		l, err := leaseOf(r)
+		if err != nil {
+			return nil, nil, err
+		}
+		if missing := admission.Missing(l, r.Shares, have[l.Driver]); missing != "" && !judged {
+			bad = append(bad, refusal{l, missing})
+			continue
+		}
+		good = append(good, l)
+	}
+	return good, bad, nil
+}
+
+// refuse ends leases that a claim has just taken, for good: the next worker
+// with that driver would get them no sooner.
+func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, bad []refusal) (*change, error) {
+	fences := make([]wire.Fence, len(bad))
+	why := make(map[string]step.Verdict, len(bad))
+	for i, r := range bad {
+		fences[i] = r.lease.Fence
+		why[r.lease.AttemptID] = step.Verdict{Cause: step.CauseDriverError, Attested: step.AttestedKernel,
+			Message: "the driver " + r.lease.Driver + " lacks the capability " + string(r.missing)}
+	}
+	f := split(fences)
+	runs, err := db.LockRunsNow(ctx, f.ids)
+	if err != nil {
+		return nil, err
+	}
+	locked := make([]pgdb.LockRunsOfRow, len(runs))
+	for i, r := range runs {
+		locked[i] = pgdb.LockRunsOfRow(r)
+	}
+	c := newChange(locked)
+	if slices.ContainsFunc(bad, func(r refusal) bool { return c.runs[r.lease.RunID] == nil }) {
+		return nil, errRunsBusy
+	}
+	rows, err := db.LockAttempts(ctx, pgdb.LockAttemptsParams{Ids: f.ids, Generations: f.generations, Numbers: f.numbers,
+		Epochs: f.epochs, WorkerID: p.WorkerID, Incarnation: p.Incarnation, KeyID: p.KeyID})
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		v := why[row.ID]
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		p.Ids, p.Generations = append(p.Ids, row.ID), append(p.Generations, row.Generation)
+		p.Numbers, p.Epochs, p.Verdicts = append(p.Numbers, row.Number), append(p.Epochs, row.Epoch), append(p.Verdicts, string(raw))
+		if err := c.refused(row, v); err != nil {
+			return nil, err
+		}
+	}
+	n, err := db.RefuseAttempts(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if n != int64(len(bad)) {
+		return nil, step.Errorf(step.KindConflict, "a lease that was just taken is gone")
+	}
+	return c, c.write(ctx, db)
+}
+
+// refused ends the step of an attempt that must not begin. No other try would
+// fare better, unless its run is on its way out anyway.
+func (c *change) refused(a attemptRow, v step.Verdict) error {
+	d := decision{status: step.StepFailed, lost: true, dead: true}
+	if c.runs[a.RunID].CancelAt != nil {
+		d = decision{status: step.StepCancelled, lost: true}
+	}
+	return c.conclude(a, wire.VerdictRecord{Verdict: v}, d)
+}

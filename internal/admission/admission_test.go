@@ -1,0 +1,57 @@
+package admission
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func TestNeeds(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		lease  wire.Lease
+		shares bool
+		want   []driver.Capability
+	}{
+		"nothing":     {wire.Lease{}, false, []driver.Capability{driver.CapNetNone}},
+		"cpu":         {wire.Lease{Resources: step.Resources{CPU: 0.5}}, false, []driver.Capability{driver.CapCPU, driver.CapNetNone}},
+		"memory":      {wire.Lease{Resources: step.Resources{MemoryMB: 1}}, false, []driver.Capability{driver.CapMemory, driver.CapNetNone}},
+		"pids":        {wire.Lease{Resources: step.Resources{Pids: 1}}, false, []driver.Capability{driver.CapPids, driver.CapNetNone}},
+		"disk":        {wire.Lease{Resources: step.Resources{DiskMB: 1}}, false, []driver.Capability{driver.CapDisk, driver.CapNetNone}},
+		"output":      {wire.Lease{Resources: step.Resources{OutputKB: 1}}, false, []driver.Capability{driver.CapOutput, driver.CapNetNone}},
+		"wall time":   {wire.Lease{TimeoutMS: 1}, false, []driver.Capability{driver.CapWallTime, driver.CapNetNone}},
+		"allow":       {wire.Lease{Network: step.NetworkAllow}, false, []driver.Capability{driver.CapNetAllow}},
+		"open":        {wire.Lease{Network: step.NetworkOpen}, false, []driver.Capability{driver.CapNetOpen}},
+		"odd network": {wire.Lease{Network: "some"}, false, []driver.Capability{"net.some"}},
+		"files":       {wire.Lease{Command: wire.Command{Files: make([]wire.CommandFile, 1)}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
+		"artifacts":   {wire.Lease{Artifacts: []string{"x"}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
+		"workspace":   {wire.Lease{}, true, []driver.Capability{driver.CapNetNone, driver.CapHost}},
+	} {
+		if diff := cmp.Diff(tc.want, Needs(tc.lease, tc.shares)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// Each capability is missed when it alone is not there.
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	l := wire.Lease{
+		Resources: step.Resources{CPU: 1, MemoryMB: 1, Pids: 1, DiskMB: 1, OutputKB: 1}, TimeoutMS: 1,
+		Network: step.NetworkNone, Artifacts: []string{"x"},
+	}
+	all := driver.Capabilities(Needs(l, true))
+	if got := Missing(l, true, all); got != "" {
+		t.Errorf("with all of them: %s is missing", got)
+	}
+	for i, c := range all {
+		if got := Missing(l, true, slices.Delete(slices.Clone(all), i, i+1)); got != c {
+			t.Errorf("without %s: %q is missing", c, got)
+		}
+	}
+}

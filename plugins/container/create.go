@@ -126,8 +126,8 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 }
 
 // describe says what the engine is to make. PID 1 is the supervisor's, with
-// what it takes to become the step's user and to signal it; the step itself
-// has no capability, an id of its own, and the filter of every step.
+// what it takes to prepare the scratch folders, which it then drops, to become
+// the step's user and to signal it; the step itself has no capability, an id of its own, and the filter of every step.
 func describe(s *setup, b *supervised.Box, image, share, parent string) (*container.Config, *container.HostConfig) {
 	r := b.Spec.Resources
 	c := &container.Config{
@@ -139,9 +139,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 			labelOwner: b.Spec.Tags.Owner, labelTag: b.Spec.Tags.ID, labelBox: b.Spec.ID, labelState: s.config.StateDir,
 		},
 	}
-	scratch := func(mode string, uid uint32) string {
-		return fmt.Sprintf("rw,nosuid,nodev,exec,size=%dm,nr_inodes=%d,mode=%s,uid=%d,gid=%d", s.config.TmpMB, s.config.TmpMB*256+64, mode, uid, uid)
-	}
+	scratch := fmt.Sprintf("rw,nosuid,nodev,exec,size=%dm", s.config.TmpMB) // PID 1 sets owners and modes
 	bind := func(from, to string, readOnly bool) mount.Mount {
 		return mount.Mount{
 			Type: mount.TypeBind, Source: from, Target: to, ReadOnly: readOnly,
@@ -154,14 +152,14 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 		ReadonlyRootfs: !s.config.WritableRoot, Runtime: s.config.Runtime, Init: &no,
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		LogConfig:     container.LogConfig{Type: "none"},
-		CapDrop:       []string{"ALL"}, CapAdd: []string{"KILL", "SETUID", "SETGID", "SETPCAP"},
+		CapDrop:       []string{"ALL"}, CapAdd: []string{"CHOWN", "KILL", "SETUID", "SETGID", "SETPCAP"},
 		SecurityOpt: []string{"no-new-privileges"},
 		OomScoreAdj: 200, ShmSize: s.config.ShmMB << 20,
 		Mounts: []mount.Mount{bind(share, sharePath, true), bind(b.Workspace, "/workspace", false)},
-		Tmpfs:  map[string]string{"/tmp": scratch("1777", 0), "/home/step": scratch("0700", b.WorkspaceUID)},
+		Tmpfs:  map[string]string{"/tmp": scratch, "/home/step": scratch},
 		Resources: container.Resources{
 			CgroupParent: parent, NanoCPUs: int64(r.CPU * 1e9), Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,
-			Ulimits: []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}},
+			Ulimits: []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}, {Name: "nofile", Soft: 1024, Hard: 16384}},
 		},
 	}
 	if r.Pids > 0 {

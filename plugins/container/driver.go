@@ -132,6 +132,9 @@ func (s *setup) check(ctx context.Context) error {
 		return err
 	}
 	s.systemd = i.systemd
+	if i.podman {
+		return invalid("host", "this is podman; its Docker-like interface does not start containers the way this driver needs")
+	}
 	if i.remaps {
 		return invalid("host", "the engine gives its containers other users than it is told (userns-remap or rootless); steps have ids of their own already")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -39,6 +40,7 @@ type info struct {
 	version  string
 	systemd  bool // its control groups are units of systemd's
 	remaps   bool // root in its containers is not the host's
+	podman   bool
 	runtimes map[string]bool
 }
 
@@ -114,6 +116,13 @@ func (e *engine) info(ctx context.Context) (info, error) {
 	}
 	for _, o := range r.Info.SecurityOptions {
 		i.remaps = i.remaps || o == "name=userns" || o == "name=rootless"
+	}
+	v, err := e.api.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return info{}, wrong("version", err)
+	}
+	for _, c := range v.Components {
+		i.podman = i.podman || strings.HasPrefix(c.Name, "Podman")
 	}
 	return i, nil
 }

@@ -23,6 +23,7 @@ func TestPosture(t *testing.T) {
 		{"nothing but loopback", `ls /sys/class/net`, "lo\n"},
 		{"the root cannot be written", `touch /x /etc/x /bin/x 2>/dev/null; echo $?`, "1\n"},
 		{"scratch can", `touch /tmp/x /home/step/x /workspace/x /dev/shm/x && echo yes`, "yes\n"},
+		{"home is its own alone", `stat -c '%a %u' /home/step | sed "s/$(id -u)/mine/"`, "700 mine\n"},
 		{"scratch runs programs", `cp /bin/busybox /tmp/echo && /tmp/echo ran`, "ran\n"},
 		{"PID 1 can be neither read, traced nor signalled", `cat /proc/1/environ /proc/1/maps 2>&1 | grep -c Permission; kill -9 1 2>/dev/null; echo $?`, "2\n1\n"},
 		{"PID 1 is not its own", `ls /proc/1/fd 2>/dev/null | wc -l`, "0\n"},
@@ -81,7 +82,7 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 	if c.Privileged || !c.ReadonlyRootfs || c.NetworkMode != "none" || c.IpcMode != "private" || c.PidMode != "" || c.UTSMode != "" || len(c.Devices) > 0 {
 		t.Errorf("isolation: %+v", c)
 	}
-	if strings.Join(c.CapDrop, ",") != "ALL" || len(c.CapAdd) != 4 || strings.Join(c.SecurityOpt, ",") != "no-new-privileges" {
+	if strings.Join(c.CapDrop, ",") != "ALL" || len(c.CapAdd) != 5 || strings.Join(c.SecurityOpt, ",") != "no-new-privileges" {
 		t.Errorf("privileges: %+v", c)
 	}
 	if got.Config.Labels[labelOwner] != s.Tags.Owner || got.Config.Labels[labelBox] != s.ID {

@@ -7,7 +7,9 @@ check() {
 	shift
 	echo "--- $name"
 	out=$(mktemp)
-	(set -eE; trap 'echo "line $LINENO: $BASH_COMMAND" >&2' ERR; "$@") >"$out" 2>"$out.err" || rc=$?
+	# Not in a list with || or &&: there set -e has no effect, whatever is set inside.
+	(set -eE; trap 'echo "line $LINENO: $BASH_COMMAND" >&2' ERR; "$@") >"$out" 2>"$out.err"
+	rc=$?
 	cat "$out" "$out.err"
 	if [ $rc = 0 ]; then
 		printf '%s\tok\t%s\n' "$name" "$(tail -n 1 "$out" | tr '\t' ' ')" >>/share/out/results

@@ -1,6 +1,6 @@
 /*
  * How PID 1 of a container becomes what PID 1 of any sandbox is. The engine
- * has made its namespaces, mounts and groups and has given it four
+ * has made its namespaces, mounts and groups and has given it five
  * capabilities; its supervisor, outside, waits at a socket that is mounted
  * into the container, and gets from then on the same channel as any other.
  */
@@ -63,8 +63,10 @@ void contained_set_up(void)
 	be_told();
 	if (chdir("/") != 0)
 		set_up_failed("/");
-	if (chmod("/tmp", 01777) != 0) /* the image's may be otherwise */
+	if (chmod("/tmp", 01777) != 0) /* the engine may give it the image's mode */
 		set_up_failed("/tmp");
+	if (chmod("/home/step", 0700) != 0 || chown("/home/step", shared.step_id, shared.step_id) != 0)
+		set_up_failed("/home/step");
 	if (setgroups(0, NULL) != 0) /* the engine's are root's */
 		set_up_failed("groups");
 	drop_privileges();

@@ -20,6 +20,7 @@ docker_image() {
 	echo '{"exec-opts":["native.cgroupdriver=systemd"],"bridge":"none","iptables":false,"storage-driver":"vfs"}' >/etc/docker/daemon.json
 	systemctl start docker
 	d=$(mktemp -d)
+	chmod 755 "$d" # it becomes the image's root
 	mkdir -p "$d"/{bin,tmp,proc,dev,sys,etc}
 	cp /bin/busybox "$d/bin/"
 	for a in sh cat dd sleep echo head tail; do ln -s busybox "$d/bin/$a"; done

@@ -78,11 +78,11 @@ pids_cap() {
 	echo "cause pids, peak $(jq .usage.pids_peak <<<"$v") of 16"
 }
 
-# begin_step NAME [PAUSE]: a step that counts to 40, 0.35 s or PAUSE between;
+# begin_step NAME [PAUSE]: a step that counts to 40, a second or PAUSE between;
 # its group is in $group and the pid of its shell in $pid.
 begin_step() {
 	. /root/client
-	nofx exec --json --timeout 400s --memory 96Mi --pids 32 --tool bash -- "for i in \$(seq 40); do echo line \$i; sleep ${2:-0.35}; done" >"/root/$1.out" 2>"/root/$1.err" </dev/null &
+	nofx exec --json --timeout 400s --memory 96Mi --pids 32 --tool bash -- "for i in \$(seq 40); do echo line \$i; sleep ${2:-1}; done" >"/root/$1.out" 2>"/root/$1.err" </dev/null &
 	client=$!
 	trap 'kill -INT $client 2>/dev/null || true' EXIT
 	eventually 60 grep -q 'line 3' "/root/$1.out"

@@ -25,11 +25,11 @@
 package pluginhost
 
 import (
-	"crypto/ed25519"
 	"encoding/json"
 	"log/slog"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -47,13 +47,15 @@ type Config struct {
 	Configs map[string]json.RawMessage
 	// AllowUnsigned runs plugins that no manifest vouches for.
 	AllowUnsigned bool
-	// ManifestKey verifies Dir/nofx-drivers.sha256. It must not come from Dir.
-	ManifestKey ed25519.PublicKey
+	// ManifestKey verifies the signed manifest in Dir. It must not come from Dir.
+	ManifestKey pluginmanifest.PublicKey
 	// Env is added to the plugins' small environment, as NAME=VALUE.
 	Env []string
 	// Place is called with each new process before it is spoken to; an error
 	// ends the process. nil = it stays where the host is.
 	Place func(name string, pid int) error
+	// Observer hears what becomes of the plugins; nil = nobody does.
+	Observer Observer
 	// Log gets the host's and the plugins' records; nil = slog.Default().
 	Log *slog.Logger
 
@@ -88,11 +90,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" || c.SocketDir == "" {
 		return c, step.Errorf(step.KindInvalid, "plugin host: Dir and SocketDir are needed")
 	}
-	if !c.AllowUnsigned && len(c.ManifestKey) != ed25519.PublicKeySize {
+	if !c.AllowUnsigned && c.ManifestKey.IsZero() {
 		return c, step.Errorf(step.KindInvalid, "plugin host: without a manifest key, unsigned plugins must be allowed")
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Observer == nil {
+		c.Observer = unobserved{}
 	}
 	def := func(d *time.Duration, value time.Duration) {
 		if *d <= 0 {

@@ -77,7 +77,7 @@ func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err
 	defer func() {
 		if err != nil {
 			p.stop()
-			if p.child.ended() != "" && !isPermanent(err) {
+			if _, refused := refusedFor(err); p.child.ended() != "" && !refused {
 				err = fmt.Errorf("%w (%s)", err, p.child.ended())
 			}
 		}
@@ -89,7 +89,7 @@ func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err
 		return nil, fmt.Errorf("describe: %w", err)
 	}
 	if p.desc.Name != name {
-		return nil, permanent("the plugin of driver %s says that it is %.40q", name, p.desc.Name)
+		return nil, refuse(reasonIdentity, "the plugin of driver %s says that it is %.40q", name, p.desc.Name)
 	}
 	config := cfg.Configs[name]
 	if len(config) == 0 {
@@ -156,7 +156,7 @@ func (p *process) dial(ctx context.Context) error {
 	}
 	c, ok := r.d.(*driverrpc.Client)
 	if !ok {
-		return permanent("the plugin serves no driver")
+		return refuse(reasonIdentity, "the plugin serves no driver")
 	}
 	p.driver = c
 	return nil
@@ -207,22 +207,22 @@ func (p *process) stop() {
 // checkConfig checks a configuration against the driver's own schema.
 func checkConfig(schema, config json.RawMessage) error {
 	if len(schema) > maxSchema {
-		return permanent("the configuration's schema has %d bytes", len(schema))
+		return refuse(reasonSchema, "the configuration's schema has %d bytes", len(schema))
 	}
 	var s jsonschema.Schema
 	if err := json.Unmarshal(schema, &s); err != nil {
-		return permanent("the configuration's schema: %v", err)
+		return refuse(reasonSchema, "the configuration's schema: %v", err)
 	}
 	resolved, err := s.Resolve(nil)
 	if err != nil {
-		return permanent("the configuration's schema: %v", err)
+		return refuse(reasonSchema, "the configuration's schema: %v", err)
 	}
 	var value any
 	if err := json.Unmarshal(config, &value); err != nil {
-		return permanent("the configuration: %v", err)
+		return refuse(reasonConfig, "the configuration: %v", err)
 	}
 	if err := resolved.Validate(value); err != nil {
-		return permanent("the configuration: %v", err)
+		return refuse(reasonConfig, "the configuration: %v", err)
 	}
 	return nil
 }

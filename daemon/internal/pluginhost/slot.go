@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -56,9 +55,16 @@ func (s *slot) run(ctx context.Context, tried func()) {
 			deaths = 0
 		}
 		deaths++
-		s.log.Warn("the plugin is not running", "err", err, "deaths", deaths)
+		reason, refused := refusedFor(err)
+		if refused {
+			s.cfg.Observer.PluginRefused(s.name, reason)
+			s.log.Error("the plugin is refused", "reason", reason, "err", err)
+		} else {
+			s.cfg.Observer.PluginDied(s.name)
+			s.log.Warn("the plugin is not running", "err", err, "deaths", deaths)
+		}
 		switch {
-		case isPermanent(err) || deaths > s.cfg.QuarantineAfter:
+		case refused || deaths > s.cfg.QuarantineAfter:
 			s.quarantine(ctx, err)
 			deaths = 0
 		case deaths == 1:
@@ -71,6 +77,7 @@ func (s *slot) run(ctx context.Context, tried func()) {
 	}
 	s.down("the plugin host has ended")
 	s.giveUp("the plugin host has ended", time.Time{})
+	s.cfg.Observer.PluginGone(s.name)
 }
 
 // once runs one process from its start to its end. It gives why it ended, and
@@ -80,6 +87,7 @@ func (s *slot) once(ctx context.Context, ready func()) (stable bool, _ error) {
 	if err != nil {
 		return false, err
 	}
+	s.cfg.Observer.PluginStarted(s.name)
 	s.setCurrent(p)
 	ready()
 	err = s.watch(ctx, p)
@@ -132,21 +140,29 @@ func (s *slot) watch(ctx context.Context, p *process) error {
 	}
 }
 
-// quarantine leaves the plugin alone until its file changes or the time is up.
+// quarantine leaves the plugin alone until its file or its manifest changes or
+// the time is up.
 func (s *slot) quarantine(ctx context.Context, why error) {
-	before, _ := idOf(filepath.Join(s.cfg.Dir, prefix+s.name))
+	before := filesOf(s.cfg, s.name)
 	until := time.Now().Add(s.cfg.QuarantineFor)
 	s.log.Error("the plugin is quarantined", "err", why, "until", until)
 	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), until)
-	for ctx.Err() == nil && time.Now().Before(until) {
+	for ctx.Err() == nil && time.Now().Before(until) && filesOf(s.cfg, s.name) == before {
 		pause(ctx, min(2*time.Second, time.Until(until)))
-		if now, err := idOf(filepath.Join(s.cfg.Dir, prefix+s.name)); err == nil && now != before {
-			break
-		}
 	}
 	s.mu.Lock()
-	s.failed, s.up = "", make(chan struct{})
+	s.failed, s.until, s.up = "", time.Time{}, make(chan struct{})
 	s.mu.Unlock()
+	s.changed()
+}
+
+// changed tells that state is new.
+func (s *slot) changed() {
+	s.mu.Lock()
+	healthy, quarantined := s.state.Healthy, !s.until.IsZero()
+	s.mu.Unlock()
+	s.cfg.Observer.PluginState(s.name, healthy, quarantined)
+	s.change()
 }
 
 // giveUp fails calls at once; until is when another try may help, if ever.
@@ -156,7 +172,7 @@ func (s *slot) giveUp(why string, until time.Time) {
 	s.state.Healthy, s.state.Message = false, why
 	close(s.up) // whoever waits for it need not
 	s.mu.Unlock()
-	s.change()
+	s.changed()
 }
 
 // setCurrent lets calls through to p.
@@ -172,7 +188,7 @@ func (s *slot) setCurrent(p *process) {
 	}
 	close(s.up)
 	s.mu.Unlock()
-	s.change()
+	s.changed()
 }
 
 // down lets calls wait for the next process.
@@ -190,7 +206,7 @@ func (s *slot) downIf(p *process, why string) {
 	}
 	s.state.Healthy, s.state.Message = false, why
 	s.mu.Unlock()
-	s.change()
+	s.changed()
 }
 
 func (s *slot) setHealth(p *process, h driver.Health) {
@@ -203,7 +219,7 @@ func (s *slot) setHealth(p *process, h driver.Health) {
 	s.state.Healthy, s.state.Message = h.Healthy, message
 	s.mu.Unlock()
 	if news {
-		s.change()
+		s.changed()
 	}
 }
 

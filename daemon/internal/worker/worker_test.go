@@ -46,24 +46,6 @@ func TestSteps(t *testing.T) {
 	r.left()
 }
 
-// The daemon makes no sandbox for a step that the driver cannot keep to its
-// caps, whatever the API thought.
-func TestDriverLacksACapability(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	l := lease("a", "true")
-	l.Network = step.NetworkOpen
-	r.api.submit(l)
-	a := r.api.verdict("a")
-	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || v.Message != "driver memory: lacks the capability net.open" {
-		t.Errorf("%+v", v)
-	}
-	if diff := cmp.Diff([]wire.RecordType{wire.RecordVerdict}, types(a)); diff != "" {
-		t.Error(diff)
-	}
-	r.left()
-}
-
 func TestFilesAndArtifacts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

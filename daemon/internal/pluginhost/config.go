@@ -16,6 +16,12 @@
 //   - Its configuration is checked against its own JSON Schema first.
 //   - Its health stream is its heartbeat: silent for Timeouts.Health, it is
 //     killed. Each call has a deadline.
+//   - When its file changes, a process of the new one is started beside it. If
+//     that one is good, it gets all new calls, and the old one a moment for its
+//     own; a stream that is cut goes on with Recover and Attach. If not, the old
+//     one stays.
+//   - A new configuration is given to the running process; one that it refuses
+//     changes nothing.
 //   - When it dies it is started again, the first time at once, then with
 //     growing pauses; after QuarantineAfter deaths in a row it is left alone
 //     until its file changes or QuarantineFor has passed.
@@ -75,6 +81,8 @@ type Timeouts struct {
 	Health time.Duration // 35 s: between two health messages
 	Wait   time.Duration // 10 s: a call's wait for a plugin that is restarting
 	Stop   time.Duration // 5 s: between asking a plugin to end and killing it
+	Drain  time.Duration // 10 s: for the calls of a process whose place another took
+	Look   time.Duration // 5 s: between two looks at a running plugin's file
 	Stable time.Duration // 60 s: a process that ran longer starts with a clean record
 }
 
@@ -111,6 +119,8 @@ func (c Config) withDefaults() (Config, error) {
 	def(&t.Health, 35*time.Second)
 	def(&t.Wait, 10*time.Second)
 	def(&t.Stop, 5*time.Second)
+	def(&t.Drain, 10*time.Second)
+	def(&t.Look, 5*time.Second)
 	def(&t.Stable, time.Minute)
 	def(&c.QuarantineFor, 10*time.Minute)
 	if c.QuarantineAfter <= 0 {

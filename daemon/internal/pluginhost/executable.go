@@ -20,7 +20,8 @@ type executable struct {
 	file *os.File
 	sum  [sha256.Size]byte
 	elf  bool
-	id   fileID
+
+	files filesID // as they were before it was opened
 }
 
 // fileID tells one state of a file from another.
@@ -53,10 +54,7 @@ func filesOf(cfg Config, name string) filesID {
 
 // openExecutable reads and checks a plugin's file. The caller closes it.
 func openExecutable(cfg Config, name string) (_ *executable, err error) {
-	x := &executable{path: filepath.Join(cfg.Dir, prefix+name)}
-	if x.id, err = idOf(x.path); err != nil {
-		return nil, err
-	}
+	x := &executable{path: filepath.Join(cfg.Dir, prefix+name), files: filesOf(cfg, name)}
 	if x.file, err = os.Open(x.path); err != nil {
 		return nil, err
 	}

@@ -153,6 +153,7 @@ func (s *slot) start(ctx context.Context, p *process) (*process, error) {
 // admit lets calls through to p, once it has the configuration of now. On an
 // error p is stopped.
 func (s *slot) admit(ctx context.Context, p *process) error {
+	s.announce(p)
 	for {
 		s.mu.Lock()
 		config := s.config
@@ -163,9 +164,6 @@ func (s *slot) admit(ctx context.Context, p *process) error {
 			s.current, s.note, s.health = p, "", driver.Health{Healthy: true}
 			s.describe(p)
 			s.mu.Unlock()
-			if err := p.traces.announce(p.child.pid()); err != nil {
-				s.log.Warn("pid file", "err", err)
-			}
 			s.changed()
 			return nil
 		}
@@ -178,6 +176,13 @@ func (s *slot) admit(ctx context.Context, p *process) error {
 			return err
 		}
 		p.config, p.desc = config, desc
+	}
+}
+
+// announce makes the pid file that of p.
+func (s *slot) announce(p *process) {
+	if err := p.traces.announce(p.child.pid()); err != nil {
+		s.log.Warn("pid file", "err", err)
 	}
 }
 

@@ -52,7 +52,8 @@ func (u *upgrade) settle(ctx context.Context, r started) *process {
 		r.err = s.admit(ctx, r.p)
 	}
 	switch {
-	case r.err == nil && r.p == nil: // the same bytes in a new file
+	case r.err == nil && r.p == nil:
+		s.log.Info("the plugin's new file holds what the old one did; its process stays", "pid", u.from.child.pid())
 		s.setNote(u.from, "")
 		return nil
 	case r.err == nil:
@@ -61,6 +62,7 @@ func (u *upgrade) settle(ctx context.Context, r started) *process {
 	case ctx.Err() != nil:
 		return nil
 	}
+	s.announce(u.from)
 	s.blame(r.err, "the new plugin does not start")
 	s.log.Error("the plugin's new file is not used; the old process stays", "pid", u.from.child.pid(), "err", r.err)
 	s.setNote(u.from, fmt.Sprintf("its new file is not used: %v", r.err))

@@ -306,10 +306,11 @@ func (f *fakeAPI) play(run *fakeRun) {
 		f.mu.Lock()
 		s := &run.detail.Steps[i]
 		if s.Driver == "ghost" { // which no live worker has
+			s.WaitingFor = "a worker with the driver ghost: no live one has it healthy"
 			f.mu.Unlock()
 			<-run.cancelled
 			f.mu.Lock()
-			s.Status, status = step.StepCancelled, step.RunCancelled
+			s.WaitingFor, s.Status, status = "", step.StepCancelled, step.RunCancelled
 			f.mu.Unlock()
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -132,8 +131,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 // unserved is how long a step may wait before it is worth a word.
 const unserved = 3 * time.Second
 
-// tellUnserved says so when the run's step waits for a driver that no live
-// worker has.
+// tellUnserved says what the run's step waits for when it does not begin.
 func (a *app) tellUnserved(ctx context.Context, client *server, runID string, done <-chan struct{}) {
 	timer := time.NewTimer(unserved)
 	defer timer.Stop()
@@ -143,20 +141,12 @@ func (a *app) tellUnserved(ctx context.Context, client *server, runID string, do
 	case <-timer.C:
 	}
 	detail, err := client.Run(ctx, runID)
-	if err != nil || len(detail.Steps) != 1 || detail.Steps[0].Attempt > 0 || detail.Steps[0].Status.Terminal() {
+	if err != nil || len(detail.Steps) != 1 {
 		return // whatever is wrong is told by what follows the run
 	}
-	list, err := client.Workers(ctx)
-	if err != nil {
-		return
+	if what := detail.Steps[0].WaitingFor; what != "" {
+		a.say("the step waits for %s", render.Clean(what))
 	}
-	want := detail.Steps[0].Driver
-	for _, w := range list.Workers {
-		if w.Status == "live" && slices.ContainsFunc(w.Drivers, func(d wire.DriverInfo) bool { return d.Name == want && d.Healthy }) {
-			return
-		}
-	}
-	a.say("no live worker offers the driver %s: the step waits for one", render.Clean(want))
 }
 
 // conclude says how the step ended, where that is not plain from its exit

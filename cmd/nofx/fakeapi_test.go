@@ -299,6 +299,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 //	keep NAME TEXT     leaves an artifact
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
+//	vanish             the API is never there again
 //	pause              for half a second
 func (f *fakeAPI) play(run *fakeRun) {
 	status := step.RunSucceeded
@@ -323,6 +324,9 @@ func (f *fakeAPI) play(run *fakeRun) {
 
 		switch argv[0] {
 		case "wait":
+			<-run.cancelled
+		case "vanish": // the API is gone for good
+			_ = f.server.Close()
 			<-run.cancelled
 		case "pause":
 			<-time.After(500 * time.Millisecond)

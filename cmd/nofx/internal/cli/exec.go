@@ -95,26 +95,16 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	watched := make(chan struct{})
 	defer close(watched)
 	go a.tellUnserved(watch, client, created.ID, watched)
-	go func() {
-		select {
-		case <-watched:
-			return
-		case <-ctx.Done():
-			a.say("cancelling run %s (once more to leave it alone)", created.ID)
-			if _, err := client.Cancel(watch, created.ID); err != nil && watch.Err() == nil {
-				a.say("cancel: %s", render.Clean(err.Error()))
-			}
-		}
-		select {
-		case <-watched:
-		case <-a.Again:
-			detach(interrupt.ErrInterrupted)
-		}
-	}()
+	view := &rawView{out: a.Stdout, err: a.Stderr, app: a}
+	go a.cancelWhenInterrupted(ctx, watch, detach, client, created.ID, &view.away, watched)
 
-	detail, err := follow.Run(watch, client, created.ID, &rawView{out: a.Stdout, err: a.Stderr, app: a})
+	detail, err := follow.Run(watch, client, created.ID, view)
 	if errors.Is(err, interrupt.ErrInterrupted) {
 		a.say("left alone: see nofx runs get %s", created.ID)
+		return code(execOther)
+	}
+	if errors.Is(err, errAway) {
+		a.say("the API is away: nobody can say whether run %s was cancelled; see nofx runs get %s", created.ID, created.ID)
 		return code(execOther)
 	}
 	if err != nil {
@@ -205,6 +195,7 @@ type rawView struct {
 	out, err io.Writer
 	app      *app
 	attempt  int
+	away     outage
 }
 
 func (v *rawView) Steps(wire.RunDetail) {}
@@ -222,6 +213,7 @@ func (v *rawView) Output(_ wire.StepDetail, attempt int, stream wire.Stream, dat
 }
 
 func (v *rawView) Trouble(what string) {
+	v.away.set(what != "")
 	if what == "" {
 		what = "the API is back"
 	}

@@ -58,7 +58,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Network, "network", string(step.NetworkNone), "none (open is not enforced yet: refused)")
 	f.StringArrayVar(&o.Env, "env", nil, "`K=V`, for its environment")
 	f.StringArrayVar(&o.Files, "file", nil, "`local:remote`, a file to put into the workspace")
-	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` in the workspace to keep and to download here")
+	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` of a file or folder in the workspace to keep and to download here")
 	return cmd
 }
 
@@ -113,7 +113,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	if len(detail.Steps) != 1 {
 		return fmt.Errorf("run %s has %d steps, not one", created.ID, len(detail.Steps))
 	}
-	saved := a.saveAll(watch, client, detail.Artifacts)
+	saved := a.saveAll(watch, client, plan.Steps[0].Artifacts, detail.Artifacts)
 	a.tellMissing(plan.Steps[0].Artifacts, detail.Artifacts)
 	return errors.Join(saved, a.conclude(detail))
 }

@@ -217,7 +217,7 @@ func checkArtifacts(paths []string) error {
 	for _, p := range paths {
 		name := path.Base(p)
 		if name == "." || name == "/" || name == ".." {
-			return step.Errorf(step.KindInvalid, "--artifact %s: not a file", p)
+			return step.Errorf(step.KindInvalid, "--artifact %s: neither a file nor a folder below the workspace", p)
 		}
 		if slices.Contains(names, name) {
 			return step.Errorf(step.KindInvalid, "--artifact %s: another artifact has the same base name", p)

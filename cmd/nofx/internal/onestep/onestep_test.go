@@ -140,7 +140,7 @@ func TestPlanRefuses(t *testing.T) {
 		"file is folder":   {func(o *Options) { o.Files = []string{dir + ":x"} }, step.KindInvalid, "not a regular file"},
 		"file twice":       {func(o *Options) { o.Files = []string{plain + ":x", plain + ":x"} }, step.KindInvalid, "another file"},
 		"file too large":   {func(o *Options) { o.Files = []string{big + ":x"} }, step.KindTooLarge, "at most"},
-		"artifact folder":  {func(o *Options) { o.Artifacts = []string{"/"} }, step.KindInvalid, "not a file"},
+		"artifact folder":  {func(o *Options) { o.Artifacts = []string{"/"} }, step.KindInvalid, "neither a file nor a folder"},
 		"artifact twice":   {func(o *Options) { o.Artifacts = []string{"a/x", "b/x"} }, step.KindInvalid, "same base name"},
 	} {
 		t.Run(name, func(t *testing.T) {

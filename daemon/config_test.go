@@ -92,6 +92,24 @@ func TestTokenFile(t *testing.T) {
 	}
 }
 
+func TestDifferences(t *testing.T) {
+	t.Parallel()
+	a, err := read(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := read(t, good+"slots: 3\ndrain_timeout: 1s\ndrivers: {local: {tmp_mb: 5}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"slots", "drain_timeout"}, a.differences(b)); diff != "" {
+		t.Error(diff)
+	}
+	if got := b.differences(b); got != nil {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestPluginKey(t *testing.T) {
 	t.Parallel()
 	_, private, err := ed25519.GenerateKey(rand.Reader)

@@ -296,6 +296,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 // step does:
 //
 //	say OUT ERR CODE   writes and exits
+//	cat                writes its standard input
 //	keep NAME TEXT     leaves an artifact
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
@@ -375,6 +376,10 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		r.write(s, wire.Stdout, argv[1])
 		r.write(s, wire.Stderr, argv[2])
 		code, _ = strconv.Atoi(argv[3])
+	case "cat":
+		var in struct{ Stdin string }
+		_ = json.Unmarshal(s.Inputs, &in)
+		r.write(s, wire.Stdout, in.Stdin)
 	case "keep":
 		r.keep(s, argv[1], argv[2])
 	case "timeout":

@@ -26,13 +26,20 @@ func (a *app) execCommand() *cobra.Command {
 			"124: it ran out of time. 125: it ended in any other way than by its own exit, or NOFX could\n" +
 			"not run it; the cause is on stderr. With --json the whole verdict is the last line on stderr.\n" +
 			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.\n" +
-			"Nothing is read from the standard input: the step's own is empty; --file brings data in.",
+			"The step's standard input is empty without -i, which reads all of yours first, at most 1 MiB of\n" +
+			"text; --file brings other data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
 			if err := noneEmpty(cmd, "driver", "image", "cpu", "memory", "pids", "disk", "output"); err != nil {
 				return err
 			}
 			o.Command = args
+			if o.Input && o.Tool == "exec" {
+				var err error
+				if o.Stdin, err = a.readStdin(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			plan, err := onestep.Plan(o)
 			if err != nil {
 				return err
@@ -46,6 +53,7 @@ func (a *app) execCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
+	f.BoolVarP(&o.Input, "stdin", "i", false, "give the standard input to the command")
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
 	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
@@ -60,6 +68,29 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringArrayVar(&o.Files, "file", nil, "`local:remote`, a file to put into the workspace")
 	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` of a file or folder in the workspace to keep and to download here")
 	return cmd
+}
+
+// readStdin reads the standard input to its end, one byte more than is allowed
+// at most, unless ctx ends before.
+func (a *app) readStdin(ctx context.Context) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(a.Stdin, onestep.MaxStdin+1))
+		read <- result{data, err}
+	}()
+	select {
+	case r := <-read:
+		if r.err != nil {
+			return nil, fmt.Errorf("standard input: %w", r.err)
+		}
+		return r.data, nil
+	case <-ctx.Done(): // the read ends with the process
+		return nil, context.Cause(ctx)
+	}
 }
 
 // noneEmpty refuses a flag with nothing in it, as an unset variable in a

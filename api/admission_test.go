@@ -84,11 +84,12 @@ func TestRefusedStepsSpareTheOthers(t *testing.T) {
 	}
 }
 
-// A driver that a worker claims for and did not tell of gets nothing.
+// A driver that a worker claims for gets nothing before the worker has told
+// that it is well and what it can do.
 func TestClaimForAnUntoldDriver(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	w := r.worker("host", offering("kettle", able...))
+	w := r.worker("host", offering("kettle", able...), wire.DriverInfo{Name: "local", Message: "starting"})
 	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	out, err := w.Claim(t.Context(), wire.ClaimRequest{WorkerID: w.id, Incarnation: w.incarnation, ClaimID: "claim-x", Max: 1, Drivers: []string{"local"}})
 	if err != nil || len(out.Leases) != 0 {
@@ -97,4 +98,9 @@ func TestClaimForAnUntoldDriver(t *testing.T) {
 	if d := r.run(run.ID); d.Steps[0].Status != step.StepQueued {
 		t.Errorf("%+v", d.Steps[0])
 	}
+	beat := wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: []wire.DriverInfo{offering("local", able...)}}
+	if _, err := w.Heartbeat(t.Context(), beat); err != nil {
+		t.Fatal(err)
+	}
+	w.finish(w.one(), exit(0))
 }

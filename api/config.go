@@ -24,8 +24,12 @@ type Config struct {
 	Region            string        `env:"NOFX_REGION" envDefault:"local"`
 	DBConns           int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
 	DrainTimeout      time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
+	DriverWait        time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
 	WorkspaceWait     time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 }
+
+// maxDriverWait is less than how long it is remembered when a driver was there.
+const maxDriverWait = 7 * 24 * time.Hour
 
 // FromEnv reads the configuration. Its errors name variables, not values.
 func FromEnv() (Config, error) {
@@ -43,6 +47,9 @@ func (c Config) check() error {
 	}
 	if c.Heartbeat < 50*time.Millisecond || c.Heartbeat*2 > c.Lease {
 		errs = append(errs, errors.New("NOFX_HEARTBEAT must be at least 50ms and at most half of NOFX_LEASE"))
+	}
+	if c.DriverWait != 0 && c.DriverWait < time.Second || c.DriverWait > maxDriverWait {
+		errs = append(errs, errors.New("NOFX_DRIVER_WAIT must be 0, for ever, or 1s to 168h"))
 	}
 	if c.DBConns < 2 || c.DBConns > 1000 {
 		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))

@@ -125,7 +125,7 @@ func TestCancel(t *testing.T) {
 	}
 	got := make(chan wire.HeartbeatAnswer, 1)
 	go func() {
-		a, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Held: []wire.Fence{l.Fence}, WaitMS: 20_000})
+		a, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, Held: []wire.Fence{l.Fence}, WaitMS: 20_000})
 		if err != nil {
 			t.Error(err)
 		}

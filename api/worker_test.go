@@ -73,7 +73,7 @@ func TestStaleFence(t *testing.T) {
 		if err != nil || len(a.Acks) != 0 || !cmp.Equal(a.Discard, []string{f.AttemptID}) {
 			t.Errorf("%s: journal %+v %v", name, a, err)
 		}
-		beat, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Held: []wire.Fence{f}})
+		beat, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, Held: []wire.Fence{f}})
 		if err != nil || len(beat.Renewed) != 0 || len(beat.Closed) != 1 {
 			t.Errorf("%s: heartbeat %+v %v", name, beat, err)
 		}
@@ -249,7 +249,7 @@ func TestHeartbeatKeepsLeases(t *testing.T) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for time.Now().Before(end) {
-		a, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Held: []wire.Fence{l.Fence}, Runs: []string{run.ID, "run_gone"}})
+		a, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, Held: []wire.Fence{l.Fence}, Runs: []string{run.ID, "run_gone"}})
 		if err != nil || !cmp.Equal(a.Renewed, []string{l.AttemptID}) || !cmp.Equal(a.Ended, []string{"run_gone"}) {
 			t.Fatalf("%+v %v", a, err)
 		}
@@ -276,7 +276,7 @@ func TestCancelReachesWaitingHeartbeat(t *testing.T) {
 	for name, listed := range map[string]bool{"listed": true, "claimed since": false} {
 		run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 		l := w.one()
-		in := wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, WaitMS: 20_000}
+		in := wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, WaitMS: 20_000}
 		if listed {
 			in.Held = []wire.Fence{l.Fence}
 		}

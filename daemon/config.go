@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -38,7 +41,8 @@ type Config struct {
 
 	DrainTimeout time.Duration `yaml:"drain_timeout"` // for running steps at SIGTERM; 0 = 30s
 
-	AllowUnsigned bool           `yaml:"allow_unsigned_plugins"` // for development
+	PluginKeyFile string         `yaml:"plugin_key_file"`        // the public key that plugin_dir is signed with
+	AllowUnsigned bool           `yaml:"allow_unsigned_plugins"` // instead of that key, for development
 	Drivers       map[string]any `yaml:"drivers"`                // each driver's own configuration
 }
 
@@ -85,10 +89,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, step.Errorf(step.KindInvalid, "configuration: %s is missing", field)
 		}
 	}
-	for field, value := range map[string]string{"data_dir": c.DataDir, "plugin_dir": c.PluginDir, "token_file": c.TokenFile} {
-		if !filepath.IsAbs(value) {
+	for field, value := range map[string]string{"data_dir": c.DataDir, "plugin_dir": c.PluginDir, "token_file": c.TokenFile, "plugin_key_file": c.PluginKeyFile} {
+		if value != "" && !filepath.IsAbs(value) {
 			return c, step.Errorf(step.KindInvalid, "configuration: %s: %q is not an absolute path", field, value)
 		}
+	}
+	if c.AllowUnsigned == (c.PluginKeyFile != "") {
+		return c, step.Errorf(step.KindInvalid, "configuration: plugin_key_file: it must name a public key, or allow_unsigned_plugins be true instead")
 	}
 	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`).MatchString(c.Name) {
 		return c, step.Errorf(step.KindInvalid, "configuration: name: %q is not 1 to 100 of [A-Za-z0-9._-]", c.Name)
@@ -127,6 +134,47 @@ func (c Config) token() (string, error) {
 		return "", step.Errorf(step.KindInvalid, "token_file %s is empty", c.TokenFile)
 	}
 	return token, nil
+}
+
+// pluginKey reads the key that the plugins are signed with. Whoever can change
+// a plugin must not be able to change the key: it is root's alone, and not
+// beside the plugins. The zero key is that of a host without signatures.
+func (c Config) pluginKey() (key pluginmanifest.PublicKey, err error) {
+	if c.PluginKeyFile == "" {
+		return key, nil
+	}
+	defer func() {
+		if err != nil {
+			err = step.Errorf(step.KindInvalid, "configuration: plugin_key_file: %w", err)
+		}
+	}()
+	path, err := filepath.EvalSymlinks(c.PluginKeyFile)
+	if err != nil {
+		return key, err
+	}
+	dir, err := filepath.EvalSymlinks(c.PluginDir)
+	if err != nil {
+		return key, err
+	}
+	if rel, err := filepath.Rel(dir, path); err != nil || rel != ".." && !strings.HasPrefix(rel, "../") {
+		return key, fmt.Errorf("%s is in plugin_dir, beside what it vouches for", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not hold us up
+	if err != nil {
+		return key, err
+	}
+	defer f.Close()
+	if err := pluginmanifest.CheckOwner(f); err != nil {
+		return key, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return key, err
+	}
+	if key, err = pluginmanifest.ParsePublicKey(data); err != nil {
+		return key, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
 }
 
 // hostDrivers are those that come with NOFX and keep state on this host: below

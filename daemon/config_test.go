@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -18,6 +22,7 @@ token_file: /etc/nofx/worker.token
 data_dir: /var/lib/nofx
 plugin_dir: /usr/lib/nofx
 name: host-1
+allow_unsigned_plugins: true
 `
 
 func read(t *testing.T, body string) (Config, error) {
@@ -38,7 +43,7 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		APIURL: "https://127.0.0.1:7443", TokenFile: "/etc/nofx/worker.token", DataDir: "/var/lib/nofx", PluginDir: "/usr/lib/nofx",
 		Name: "host-1", Region: "local", Slots: 16, Listen: "127.0.0.1:0", CgroupRoot: "nofx.slice",
-		UIDBase: 1879113728, UIDCount: 131072, DrainTimeout: 90 * time.Second,
+		UIDBase: 1879113728, UIDCount: 131072, AllowUnsigned: true, DrainTimeout: 90 * time.Second,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -48,14 +53,17 @@ func TestDefaults(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ body, names string }{
-		"unknown key":  {good + "slotz: 3\n", "line 7: field slotz not found"},
-		"missing":      {strings.Replace(good, "data_dir: /var/lib/nofx\n", "", 1), "data_dir is missing"},
-		"relative":     {strings.Replace(good, "/var/lib/nofx", "lib", 1), `data_dir: "lib" is not an absolute path`},
-		"too many":     {good + "slots: 100000\n", "slots: 100000"},
-		"bad name":     {strings.Replace(good, "host-1", "a/b", 1), `name: "a/b"`},
-		"not yaml":     {"{", "configuration"},
-		"bad duration": {good + "drain_timeout: soon\n", "line 7"},
-		"negative":     {good + "drain_timeout: -5s\n", "drain_timeout: -5s"},
+		"unknown key":      {good + "slotz: 3\n", "line 8: field slotz not found"},
+		"missing":          {strings.Replace(good, "data_dir: /var/lib/nofx\n", "", 1), "data_dir is missing"},
+		"relative":         {strings.Replace(good, "/var/lib/nofx", "lib", 1), `data_dir: "lib" is not an absolute path`},
+		"no plugin key":    {strings.Replace(good, "true", "false", 1), "plugin_key_file: it must name"},
+		"key and unsigned": {good + "plugin_key_file: /etc/nofx/plugins.pub\n", "allow_unsigned_plugins"},
+		"relative key":     {strings.Replace(good, "allow_unsigned_plugins: true", "plugin_key_file: x.pub", 1), `plugin_key_file: "x.pub" is not an absolute path`},
+		"too many":         {good + "slots: 100000\n", "slots: 100000"},
+		"bad name":         {strings.Replace(good, "host-1", "a/b", 1), `name: "a/b"`},
+		"not yaml":         {"{", "configuration"},
+		"bad duration":     {good + "drain_timeout: soon\n", "line 8"},
+		"negative":         {good + "drain_timeout: -5s\n", "drain_timeout: -5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -81,6 +89,70 @@ func TestTokenFile(t *testing.T) {
 	}
 	if _, err := c.token(); !step.Is(err, step.KindInvalid) || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("readable by all: %v", err)
+	}
+}
+
+func TestDifferences(t *testing.T) {
+	t.Parallel()
+	a, err := read(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := read(t, good+"slots: 3\ndrain_timeout: 1s\ndrivers: {local: {tmp_mb: 5}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"slots", "drain_timeout"}, a.differences(b)); diff != "" {
+		t.Error(diff)
+	}
+	if got := b.differences(b); got != nil {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestPluginKey(t *testing.T) {
+	t.Parallel()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pluginmanifest.PublicOf(private)
+	for name, c := range map[string]struct {
+		place string // below the base
+		body  []byte
+		spoil func(path string) error
+		names string // in the error; "" = it is read
+	}{
+		"good":              {"key.pub", want.Encode(), nil, ""},
+		"writable by group": {"key.pub", want.Encode(), func(p string) error { return os.Chmod(p, 0o664) }, "can be written by others"},
+		"foreign-owned":     {"key.pub", want.Encode(), func(p string) error { return os.Chown(p, 65534, -1) }, "does not belong to root"},
+		"beside plugins":    {"plugins/key.pub", want.Encode(), nil, "beside what it vouches for"},
+		"garbage":           {"key.pub", []byte("hello"), nil, "not a public key"},
+		"missing":           {"key.pub", want.Encode(), os.Remove, "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base := t.TempDir()
+			cfg := Config{PluginDir: filepath.Join(base, "plugins"), PluginKeyFile: filepath.Join(base, c.place)}
+			if err := errors.Join(os.Mkdir(cfg.PluginDir, 0o755), os.WriteFile(cfg.PluginKeyFile, c.body, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			if c.spoil != nil {
+				if err := c.spoil(cfg.PluginKeyFile); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := cfg.pluginKey()
+			if c.names == "" {
+				if err != nil || got.ID() != want.ID() {
+					t.Errorf("%v, %v", got.ID(), err)
+				}
+				return
+			}
+			if !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "plugin_key_file: ") || !strings.Contains(err.Error(), c.names) {
+				t.Errorf("got %v, want it to name %q", err, c.names)
+			}
+		})
 	}
 }
 

@@ -89,10 +89,17 @@ func (d *Daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
+	key, err := d.cfg.pluginKey()
+	if err != nil {
+		return err
+	}
+	if d.cfg.AllowUnsigned {
+		d.log.Warn("development: driver plugins are run unsigned", "plugin_dir", d.cfg.PluginDir)
+	}
 	d.plugins, err = pluginhost.New(pluginhost.Config{
 		Dir: d.cfg.PluginDir, SocketDir: d.cfg.path("plugins"), PidDir: d.cfg.PidDir,
-		Configs: configs, AllowUnsigned: d.cfg.AllowUnsigned,
-		Place: d.cgroups.PlacePlugin, Log: d.log,
+		Configs: configs, AllowUnsigned: d.cfg.AllowUnsigned, ManifestKey: key,
+		Place: d.cgroups.PlacePlugin, Observer: d.metrics, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -19,6 +19,9 @@ needs() {
 		jq              | command -v jq
 		git             | command -v git
 		python3-minimal | test -x /usr/bin/python3
+		python3-grpcio  | /usr/bin/python3 -c 'import grpc'
+		python3-protobuf | /usr/bin/python3 -c 'import google.protobuf'
+		openssl         | command -v openssl
 		nodejs          | command -v node
 		ca-certificates | test -s /etc/ssl/certs/ca-certificates.crt
 		postgresql      | ls /usr/lib/postgresql/*/bin/initdb

@@ -296,9 +296,11 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 // step does:
 //
 //	say OUT ERR CODE   writes and exits
+//	cat                writes its standard input
 //	keep NAME TEXT     leaves an artifact
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
+//	vanish             the API is never there again
 //	pause              for half a second
 func (f *fakeAPI) play(run *fakeRun) {
 	status := step.RunSucceeded
@@ -306,10 +308,11 @@ func (f *fakeAPI) play(run *fakeRun) {
 		f.mu.Lock()
 		s := &run.detail.Steps[i]
 		if s.Driver == "ghost" { // which no live worker has
+			s.WaitingFor = "a worker with the driver ghost: no live one has it healthy"
 			f.mu.Unlock()
 			<-run.cancelled
 			f.mu.Lock()
-			s.Status, status = step.StepCancelled, step.RunCancelled
+			s.WaitingFor, s.Status, status = "", step.StepCancelled, step.RunCancelled
 			f.mu.Unlock()
 			continue
 		}
@@ -322,6 +325,9 @@ func (f *fakeAPI) play(run *fakeRun) {
 
 		switch argv[0] {
 		case "wait":
+			<-run.cancelled
+		case "vanish": // the API is gone for good
+			_ = f.server.Close()
 			<-run.cancelled
 		case "pause":
 			<-time.After(500 * time.Millisecond)
@@ -370,6 +376,10 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		r.write(s, wire.Stdout, argv[1])
 		r.write(s, wire.Stderr, argv[2])
 		code, _ = strconv.Atoi(argv[3])
+	case "cat":
+		var in struct{ Stdin string }
+		_ = json.Unmarshal(s.Inputs, &in)
+		r.write(s, wire.Stdout, in.Stdin)
 	case "keep":
 		r.keep(s, argv[1], argv[2])
 	case "timeout":

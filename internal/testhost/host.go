@@ -6,6 +6,7 @@ package testhost
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,7 +84,7 @@ func Mkdir(t T, dir string) {
 		defer tick.Stop()
 		for {
 			err := os.Remove(dir)
-			if err == nil {
+			if err == nil || errors.Is(err, os.ErrNotExist) { // an engine may remove it with its container
 				return
 			}
 			if time.Now().After(deadline) {
@@ -121,4 +122,3 @@ func (h *Host) Limit(t T, s *driver.Spec) {
 		}
 	}
 }
-

@@ -38,7 +38,8 @@ type StepDetail struct {
 	Driver         string          `json:"driver"`
 	Status         step.Status     `json:"status"`
 	Generation     int             `json:"generation"`
-	Attempt        int             `json:"attempt"` // of the newest attempt; 0 = none yet
+	Attempt        int             `json:"attempt"`               // of the newest attempt; 0 = none yet
+	WaitingFor     string          `json:"waiting_for,omitempty"` // why a queued step does not begin, in words; "" = nothing but its turn
 	DependsOn      []string        `json:"depends_on"`
 	Inputs         json.RawMessage `json:"inputs"`
 	Outputs        json.RawMessage `json:"outputs,omitempty"`

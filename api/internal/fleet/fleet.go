@@ -1,57 +1,117 @@
-// Package fleet knows which drivers the workers of this installation have, so
-// that steps can name drivers that NOFX itself has never heard of.
+// Package fleet knows which drivers the workers of this installation have:
+// steps can name drivers that NOFX itself has never heard of, and one that
+// waits can say for what.
 package fleet
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const (
-	remember = 5 * time.Second
+	remember = 2 * time.Second
 	recent   = 6 * time.Hour // a worker seen since then may come back
 )
 
-// Drivers reads them from the workers' rows and remembers them for a moment.
-// It is safe for concurrent use.
-type Drivers struct {
+// Workers reads the workers' rows and remembers them for a moment. It is safe
+// for concurrent use.
+type Workers struct {
 	DB *pg.DB
 
 	mu    sync.Mutex
-	known map[string]plan.Driver
+	last  *picture
 	until time.Time
 }
 
-var _ plan.Drivers = (*Drivers)(nil)
+// picture is what the rows said. It does not change.
+type picture struct {
+	known   map[string]plan.Driver
+	workers map[string]bool            // alive, by id
+	healthy map[string]map[string]bool // ids of live workers, by driver
+}
 
 // Known is every driver that a worker has, healthy or not, by name. A worker
 // counts while it lives and for some hours after.
-func (d *Drivers) Known(ctx context.Context, fresh bool) (map[string]plan.Driver, error) {
-	now := time.Now()
-	d.mu.Lock()
-	known, until := d.known, d.until
-	d.mu.Unlock()
-	if !fresh && now.Before(until) {
-		return known, nil
+func (w *Workers) Known(ctx context.Context, fresh bool) (map[string]plan.Driver, error) {
+	p, err := w.look(ctx, fresh)
+	if err != nil {
+		return nil, err
 	}
-	known = map[string]plan.Driver{}
-	err := d.DB.SystemQuery(ctx, func(db *pgdb.Queries) error {
-		rows, err := db.KnownDrivers(ctx, recent.Seconds())
-		for _, row := range rows {
-			known[row.Name] = plan.Driver{OnHost: row.OnHost}
-		}
+	return p.known, nil
+}
+
+// Lacks says in words what a step with this driver waits for; "" when a live
+// worker has it healthy, or the worker pin when only that one may take it.
+func (w *Workers) Lacks(ctx context.Context, name, pin string) (string, error) {
+	p, err := w.look(ctx, false)
+	switch {
+	case err != nil:
+		return "", err
+	case pin == "" && len(p.healthy[name]) == 0:
+		return "a worker with the driver " + name + ": no live one has it healthy", nil
+	case pin == "" || p.healthy[name][pin]:
+		return "", nil
+	case !p.workers[pin]:
+		return "the worker that has the run's workspace, which is away", nil
+	}
+	return "the driver " + name + " on the worker that has the run's workspace", nil
+}
+
+func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {
+	now := time.Now()
+	w.mu.Lock()
+	last, until := w.last, w.until
+	w.mu.Unlock()
+	if last != nil && !fresh && now.Before(until) {
+		return last, nil
+	}
+	var rows []pgdb.FleetRow
+	err := w.DB.SystemQuery(ctx, func(db *pgdb.Queries) (err error) {
+		rows, err = db.Fleet(ctx, recent.Seconds())
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.known, d.until = known, now.Add(remember)
-	return known, nil
+	p, err := draw(rows)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last, w.until = p, now.Add(remember)
+	return p, nil
+}
+
+func draw(rows []pgdb.FleetRow) (*picture, error) {
+	p := &picture{known: map[string]plan.Driver{}, workers: make(map[string]bool, len(rows)), healthy: map[string]map[string]bool{}}
+	for _, row := range rows {
+		var drivers []wire.DriverInfo
+		if err := json.Unmarshal(row.Drivers, &drivers); err != nil {
+			return nil, step.Errorf(step.KindInternal, "drivers of worker %s: %w", row.ID, err)
+		}
+		p.workers[row.ID] = row.Status != "lost"
+		for _, d := range drivers {
+			onHost := slices.Contains(d.Capabilities, string(driver.CapHost))
+			p.known[d.Name] = plan.Driver{OnHost: onHost || p.known[d.Name].OnHost}
+			if row.Status != "live" || !d.Healthy {
+				continue
+			}
+			if p.healthy[d.Name] == nil {
+				p.healthy[d.Name] = map[string]bool{}
+			}
+			p.healthy[d.Name][row.ID] = true
+		}
+	}
+	return p, nil
 }

@@ -17,7 +17,8 @@ import (
 // it is undone and tried again.
 var errRunsBusy = errors.New("a run is being changed")
 
-// offered are the drivers of a worker as it registered them, by name.
+// offered are the drivers of a worker that were healthy when it last told of
+// them, by name: one that was not may not have said yet what it can do.
 func offered(raw []byte) (map[string]driver.Capabilities, error) {
 	var list []wire.DriverInfo
 	if err := json.Unmarshal(raw, &list); err != nil {
@@ -25,6 +26,9 @@ func offered(raw []byte) (map[string]driver.Capabilities, error) {
 	}
 	out := make(map[string]driver.Capabilities, len(list))
 	for _, d := range list {
+		if !d.Healthy {
+			continue
+		}
 		caps := make(driver.Capabilities, len(d.Capabilities))
 		for i, c := range d.Capabilities {
 			caps[i] = driver.Capability(c)
@@ -35,7 +39,7 @@ func offered(raw []byte) (map[string]driver.Capabilities, error) {
 }
 
 // toldOf are those of the names that the worker has told the capabilities of.
-// For one that is new to the API nothing is given away yet.
+// To the others nothing is given yet: the worker's next word brings them.
 func toldOf(names []string, have map[string]driver.Capabilities) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		_, told := have[name]

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -28,16 +27,7 @@ func (q *Queue) Reap(ctx context.Context) error {
 	}
 	var errs []error
 	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx))
-	errs = append(errs, q.failQueued(ctx, step.CauseDriverError, "no live worker offers this step's driver",
-		func(db *pgdb.Queries) ([]stuck, error) {
-			rows, err := db.Stranded(ctx, seconds(q.cfg.Lease), reapMost)
-			return stuckOf(rows, func(r pgdb.StrandedRow) stuck { return stuck(r) }), err
-		}))
-	errs = append(errs, q.failQueued(ctx, step.CauseLost, "the worker that has the run's workspace is lost",
-		func(db *pgdb.Queries) ([]stuck, error) {
-			rows, err := db.Orphaned(ctx, seconds(q.cfg.WorkspaceWait), reapMost)
-			return stuckOf(rows, func(r pgdb.OrphanedRow) stuck { return stuck(r) }), err
-		}))
+	errs = append(errs, q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
 		_, err := db.SweepIdempotency(ctx)
 		return err
@@ -62,9 +52,14 @@ func (q *Queue) tick(ctx context.Context) (may bool, err error) {
 // reapPause is how long no tick may come before it counts as an outage.
 func (q *Queue) reapPause() time.Duration { return max(q.cfg.Lease/3, 2*q.ReapEvery()) }
 
-// ReapEvery is how often Reap is to be called.
+// ReapEvery is how often Reap is to be called. Between two calls nobody sees
+// that a driver was there, which must be little next to the wait for one.
 func (q *Queue) ReapEvery() time.Duration {
-	return min(max(q.cfg.Lease/20, 50*time.Millisecond), 5*time.Second)
+	every := min(max(q.cfg.Lease/20, 50*time.Millisecond), 5*time.Second)
+	if q.cfg.DriverWait > 0 {
+		every = min(every, q.cfg.DriverWait/4)
+	}
+	return every
 }
 
 func (q *Queue) expire(ctx context.Context) error {
@@ -141,67 +136,6 @@ func (q *Queue) loseWorkers(ctx context.Context) error {
 	})
 	if freed && err == nil {
 		q.hub.All()
-	}
-	return err
-}
-
-// stuck is a queued step that nobody can take.
-type stuck struct{ ID, RunID string }
-
-func stuckOf[R any](rows []R, of func(R) stuck) []stuck {
-	out := make([]stuck, len(rows))
-	for i, r := range rows {
-		out[i] = of(r)
-	}
-	return out
-}
-
-// failQueued ends such steps, with the cause that says why.
-func (q *Queue) failQueued(ctx context.Context, cause step.Cause, why string, list func(*pgdb.Queries) ([]stuck, error)) error {
-	verdict, err := json.Marshal(step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: why})
-	if err != nil {
-		return err
-	}
-	c := newChange(nil)
-	err = q.db.System(ctx, func(db *pgdb.Queries) error {
-		c = newChange(nil)
-		found, err := list(db)
-		if err != nil || len(found) == 0 {
-			return err
-		}
-		var ids, runIDs []string
-		for _, s := range found {
-			ids, runIDs = append(ids, s.ID), append(runIDs, s.RunID)
-		}
-		runs, err := db.LockRuns(ctx, runIDs)
-		if err != nil {
-			return err
-		}
-		locked := make([]pgdb.LockRunsOfRow, len(runs))
-		for i, r := range runs {
-			locked[i] = pgdb.LockRunsOfRow(r)
-		}
-		c = newChange(locked)
-		rows, err := db.FailQueued(ctx, verdict, ids)
-		if err != nil {
-			return err
-		}
-		for _, s := range rows {
-			for _, t := range []step.EventType{step.EventStepFailed, step.EventStepDead} {
-				if err := c.event(s.RunID, event.Entry{Type: t, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
-					Payload: map[string]any{"cause": cause, "message": why}}); err != nil {
-					return err
-				}
-			}
-			c.count(c.runs[s.RunID], step.StepFailed)
-			c.red = append(c.red, s.ID)
-			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, s.ID)
-			c.dead.Causes = append(c.dead.Causes, string(cause))
-		}
-		return c.write(ctx, db)
-	})
-	if err == nil {
-		q.announce(c)
 	}
 	return err
 }

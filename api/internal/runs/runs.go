@@ -22,6 +22,14 @@ import (
 type Reader struct {
 	DB    *pg.DB
 	Blobs *blob.Dir
+	Fleet Fleet
+}
+
+// Fleet tells what queued steps wait for.
+type Fleet interface {
+	// Lacks says what no worker offers that could take a step with this driver,
+	// which only the worker pin may take if it is not ""; "" = one does.
+	Lacks(ctx context.Context, driver, pin string) (string, error)
 }
 
 // missing says what is not there when err is that a query found no row.
@@ -88,7 +96,9 @@ func utc(t *time.Time) *time.Time {
 // Get gives a run with its steps and artifacts.
 func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, error) {
 	var out wire.RunDetail
+	var pins []string
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		pins = nil
 		row, err := db.GetRun(ctx, tenant, id)
 		if err != nil {
 			return missing(err, "no run %s", clip(id))
@@ -104,7 +114,7 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 			if err != nil {
 				return err
 			}
-			out.Steps = append(out.Steps, d)
+			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
 		}
 		files, err := db.ListArtifacts(ctx, tenant, id)
 		if err != nil {
@@ -117,7 +127,25 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return out, err
+	}
+	return out, r.explain(ctx, out.Steps, pins)
+}
+
+// explain adds what queued steps wait for. pins are the workers that they
+// wait for, by place.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string) error {
+	for i := range steps {
+		if steps[i].Status != step.StepQueued {
+			continue
+		}
+		var err error
+		if steps[i].WaitingFor, err = r.Fleet.Lacks(ctx, steps[i].Driver, pins[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {

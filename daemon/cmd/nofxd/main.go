@@ -1,6 +1,7 @@
 // Command nofxd is the host daemon.
 //
-//	nofxd --config FILE         works until SIGTERM, then drains
+//	nofxd --config FILE         works until SIGTERM, then drains; SIGHUP has it read
+//	                            the drivers section and look for new plugins again
 //	nofxd purge --config FILE   removes all that the installation has on this host
 package main
 
@@ -52,7 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if purge {
 		err = daemon.Purge(ctx, cfg, log)
 	} else {
-		err = serve(ctx, cfg, log)
+		err = serve(ctx, *config, cfg, log)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "nofxd:", err)
@@ -61,10 +62,37 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func serve(ctx context.Context, cfg daemon.Config, log *slog.Logger) error {
+// serve runs the daemon until ctx ends. A hangup has it read its configuration
+// again.
+func serve(ctx context.Context, path string, cfg daemon.Config, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	d, err := daemon.New(cfg, log)
 	if err != nil {
 		return err
 	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case <-hangup:
+				if err := reload(ctx, d, path); err != nil {
+					log.Error("the new configuration is not taken, or not all of it", "err", err)
+				}
+			case <-ended:
+				return
+			}
+		}
+	}()
 	return d.Run(ctx)
+}
+
+func reload(ctx context.Context, d *daemon.Daemon, path string) error {
+	cfg, err := daemon.ReadConfig(path)
+	if err != nil {
+		return err
+	}
+	return d.Reload(ctx, cfg)
 }

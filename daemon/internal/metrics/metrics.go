@@ -25,6 +25,7 @@ type Metrics struct {
 	heartbeat prometheus.GaugeFunc
 	lastBeat  atomic.Int64 // Unix nanoseconds
 	calls     *calls
+	plugins   plugins
 }
 
 // New makes the metrics, all at zero.
@@ -32,6 +33,7 @@ func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		calls:    newCalls(),
+		plugins:  newPlugins(),
 		claimed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_claims_total", Help: "Leases taken."}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_attempts_ended_total",
 			Help: "Attempts that ended here, by driver and cause."}, []string{"driver", "cause"}),
@@ -48,6 +50,7 @@ func New() *Metrics {
 	m.registry.MustRegister(m.calls.collectors()...)
 	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.heartbeat,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.plugins.collectors()...)
 	return m
 }
 

@@ -16,6 +16,12 @@
 //   - Its configuration is checked against its own JSON Schema first.
 //   - Its health stream is its heartbeat: silent for Timeouts.Health, it is
 //     killed. Each call has a deadline.
+//   - When its file changes, a process of the new one is started beside it. If
+//     that one is good, it gets all new calls, and the old one a moment for its
+//     own; a stream that is cut goes on with Recover and Attach. If not, the old
+//     one stays.
+//   - A new configuration is given to the running process; one that it refuses
+//     changes nothing.
 //   - When it dies it is started again, the first time at once, then with
 //     growing pauses; after QuarantineAfter deaths in a row it is left alone
 //     until its file changes or QuarantineFor has passed.
@@ -25,11 +31,11 @@
 package pluginhost
 
 import (
-	"crypto/ed25519"
 	"encoding/json"
 	"log/slog"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -47,13 +53,15 @@ type Config struct {
 	Configs map[string]json.RawMessage
 	// AllowUnsigned runs plugins that no manifest vouches for.
 	AllowUnsigned bool
-	// ManifestKey verifies Dir/nofx-drivers.sha256. It must not come from Dir.
-	ManifestKey ed25519.PublicKey
+	// ManifestKey verifies the signed manifest in Dir. It must not come from Dir.
+	ManifestKey pluginmanifest.PublicKey
 	// Env is added to the plugins' small environment, as NAME=VALUE.
 	Env []string
 	// Place is called with each new process before it is spoken to; an error
 	// ends the process. nil = it stays where the host is.
 	Place func(name string, pid int) error
+	// Observer hears what becomes of the plugins; nil = nobody does.
+	Observer Observer
 	// Log gets the host's and the plugins' records; nil = slog.Default().
 	Log *slog.Logger
 
@@ -73,6 +81,8 @@ type Timeouts struct {
 	Health time.Duration // 35 s: between two health messages
 	Wait   time.Duration // 10 s: a call's wait for a plugin that is restarting
 	Stop   time.Duration // 5 s: between asking a plugin to end and killing it
+	Drain  time.Duration // 10 s: for the calls of a process whose place another took
+	Look   time.Duration // 5 s: between two looks at a running plugin's file
 	Stable time.Duration // 60 s: a process that ran longer starts with a clean record
 }
 
@@ -88,11 +98,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" || c.SocketDir == "" {
 		return c, step.Errorf(step.KindInvalid, "plugin host: Dir and SocketDir are needed")
 	}
-	if !c.AllowUnsigned && len(c.ManifestKey) != ed25519.PublicKeySize {
+	if !c.AllowUnsigned && c.ManifestKey.IsZero() {
 		return c, step.Errorf(step.KindInvalid, "plugin host: without a manifest key, unsigned plugins must be allowed")
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Observer == nil {
+		c.Observer = unobserved{}
 	}
 	def := func(d *time.Duration, value time.Duration) {
 		if *d <= 0 {
@@ -106,6 +119,8 @@ func (c Config) withDefaults() (Config, error) {
 	def(&t.Health, 35*time.Second)
 	def(&t.Wait, 10*time.Second)
 	def(&t.Stop, 5*time.Second)
+	def(&t.Drain, 10*time.Second)
+	def(&t.Look, 5*time.Second)
 	def(&t.Stable, time.Minute)
 	def(&c.QuarantineFor, 10*time.Minute)
 	if c.QuarantineAfter <= 0 {

@@ -18,11 +18,16 @@ import (
 // Host runs the plugins of one folder.
 type Host struct {
 	cfg     Config
-	slots   map[string]*slot
-	idle    []wire.DriverInfo // configured, but no such plugin; or a plugin that is not configured
-	changed chan struct{}     // capacity 1: something in Infos is new
-	ready   chan struct{}     // closed when each plugin was tried once
-	started sync.Once
+	changed chan struct{} // capacity 1: something in Infos is new
+	ready   chan struct{} // closed when each plugin was tried once
+	once    sync.Once     // Run
+	reload  sync.Mutex    // one Reload at a time
+	running sync.WaitGroup
+
+	mu    sync.Mutex
+	ctx   context.Context // of Run; nil while no plugin may be started
+	slots map[string]*slot
+	idle  []wire.DriverInfo // configured, but no such plugin; or a plugin that is not configured
 }
 
 // New looks for the plugins; Run starts them.
@@ -31,53 +36,57 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := discover(cfg.Dir)
+	h := &Host{cfg: cfg, slots: map[string]*slot{}, changed: make(chan struct{}, 1), ready: make(chan struct{})}
+	p, err := h.plan(cfg.Configs)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, slots: map[string]*slot{}, changed: make(chan struct{}, 1), ready: make(chan struct{})}
-	for _, name := range found {
-		if _, ok := cfg.Configs[name]; !ok {
-			h.idle = append(h.idle, idleInfo(name, "not configured: there is no drivers."+name+" in the configuration"))
-			continue
-		}
-		h.slots[name] = newSlot(cfg, name, h.change)
-	}
-	for name := range cfg.Configs {
-		if h.slots[name] == nil {
-			h.idle = append(h.idle, idleInfo(name, "it is configured, but there is no plugin "+prefix+name))
-		}
+	h.idle = p.idle
+	for name, config := range p.run {
+		h.slots[name] = newSlot(cfg, name, config, h.change)
 	}
 	return h, nil
 }
 
-// idleInfo tells of a driver that does not run, and why.
-func idleInfo(name, why string) wire.DriverInfo {
-	return wire.DriverInfo{Name: name, Message: why, Capabilities: []string{}}
-}
-
-// Run starts every configured plugin and keeps it running until ctx ends, then stops
-// them all. It can be called once.
+// Run starts every configured plugin and keeps it running until ctx ends, then
+// stops them all. It can be called once.
 func (h *Host) Run(ctx context.Context) error {
 	err := step.Errorf(step.KindConflict, "plugin host: it ran already")
-	h.started.Do(func() { err = nil })
+	h.once.Do(func() { err = nil })
 	if err != nil {
 		return err
 	}
-	unlock, uerr := h.prepare()
-	if uerr != nil {
-		return uerr
+	unlock, perr := h.prepare()
+	if perr != nil {
+		return perr
 	}
 	defer unlock()
-	var running, tried sync.WaitGroup
+	var tried sync.WaitGroup
+	h.mu.Lock()
+	h.ctx = ctx
 	for _, s := range h.slots {
 		tried.Add(1)
-		running.Go(func() { s.run(ctx, sync.OnceFunc(tried.Done)) })
+		h.start(s, sync.OnceFunc(tried.Done))
 	}
+	h.mu.Unlock()
 	tried.Wait()
 	close(h.ready)
-	running.Wait()
+	<-ctx.Done()
+	h.mu.Lock()
+	h.ctx = nil
+	h.mu.Unlock()
+	h.running.Wait()
 	return nil
+}
+
+// start runs a slot until it is cancelled or Run ends. h.mu is held.
+func (h *Host) start(s *slot, tried func()) {
+	ctx, cancel := context.WithCancel(h.ctx)
+	s.cancel = cancel
+	h.running.Go(func() {
+		defer cancel()
+		s.run(ctx, tried)
+	})
 }
 
 // prepare takes hold of the socket folder and clears what an earlier host left.
@@ -132,7 +141,9 @@ func (h *Host) clear() error {
 // not_found if there is no such plugin. A call while it restarts waits for
 // Timeouts.Wait, then fails with unavailable.
 func (h *Host) Driver(name string) (driver.Driver, error) {
+	h.mu.Lock()
 	s, ok := h.slots[name]
+	h.mu.Unlock()
 	if !ok {
 		return nil, step.Errorf(step.KindNotFound, "there is no driver %.40q here", name)
 	}
@@ -142,6 +153,8 @@ func (h *Host) Driver(name string) (driver.Driver, error) {
 // Infos tells of every plugin, in the order of their names; those that were
 // configured and not found, or found and not configured, are among them.
 func (h *Host) Infos() []wire.DriverInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	all := slices.Clone(h.idle)
 	for _, s := range h.slots {
 		all = append(all, s.info())

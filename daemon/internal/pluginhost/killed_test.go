@@ -2,11 +2,6 @@ package pluginhost
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -20,9 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nofx-run/nofx/sdk/step"
-	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // hostEnv makes the test binary a host of its own process; its value is the
@@ -163,59 +155,6 @@ func TestOnlyOurOwnAreKilled(t *testing.T) {
 	}
 	if state := cmd.Wait(); state == nil || !strings.Contains(state.Error(), "killed") {
 		t.Errorf("the process ended with %v", state)
-	}
-}
-
-func TestManifest(t *testing.T) {
-	t.Parallel()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sign := func(t *testing.T, dir, manifest string, key ed25519.PrivateKey) {
-		t.Helper()
-		sig := base64.StdEncoding.EncodeToString(ed25519.Sign(key, []byte(manifest)))
-		if err := errors.Join(
-			os.WriteFile(filepath.Join(dir, manifestName), []byte(manifest), 0o644),
-			os.WriteFile(filepath.Join(dir, manifestName+".sig"), []byte(sig+"\n"), 0o644),
-		); err != nil {
-			t.Fatal(err)
-		}
-	}
-	line := func(t *testing.T, dir, name string) string {
-		t.Helper()
-		data, err := os.ReadFile(filepath.Join(dir, prefix+name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum := sha256.Sum256(data)
-		return hex.EncodeToString(sum[:]) + "  " + prefix + name + "\n"
-	}
-	signed := func(c *Config) { c.AllowUnsigned, c.ManifestKey = false, public }
-
-	r := start(t, []string{"memory", "envy", "sick"}, signed, func(c *Config) {
-		sign(t, c.Dir, line(t, c.Dir, "memory")+strings.Replace(line(t, c.Dir, "envy"), prefix, "other-", 1)+strings.Repeat("0", 64)+"  "+prefix+"sick\n", private)
-	})
-	r.echo(t, "memory")
-	r.infoOf(t, "envy", "refused", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "does not name") })
-	r.infoOf(t, "sick", "refused", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "vouches") })
-
-	_, other, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r = start(t, []string{"memory"}, signed, func(c *Config) { sign(t, c.Dir, line(t, c.Dir, "memory"), other) })
-	r.infoOf(t, "memory", "refused", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "signature is not valid") })
-	r = start(t, []string{"memory"}, signed, func(c *Config) {
-		sign(t, c.Dir, line(t, c.Dir, "memory"), private)
-		if err := os.Chmod(filepath.Join(c.Dir, prefix+"memory"), 0o775); err != nil {
-			t.Fatal(err)
-		}
-	})
-	r.infoOf(t, "memory", "refused", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "root alone") })
-
-	if _, err := New(Config{Dir: t.TempDir(), SocketDir: t.TempDir()}); !step.Is(err, step.KindInvalid) {
-		t.Errorf("neither a key nor unsigned: %v", err)
 	}
 }
 

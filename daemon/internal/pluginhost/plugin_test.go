@@ -17,6 +17,7 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // The test binary is every plugin as well: under the name nofx-driver-<name> it
@@ -95,6 +96,10 @@ type faulty struct {
 
 func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 	defer f.configured.Store(true)
+	if f.fault == "picky" && strings.Contains(string(config), "no") {
+		_ = f.Driver.Configure(ctx, json.RawMessage(`{"message":"half way"}`))
+		return step.Errorf(step.KindInvalid, "message: I do not take no")
+	}
 	return f.Driver.Configure(ctx, config)
 }
 

@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
@@ -23,16 +23,20 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 )
 
-// maxSchema bounds a driver's configuration schema, in bytes.
-const maxSchema = 256 << 10
-
 // process is one running plugin, ready for calls.
 type process struct {
 	driver  *driverrpc.Client
-	desc    driver.Description
-	id      fileID
+	files   filesID
+	sum     [sha256.Size]byte
 	started time.Time
 	log     *slog.Logger
+
+	// These change with a configuration, under the slot's lock once it has the
+	// process.
+	desc   driver.Description
+	config json.RawMessage
+
+	calls sync.WaitGroup // under way; none begins without the slot's lock
 
 	client *plugin.Client
 	child  *childRunner
@@ -42,16 +46,11 @@ type process struct {
 }
 
 // startProcess starts a plugin, checks and configures it.
-func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err error) {
+func startProcess(ctx context.Context, cfg Config, name string, exe *executable, config json.RawMessage) (_ *process, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Start)
 	defer cancel()
-	exe, err := openExecutable(cfg, name)
-	if err != nil {
-		return nil, err
-	}
-	defer exe.file.Close()
 	p := &process{
-		id: exe.id, started: time.Now(), traces: tracesOf(cfg, name), grace: cfg.Timeouts.Stop,
+		files: exe.files, sum: exe.sum, config: config, started: time.Now(), traces: tracesOf(cfg, name), grace: cfg.Timeouts.Stop,
 		log: cfg.Log.With("driver", name), logged: make(chan struct{}),
 		child: &childRunner{exe: exe, done: make(chan struct{})},
 	}
@@ -77,7 +76,7 @@ func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err
 	defer func() {
 		if err != nil {
 			p.stop()
-			if p.child.ended() != "" && !isPermanent(err) {
+			if _, refused := refusedFor(err); p.child.ended() != "" && !refused {
 				err = fmt.Errorf("%w (%s)", err, p.child.ended())
 			}
 		}
@@ -89,21 +88,10 @@ func startProcess(ctx context.Context, cfg Config, name string) (_ *process, err
 		return nil, fmt.Errorf("describe: %w", err)
 	}
 	if p.desc.Name != name {
-		return nil, permanent("the plugin of driver %s says that it is %.40q", name, p.desc.Name)
+		return nil, refuse(reasonIdentity, "the plugin of driver %s says that it is %.40q", name, p.desc.Name)
 	}
-	config := cfg.Configs[name]
-	if len(config) == 0 {
-		config = json.RawMessage(`{}`)
-	}
-	if err := checkConfig(p.desc.ConfigSchema, config); err != nil {
+	if p.desc, err = p.configure(ctx, config); err != nil {
 		return nil, err
-	}
-	if err := p.driver.Configure(ctx, config); err != nil {
-		return nil, fmt.Errorf("configure: %w", err)
-	}
-	// Warnings and capabilities may depend on the configuration.
-	if p.desc, err = p.driver.Describe(ctx); err != nil {
-		return nil, fmt.Errorf("describe, configured: %w", err)
 	}
 	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "sha256", hex.EncodeToString(exe.sum[:]))
 	return p, nil
@@ -156,7 +144,7 @@ func (p *process) dial(ctx context.Context) error {
 	}
 	c, ok := r.d.(*driverrpc.Client)
 	if !ok {
-		return permanent("the plugin serves no driver")
+		return refuse(reasonIdentity, "the plugin serves no driver")
 	}
 	p.driver = c
 	return nil
@@ -169,6 +157,21 @@ func (p *process) dead() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// drain waits for the calls that are under way; no new one may begin.
+func (p *process) drain(limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		p.calls.Wait() // ends at the latest when the process does
+		close(done)
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
 	}
 }
 
@@ -199,32 +202,9 @@ func (p *process) stop() {
 	if p.child.dir != "" {
 		_ = os.RemoveAll(p.child.dir)
 	}
-	if err := p.traces.remove(); err != nil {
+	if err := p.traces.remove(p.child.pid()); err != nil {
 		p.log.Warn("removing the plugin's records", "err", err)
 	}
-}
-
-// checkConfig checks a configuration against the driver's own schema.
-func checkConfig(schema, config json.RawMessage) error {
-	if len(schema) > maxSchema {
-		return permanent("the configuration's schema has %d bytes", len(schema))
-	}
-	var s jsonschema.Schema
-	if err := json.Unmarshal(schema, &s); err != nil {
-		return permanent("the configuration's schema: %v", err)
-	}
-	resolved, err := s.Resolve(nil)
-	if err != nil {
-		return permanent("the configuration's schema: %v", err)
-	}
-	var value any
-	if err := json.Unmarshal(config, &value); err != nil {
-		return permanent("the configuration: %v", err)
-	}
-	if err := resolved.Validate(value); err != nil {
-		return permanent("the configuration: %v", err)
-	}
-	return nil
 }
 
 // errHung is why a process was killed that went silent.

@@ -30,6 +30,7 @@ func (p *proxy) call(ctx context.Context, limit time.Duration, f func(context.Co
 	if err != nil {
 		return err
 	}
+	defer proc.calls.Done()
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)

@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,11 +55,13 @@ func describeProcess(pid int) (record, error) {
 	return record{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot)), Exe: strings.TrimSuffix(exe, " (deleted)")}, nil
 }
 
-// traces are the files that tell of a running plugin.
-type traces struct{ record, pid string }
+// traces are the files that tell of one running process of a plugin. While a
+// new one takes an old one's place there are two: each has a record, and the
+// pid file is that of the one in use.
+type traces struct{ dir, name, record, pid string }
 
 func tracesOf(cfg Config, name string) traces {
-	t := traces{record: filepath.Join(cfg.SocketDir, name+recordSuffix)}
+	t := traces{dir: cfg.SocketDir, name: name}
 	if cfg.PidDir != "" {
 		t.pid = filepath.Join(cfg.PidDir, prefix+name+".pid")
 	}
@@ -66,7 +69,7 @@ func tracesOf(cfg Config, name string) traces {
 }
 
 // write records process pid.
-func (t traces) write(pid int) error {
+func (t *traces) write(pid int) error {
 	r, err := describeProcess(pid)
 	if err != nil {
 		return err
@@ -75,21 +78,31 @@ func (t traces) write(pid int) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(t.record, data, 0o600); err != nil {
-		return err
-	}
+	t.record = filepath.Join(t.dir, fmt.Sprintf("%s.%d%s", t.name, pid, recordSuffix))
+	return renameio.WriteFile(t.record, data, 0o600)
+}
+
+// announce writes the pid file.
+func (t *traces) announce(pid int) error {
 	if t.pid == "" {
 		return nil
 	}
-	return renameio.WriteFile(t.pid, []byte(strconv.Itoa(pid)+"\n"), 0o644, renameio.IgnoreUmask())
+	return renameio.WriteFile(t.pid, pidLine(pid), 0o644, renameio.IgnoreUmask())
 }
 
-// remove removes what write made.
-func (t traces) remove() error {
+func pidLine(pid int) []byte { return []byte(strconv.Itoa(pid) + "\n") }
+
+// remove removes what write and announce made for this process.
+func (t *traces) remove(pid int) error {
 	var errs []error
 	for _, name := range []string{t.pid, t.record} {
 		if name == "" {
 			continue
+		}
+		if name == t.pid {
+			if data, err := os.ReadFile(name); err != nil || !bytes.Equal(data, pidLine(pid)) {
+				continue // another's
+			}
 		}
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)

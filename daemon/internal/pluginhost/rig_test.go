@@ -158,6 +158,21 @@ func (r *rig) pid(t *testing.T, name string) int {
 	return pid
 }
 
+// eventually waits for f.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	ctx := bg(t)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("it did not come about that %s", what)
+		}
+	}
+}
+
 // echo runs a step in the driver, and again while the plugin is not there.
 func (r *rig) echo(t *testing.T, name string) {
 	t.Helper()

@@ -1,11 +1,11 @@
 package pluginhost
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,26 +21,43 @@ type slot struct {
 	cfg    Config
 	name   string
 	log    *slog.Logger
-	change func() // something in info is new
+	change func()             // something in info is new
+	wake   chan struct{}      // capacity 1: look at the files, or try again
+	cancel context.CancelFunc // ends run; the host's to set and call
+	ended  chan struct{}      // closed when run has ended
+	old    sync.WaitGroup     // processes whose place another took
 
 	mu      sync.Mutex
+	config  json.RawMessage
 	current *process      // nil while none can be called
 	up      chan struct{} // closed while current is set or the slot has given up
 	failed  string        // why it is not being restarted for now; "" = it is
 	until   time.Time     // when it will be again
+	health  driver.Health // what current said last
+	note    string        // what else there is to tell of it
 	state   wire.DriverInfo
 }
 
-func newSlot(cfg Config, name string, change func()) *slot {
+func newSlot(cfg Config, name string, config json.RawMessage, change func()) *slot {
 	return &slot{
-		cfg: cfg, name: name, log: cfg.Log.With("driver", name), change: change, up: make(chan struct{}),
-		state: wire.DriverInfo{Name: name, Message: "it was not started yet", Capabilities: []string{}},
+		cfg: cfg, name: name, log: cfg.Log.With("driver", name), change: change, config: config,
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), up: make(chan struct{}),
+		state: idleInfo(name, "it was not started yet"),
+	}
+}
+
+// poke has the slot look at its files, or try again if it rests.
+func (s *slot) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 
 // run starts the plugin again and again until ctx ends. tried is called after
 // the first try.
 func (s *slot) run(ctx context.Context, tried func()) {
+	defer close(s.ended)
 	defer tried()
 	pauses := &backoff.ExponentialBackOff{
 		InitialInterval: firstPause, MaxInterval: maxPause, Multiplier: backoff.DefaultMultiplier, RandomizationFactor: 0.5,
@@ -56,9 +73,9 @@ func (s *slot) run(ctx context.Context, tried func()) {
 			deaths = 0
 		}
 		deaths++
-		s.log.Warn("the plugin is not running", "err", err, "deaths", deaths)
+		refused := s.blame(err, "the plugin is not running", "deaths", deaths)
 		switch {
-		case isPermanent(err) || deaths > s.cfg.QuarantineAfter:
+		case refused || deaths > s.cfg.QuarantineAfter:
 			s.quarantine(ctx, err)
 			deaths = 0
 		case deaths == 1:
@@ -66,164 +83,155 @@ func (s *slot) run(ctx context.Context, tried func()) {
 			s.down(fmt.Sprintf("it is being restarted: %v", err))
 		default:
 			s.down(fmt.Sprintf("it is being restarted for the %d. time in a row: %v", deaths, err))
-			pause(ctx, pauses.NextBackOff())
+			s.rest(ctx, pauses.NextBackOff())
 		}
 	}
-	s.down("the plugin host has ended")
-	s.giveUp("the plugin host has ended", time.Time{})
+	s.down("it is not run any more")
+	s.giveUp("it is not run any more", time.Time{})
+	s.old.Wait()
+	s.cfg.Observer.PluginGone(s.name)
 }
 
-// once runs one process from its start to its end. It gives why it ended, and
-// whether it had run for long.
+// blame logs and counts why a process is not there, and reports whether the
+// plugin was refused.
+func (s *slot) blame(err error, what string, more ...any) bool {
+	reason, refused := refusedFor(err)
+	if refused {
+		s.cfg.Observer.PluginRefused(s.name, reason)
+		s.log.Error("the plugin is refused", append([]any{"reason", reason, "err", err}, more...)...)
+	} else {
+		s.cfg.Observer.PluginDied(s.name)
+		s.log.Warn(what, append([]any{"err", err}, more...)...)
+	}
+	return refused
+}
+
+// once runs a process from its start to its end, and those that take its place
+// meanwhile. It gives why the last one ended, and whether it had run for long.
 func (s *slot) once(ctx context.Context, ready func()) (stable bool, _ error) {
-	p, err := startProcess(ctx, s.cfg, s.name)
+	p, err := s.start(ctx, nil)
+	if err == nil {
+		err = s.admit(ctx, p)
+	}
 	if err != nil {
 		return false, err
 	}
-	s.setCurrent(p)
 	ready()
-	err = s.watch(ctx, p)
-	s.down("it is not running")
-	p.stop()
-	return time.Since(p.started) >= s.cfg.Timeouts.Stable, err
-}
-
-// watch follows a process's health until it ends, hangs or ctx ends.
-func (s *slot) watch(ctx context.Context, p *process) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	beats := make(chan driver.Health)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- p.driver.Health(ctx, func(h driver.Health) error {
-			select {
-			case beats <- h:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}()
-	silence := time.NewTimer(s.cfg.Timeouts.Health)
-	defer silence.Stop()
 	for {
-		select {
-		case h := <-beats:
-			silence.Reset(s.cfg.Timeouts.Health)
-			s.setHealth(p, h)
-		case <-p.child.done:
-			return fmt.Errorf("its process ended: %s", p.child.ended())
-		case err := <-ended:
-			select {
-			case <-p.child.done: // the stream broke because of it
-				return fmt.Errorf("its process ended: %s", p.child.ended())
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Second):
-			}
-			return fmt.Errorf("its health stream ended: %w", err)
-		case <-silence.C:
-			s.log.Error("the plugin hangs; killing it", "pid", p.child.pid(), "silent_for", s.cfg.Timeouts.Health)
-			p.child.kill()
-			return errHung
-		case <-ctx.Done():
-			return ctx.Err()
+		next, err := s.watch(ctx, p)
+		if next == nil {
+			s.down("it is not running")
+			p.stop()
+			return time.Since(p.started) >= s.cfg.Timeouts.Stable, err
 		}
+		s.retire(p)
+		p = next
 	}
 }
 
-// quarantine leaves the plugin alone until its file changes or the time is up.
+// start starts a process of the plugin's file as it is now; nil when that is
+// the file of p.
+func (s *slot) start(ctx context.Context, p *process) (*process, error) {
+	exe, err := openExecutable(s.cfg, s.name)
+	if err != nil {
+		return nil, err
+	}
+	defer exe.file.Close()
+	if p != nil && p.sum == exe.sum {
+		return nil, nil
+	}
+	s.mu.Lock()
+	config := s.config
+	s.mu.Unlock()
+	next, err := startProcess(ctx, s.cfg, s.name, exe, config)
+	if err == nil {
+		s.cfg.Observer.PluginStarted(s.name)
+	}
+	return next, err
+}
+
+// admit lets calls through to p, once it has the configuration of now. On an
+// error p is stopped.
+func (s *slot) admit(ctx context.Context, p *process) error {
+	s.announce(p)
+	for {
+		s.mu.Lock()
+		config := s.config
+		if bytes.Equal(config, p.config) {
+			if s.current == nil {
+				close(s.up)
+			}
+			s.current, s.note, s.health = p, "", driver.Health{Healthy: true}
+			s.describe(p)
+			s.mu.Unlock()
+			s.changed()
+			return nil
+		}
+		s.mu.Unlock()
+		limit, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Start)
+		desc, err := p.configure(limit, config)
+		cancel()
+		if err != nil {
+			p.stop()
+			return err
+		}
+		p.config, p.desc = config, desc
+	}
+}
+
+// announce makes the pid file that of p.
+func (s *slot) announce(p *process) {
+	if err := p.traces.announce(p.child.pid()); err != nil {
+		s.log.Warn("pid file", "err", err)
+	}
+}
+
+// quarantine leaves the plugin alone until its file, its manifest or its
+// configuration changes, the host is told to reload, or the time is up.
 func (s *slot) quarantine(ctx context.Context, why error) {
-	before, _ := idOf(filepath.Join(s.cfg.Dir, prefix+s.name))
+	before := filesOf(s.cfg, s.name)
 	until := time.Now().Add(s.cfg.QuarantineFor)
 	s.log.Error("the plugin is quarantined", "err", why, "until", until)
 	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), until)
-	for ctx.Err() == nil && time.Now().Before(until) {
-		pause(ctx, min(2*time.Second, time.Until(until)))
-		if now, err := idOf(filepath.Join(s.cfg.Dir, prefix+s.name)); err == nil && now != before {
+	for ctx.Err() == nil && time.Now().Before(until) && filesOf(s.cfg, s.name) == before {
+		if woken := s.rest(ctx, min(2*time.Second, time.Until(until))); woken {
 			break
 		}
 	}
 	s.mu.Lock()
-	s.failed, s.up = "", make(chan struct{})
+	s.failed, s.until, s.up = "", time.Time{}, make(chan struct{})
 	s.mu.Unlock()
+	s.changed()
 }
 
-// giveUp fails calls at once; until is when another try may help, if ever.
-func (s *slot) giveUp(why string, until time.Time) {
-	s.mu.Lock()
-	s.failed, s.until = why, until
-	s.state.Healthy, s.state.Message = false, why
-	close(s.up) // whoever waits for it need not
-	s.mu.Unlock()
-	s.change()
+// rest waits for d, a poke or the end of ctx; it reports a poke.
+func (s *slot) rest(ctx context.Context, d time.Duration) (woken bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-s.wake:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
-// setCurrent lets calls through to p.
-func (s *slot) setCurrent(p *process) {
-	caps := make([]string, len(p.desc.Capabilities))
-	for i, c := range p.desc.Capabilities {
-		caps[i] = string(c)
-	}
-	s.mu.Lock()
-	s.current = p
-	s.state = wire.DriverInfo{
-		Name: s.name, Version: p.desc.Version, Healthy: true, Message: strings.Join(p.desc.Warnings, "; "), Capabilities: caps,
-	}
-	close(s.up)
-	s.mu.Unlock()
-	s.change()
-}
-
-// down lets calls wait for the next process.
-func (s *slot) down(why string) { s.downIf(nil, why) }
-
-// downIf is down unless another process than p has taken its place; nil is any.
-func (s *slot) downIf(p *process, why string) {
-	s.mu.Lock()
-	if p != nil && s.current != p {
-		s.mu.Unlock()
-		return
-	}
-	if s.current != nil {
-		s.current, s.up = nil, make(chan struct{})
-	}
-	s.state.Healthy, s.state.Message = false, why
-	s.mu.Unlock()
-	s.change()
-}
-
-func (s *slot) setHealth(p *process, h driver.Health) {
-	message := h.Message
-	if message == "" {
-		message = strings.Join(p.desc.Warnings, "; ")
-	}
-	s.mu.Lock()
-	news := s.state.Healthy != h.Healthy || s.state.Message != message
-	s.state.Healthy, s.state.Message = h.Healthy, message
-	s.mu.Unlock()
-	if news {
-		s.change()
-	}
-}
-
-func (s *slot) info() wire.DriverInfo {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
-}
-
-// acquire gives the driver of the running process, waiting for one if need be.
+// acquire gives the running process, waiting for one if need be. The caller
+// ends its call with calls.Done.
 func (s *slot) acquire(ctx context.Context) (*process, error) {
 	limit := time.NewTimer(s.cfg.Timeouts.Wait)
 	defer limit.Stop()
 	for {
 		s.mu.Lock()
 		p, up, failed, until := s.current, s.up, s.failed, s.until
+		if p != nil && !p.dead() {
+			p.calls.Add(1)
+			s.mu.Unlock()
+			return p, nil
+		}
 		s.mu.Unlock()
 		switch {
-		case p != nil && !p.dead():
-			return p, nil
 		case p != nil: // its supervisor is about to notice
 			s.downIf(p, "it is not running")
 			continue
@@ -237,15 +245,5 @@ func (s *slot) acquire(ctx context.Context) (*process, error) {
 		case <-limit.C:
 			return nil, &step.Error{Kind: step.KindUnavailable, Message: "driver " + s.name + " is being restarted", RetryAfter: time.Second}
 		}
-	}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }

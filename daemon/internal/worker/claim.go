@@ -120,6 +120,9 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := w.tellChanges(ctx); err != nil {
+		return nil, err
+	}
 	me := w.identity()
 	sent := driver.Now()
 	got, err := w.cfg.API.Claim(ctx, wire.ClaimRequest{

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/internal/admission"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -41,6 +42,11 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	}
 	onHost := about.Capabilities.Has(driver.CapHost)
 	if !a.sandboxed() {
+		// The API looked at what the driver said when it registered; it may have
+		// become another one since.
+		if missing := admission.Missing(a.lease, false, about.Capabilities); missing != "" {
+			return wire.VerdictRecord{}, step.Errorf(step.KindUnsupported, "lacks the capability %s", missing)
+		}
 		if err := a.create(ctx, d, onHost); err != nil {
 			return wire.VerdictRecord{}, err
 		}

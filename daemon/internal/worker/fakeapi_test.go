@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +34,10 @@ type fakeAPI struct {
 	down        bool            // every call answers 503
 	artifacts   map[string]string
 	leaseMS     int64
+	heartbeatMS int64
 	incarnation string
+	drivers     []wire.DriverInfo // as last told
+	untold      int               // claims for a driver that was not told of as healthy
 }
 
 type fakeAttempt struct {
@@ -50,7 +54,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	t.Helper()
 	f := &fakeAPI{
 		t: t, changed: make(chan struct{}), claims: map[string][]wire.Lease{}, attempts: map[string]*fakeAttempt{},
-		ended: map[string]bool{}, artifacts: map[string]string{}, leaseMS: 20_000,
+		ended: map[string]bool{}, artifacts: map[string]string{}, leaseMS: 20_000, heartbeatMS: 100,
 	}
 	mux := http.NewServeMux()
 	handle(f, mux, "register", f.register)
@@ -153,12 +157,17 @@ func (f *fakeAPI) submit(l wire.Lease) {
 }
 
 func (f *fakeAPI) register(_ *http.Request, in wire.RegisterWorker) (wire.WorkerRegistered, int) {
-	f.change(func() { f.incarnation = in.Incarnation })
-	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: 100}, 200
+	f.change(func() { f.incarnation, f.drivers = in.Incarnation, in.Drivers })
+	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: f.heartbeatMS}, 200
 }
 
 func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimResponse, int) {
 	f.mu.Lock()
+	for _, name := range in.Drivers {
+		if !slices.ContainsFunc(f.drivers, func(d wire.DriverInfo) bool { return d.Name == name && d.Healthy }) {
+			f.untold++
+		}
+	}
 	again, repeated := f.claims[in.ClaimID]
 	f.mu.Unlock()
 	if repeated {
@@ -181,6 +190,7 @@ func (f *fakeAPI) beat(r *http.Request, in wire.Heartbeat) (wire.HeartbeatAnswer
 	if in.Incarnation != f.current() {
 		return wire.HeartbeatAnswer{}, 409
 	}
+	f.change(func() { f.drivers = in.Drivers })
 	f.wait(r, in.WaitMS, func() bool {
 		for _, h := range in.Held {
 			if a := f.attempts[h.AttemptID]; a == nil || a.closed || a.cancel {

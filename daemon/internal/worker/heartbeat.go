@@ -86,6 +86,7 @@ func (w *Worker) heartbeat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.heard(in.Drivers)
 	until := sent + driver.Deadline(ms(got.LeaseMS))
 	for _, id := range got.Renewed {
 		if a := w.held(id); a != nil {

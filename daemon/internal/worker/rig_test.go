@@ -36,6 +36,7 @@ type plugins struct {
 
 	mu   sync.Mutex
 	away bool
+	sick bool               // it says of itself that it is not healthy
 	cut  context.CancelFunc // ends the streams of the process that runs now
 	live context.Context
 }
@@ -115,7 +116,9 @@ func (p *plugins) CopyOut(ctx context.Context, h driver.Handle, path string, lim
 }
 
 func (p *plugins) driverInfo() wire.DriverInfo {
-	return wire.DriverInfo{Name: "memory", Version: "1", Healthy: true}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return wire.DriverInfo{Name: "memory", Version: "1", Healthy: !p.sick}
 }
 
 func (p *plugins) Infos() []wire.DriverInfo { return []wire.DriverInfo{p.driverInfo()} }
@@ -144,7 +147,8 @@ type rig struct {
 	ended  chan error
 }
 
-func newRig(t *testing.T) *rig {
+// newRig starts it; before may change the parts.
+func newRig(t *testing.T, before ...func(*rig)) *rig {
 	t.Helper()
 	tree, err := cgroup.Open(fmt.Sprintf("nofxtest_%08x.slice", rand.Uint32()))
 	if err != nil {
@@ -158,6 +162,9 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree}
 	if err := os.Mkdir(filepath.Join(r.dir, "journal"), 0o700); err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range before {
+		f(r)
 	}
 	r.start(4)
 	t.Cleanup(r.kill)

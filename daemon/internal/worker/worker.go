@@ -78,6 +78,7 @@ type Worker struct {
 
 	mu         sync.Mutex
 	registered wire.WorkerRegistered
+	told       string // what the API knows of the drivers, see offer
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
 }
@@ -126,9 +127,10 @@ func (w *Worker) Drain(ctx context.Context) error {
 func (w *Worker) register(ctx context.Context) error {
 	retry := newRetry()
 	for {
+		drivers := w.cfg.Drivers.Infos()
 		got, err := w.cfg.API.Register(ctx, wire.RegisterWorker{
 			Name: w.cfg.Name, Incarnation: w.incarnation, Region: w.cfg.Region, Version: w.cfg.Version,
-			Slots: w.cfg.Slots, Drivers: w.cfg.Drivers.Infos(),
+			Slots: w.cfg.Slots, Drivers: drivers,
 		})
 		if err == nil && (got.WorkerID == "" || got.LeaseMS <= 0 || got.HeartbeatMS <= 0 || got.InstallationID == "") {
 			err = step.Errorf(step.KindInternal, "the answer to register is incomplete")
@@ -137,6 +139,7 @@ func (w *Worker) register(ctx context.Context) error {
 			w.mu.Lock()
 			w.registered = got
 			w.mu.Unlock()
+			w.heard(drivers)
 			w.log.Info("registered", "worker", got.WorkerID, "incarnation", w.incarnation, "lease", ms(got.LeaseMS))
 			return w.cfg.Ledger.Set(installationKey, got.InstallationID)
 		}

@@ -35,9 +35,10 @@ func (q *Queries) ExpiredAttempts(ctx context.Context, most int32) ([]string, er
 }
 
 const failQueued = `-- name: FailQueued :many
-UPDATE nofx.step SET status = 'failed', ended_at = now(), verdict = $1::json, losses = losses + 1
-WHERE id = ANY ($2::text[]) AND status = 'queued'
-RETURNING id, run_id, name, attempt, dependants
+UPDATE nofx.step s SET status = 'failed', ended_at = now(), verdict = f.verdict::json, losses = s.losses + 1
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS verdict) f
+WHERE s.id = f.id AND s.status = 'queued'
+RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants
 `
 
 type FailQueuedRow struct {
@@ -49,8 +50,8 @@ type FailQueuedRow struct {
 }
 
 // FailQueued ends steps that nobody can take, in their run's locked row.
-func (q *Queries) FailQueued(ctx context.Context, verdict []byte, ids []string) ([]FailQueuedRow, error) {
-	rows, err := q.db.Query(ctx, failQueued, verdict, ids)
+func (q *Queries) FailQueued(ctx context.Context, ids []string, verdicts []string) ([]FailQueuedRow, error) {
+	rows, err := q.db.Query(ctx, failQueued, ids, verdicts)
 	if err != nil {
 		return nil, err
 	}
@@ -290,21 +291,45 @@ func (q *Queries) Orphaned(ctx context.Context, waitSeconds float64, most int32)
 	return items, nil
 }
 
+const seeDrivers = `-- name: SeeDrivers :exec
+WITH old AS (DELETE FROM nofx.driver_seen WHERE healthy_at < now() - interval '30 days')
+INSERT INTO nofx.driver_seen AS h (name, worker_id, healthy_at)
+SELECT DISTINCT d->>'name', w.id, now()
+FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
+WHERE w.status = 'live' AND (d->>'healthy')::bool
+ON CONFLICT ON CONSTRAINT driver_seen_pk DO UPDATE SET healthy_at = excluded.healthy_at
+`
+
+// SeeDrivers notes which drivers are healthy now, and forgets those that have
+// not been for long.
+func (q *Queries) SeeDrivers(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, seeDrivers)
+	return err
+}
+
 const stranded = `-- name: Stranded :many
-SELECT s.id, s.run_id FROM nofx.step s
+WITH served AS (
+  SELECT h.name, h.worker_id FROM nofx.driver_seen h WHERE h.healthy_at > now() - make_interval(secs => $1::float8)
+)
+SELECT s.id, s.run_id, s.driver, s.pin FROM nofx.step s
 WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => $1::float8)
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.status = 'live')
-  AND NOT EXISTS (SELECT 1 FROM nofx.worker w, json_array_elements(w.drivers) d WHERE w.status = 'live' AND d->>'name' = s.driver)
+  AND (SELECT c.hold_until FROM nofx.lease_clock c) < now() - make_interval(secs => $1::float8)
+  AND CASE WHEN s.pin = '' THEN s.driver NOT IN (SELECT v.name FROM served v)
+           ELSE (s.driver, s.pin) NOT IN (SELECT v.name, v.worker_id FROM served v)
+                AND s.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status <> 'lost') END
 LIMIT $2
 `
 
 type StrandedRow struct {
-	ID    string
-	RunID string
+	ID     string
+	RunID  string
+	Driver string
+	Pin    string
 }
 
-// Stranded lists queued steps that have been due for longer than a lease while
-// workers live and none of them offers the driver.
+// Stranded lists queued steps that have been due for long and whose driver has
+// not been healthy since, on any worker that may take them. A pinned step whose
+// worker is lost is not one of them: see Orphaned.
 func (q *Queries) Stranded(ctx context.Context, waitSeconds float64, most int32) ([]StrandedRow, error) {
 	rows, err := q.db.Query(ctx, stranded, waitSeconds, most)
 	if err != nil {
@@ -314,7 +339,12 @@ func (q *Queries) Stranded(ctx context.Context, waitSeconds float64, most int32)
 	items := []StrandedRow{}
 	for rows.Next() {
 		var i StrandedRow
-		if err := rows.Scan(&i.ID, &i.RunID); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.RunID,
+			&i.Driver,
+			&i.Pin,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

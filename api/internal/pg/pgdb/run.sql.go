@@ -428,7 +428,7 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
 FROM nofx.step s
@@ -451,6 +451,7 @@ type ListStepsRow struct {
 	IdempotencyKey string
 	CreatedAt      time.Time
 	EndedAt        *time.Time
+	Pin            string
 	StartedAt      *time.Time
 }
 
@@ -478,6 +479,7 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.IdempotencyKey,
 			&i.CreatedAt,
 			&i.EndedAt,
+			&i.Pin,
 			&i.StartedAt,
 		); err != nil {
 			return nil, err

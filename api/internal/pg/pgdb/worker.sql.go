@@ -66,6 +66,40 @@ func (q *Queries) FindWorker(ctx context.Context, arg FindWorkerParams) (FindWor
 	return i, err
 }
 
+const fleet = `-- name: Fleet :many
+SELECT w.id, w.status, w.drivers FROM nofx.worker w
+WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => $1::float8)
+ORDER BY w.last_seen DESC
+LIMIT 10000
+`
+
+type FleetRow struct {
+	ID      string
+	Status  string
+	Drivers []byte
+}
+
+// Fleet are the workers that live or were seen not long ago.
+func (q *Queries) Fleet(ctx context.Context, seconds float64) ([]FleetRow, error) {
+	rows, err := q.db.Query(ctx, fleet, seconds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []FleetRow{}
+	for rows.Next() {
+		var i FleetRow
+		if err := rows.Scan(&i.ID, &i.Status, &i.Drivers); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const forgetUnlisted = `-- name: ForgetUnlisted :execrows
 UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = $1 AND status = 'running' AND id <> ALL ($2::text[])
@@ -159,42 +193,6 @@ func (q *Queries) Installation(ctx context.Context) (InstallationRow, error) {
 	var i InstallationRow
 	err := row.Scan(&i.ID, &i.Timeline)
 	return i, err
-}
-
-const knownDrivers = `-- name: KnownDrivers :many
-SELECT (d->>'name')::text AS name, bool_or(d->'capabilities' @> '["host"]')::bool AS on_host
-FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
-WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => $1::float8)
-GROUP BY d->>'name'
-ORDER BY d->>'name'
-LIMIT 1000
-`
-
-type KnownDriversRow struct {
-	Name   string
-	OnHost bool
-}
-
-// KnownDrivers are the drivers that workers have that live or were seen not
-// long ago.
-func (q *Queries) KnownDrivers(ctx context.Context, seconds float64) ([]KnownDriversRow, error) {
-	rows, err := q.db.Query(ctx, knownDrivers, seconds)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []KnownDriversRow{}
-	for rows.Next() {
-		var i KnownDriversRow
-		if err := rows.Scan(&i.Name, &i.OnHost); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const registerWorker = `-- name: RegisterWorker :one

@@ -49,13 +49,29 @@ UPDATE nofx.attempt a SET status = 'lost', ended_at = now(), verdict = f.verdict
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@epochs::bigint[]) AS epoch, unnest(@verdicts::text[]) AS verdict) f
 WHERE a.id = f.id AND a.epoch = f.epoch AND a.status = 'running' AND a.lease_until < now();
 
--- Stranded lists queued steps that have been due for longer than a lease while
--- workers live and none of them offers the driver.
+-- SeeDrivers notes which drivers are healthy now, and forgets those that have
+-- not been for long.
+-- name: SeeDrivers :exec
+WITH old AS (DELETE FROM nofx.driver_seen WHERE healthy_at < now() - interval '30 days')
+INSERT INTO nofx.driver_seen AS h (name, worker_id, healthy_at)
+SELECT DISTINCT d->>'name', w.id, now()
+FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
+WHERE w.status = 'live' AND (d->>'healthy')::bool
+ON CONFLICT ON CONSTRAINT driver_seen_pk DO UPDATE SET healthy_at = excluded.healthy_at;
+
+-- Stranded lists queued steps that have been due for long and whose driver has
+-- not been healthy since, on any worker that may take them. A pinned step whose
+-- worker is lost is not one of them: see Orphaned.
 -- name: Stranded :many
-SELECT s.id, s.run_id FROM nofx.step s
+WITH served AS (
+  SELECT h.name, h.worker_id FROM nofx.driver_seen h WHERE h.healthy_at > now() - make_interval(secs => @wait_seconds::float8)
+)
+SELECT s.id, s.run_id, s.driver, s.pin FROM nofx.step s
 WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => @wait_seconds::float8)
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.status = 'live')
-  AND NOT EXISTS (SELECT 1 FROM nofx.worker w, json_array_elements(w.drivers) d WHERE w.status = 'live' AND d->>'name' = s.driver)
+  AND (SELECT c.hold_until FROM nofx.lease_clock c) < now() - make_interval(secs => @wait_seconds::float8)
+  AND CASE WHEN s.pin = '' THEN s.driver NOT IN (SELECT v.name FROM served v)
+           ELSE (s.driver, s.pin) NOT IN (SELECT v.name, v.worker_id FROM served v)
+                AND s.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status <> 'lost') END
 LIMIT @most;
 
 -- Orphaned lists queued steps whose run's workspace is on a worker that has
@@ -68,9 +84,10 @@ LIMIT @most;
 
 -- FailQueued ends steps that nobody can take, in their run's locked row.
 -- name: FailQueued :many
-UPDATE nofx.step SET status = 'failed', ended_at = now(), verdict = @verdict::json, losses = losses + 1
-WHERE id = ANY (@ids::text[]) AND status = 'queued'
-RETURNING id, run_id, name, attempt, dependants;
+UPDATE nofx.step s SET status = 'failed', ended_at = now(), verdict = f.verdict::json, losses = s.losses + 1
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@verdicts::text[]) AS verdict) f
+WHERE s.id = f.id AND s.status = 'queued'
+RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants;
 
 -- name: LockRuns :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at

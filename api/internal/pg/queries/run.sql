@@ -45,7 +45,7 @@ WHERE tenant_id = @tenant_id AND id = @id;
 
 -- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
 FROM nofx.step s

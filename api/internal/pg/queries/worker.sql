@@ -63,12 +63,9 @@ WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[]
 SELECT i.id::text FROM unnest(@ids::text[]) AS i(id)
 WHERE NOT EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = i.id AND r.ended_at IS NULL);
 
--- KnownDrivers are the drivers that workers have that live or were seen not
--- long ago.
--- name: KnownDrivers :many
-SELECT (d->>'name')::text AS name, bool_or(d->'capabilities' @> '["host"]')::bool AS on_host
-FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
+-- Fleet are the workers that live or were seen not long ago.
+-- name: Fleet :many
+SELECT w.id, w.status, w.drivers FROM nofx.worker w
 WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => @seconds::float8)
-GROUP BY d->>'name'
-ORDER BY d->>'name'
-LIMIT 1000;
+ORDER BY w.last_seen DESC
+LIMIT 10000;

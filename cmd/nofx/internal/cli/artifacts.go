@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,7 +14,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
@@ -45,6 +45,9 @@ func (a *app) artifactsGetCommand() *cobra.Command {
 				return fetch(cmd.Context(), client, info, a.Stdout)
 			}
 			to := output
+			if to == "" && local(info.Name) != nil {
+				return local(info.Name)
+			}
 			if to == "" {
 				to = path.Base(info.Name)
 			}
@@ -82,13 +85,17 @@ func findArtifact(ctx context.Context, client *server, name string) (wire.Artifa
 	return wire.ArtifactInfo{}, step.Errorf(step.KindNotFound, "run %s has no artifact %s", parts[1], name)
 }
 
-// saveAll downloads artifacts to the current folder under their base names and
-// prints their hashes on stderr.
-func (a *app) saveAll(ctx context.Context, client *server, all []wire.ArtifactInfo) error {
+// saveAll downloads the artifacts that were asked for to the current folder, a
+// file under its base name and a folder under its own, and prints their hashes
+// on stderr.
+func (a *app) saveAll(ctx context.Context, client *server, asked []string, all []wire.ArtifactInfo) error {
 	var errs []error
 	for _, info := range all {
-		to := path.Base(info.Name)
-		if err := download(ctx, client, info, to); err != nil {
+		to, err := place(asked, info.Name)
+		if err == nil {
+			err = download(ctx, client, info, to)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -99,12 +106,36 @@ func (a *app) saveAll(ctx context.Context, client *server, all []wire.ArtifactIn
 	return errors.Join(errs...)
 }
 
+// place is where an artifact goes, below the current folder.
+func place(asked []string, name string) (string, error) {
+	if err := local(name); err != nil {
+		return "", err
+	}
+	for _, want := range asked {
+		if rest, ok := strings.CutPrefix(name, below(want)+"/"); ok {
+			return filepath.Join(path.Base(below(want)), filepath.FromSlash(rest)), nil
+		}
+	}
+	return path.Base(name), nil
+}
+
+// local refuses a name that could lead out of the folder that it is put into.
+func local(name string) error {
+	if !filepath.IsLocal(filepath.FromSlash(name)) || path.Clean(name) != name || name == "." {
+		return step.Errorf(step.KindInternal, "the server sent the name %s, which is not that of a file in a workspace", render.Clean(name))
+	}
+	return nil
+}
+
+// below is a path of the workspace as artifacts are named.
+func below(asked string) string { return strings.TrimPrefix(path.Clean(asked), "/workspace/") }
+
 // tellMissing says which of the artifacts that were asked for the step did not
-// leave.
+// leave: no file of the name, and none below it.
 func (a *app) tellMissing(asked []string, all []wire.ArtifactInfo) {
 	for _, name := range asked {
-		rel := strings.TrimPrefix(path.Clean(name), "/workspace/")
-		if !slices.ContainsFunc(all, func(info wire.ArtifactInfo) bool { return info.Name == rel }) {
+		rel := below(name)
+		if !slices.ContainsFunc(all, func(info wire.ArtifactInfo) bool { return info.Name == rel || strings.HasPrefix(info.Name, rel+"/") }) {
 			a.say("artifact %s: the step left no such file", render.Clean(name))
 		}
 	}
@@ -123,15 +154,20 @@ func download(ctx context.Context, client *server, info wire.ArtifactInfo, to st
 		}
 		return errors.Join(fetch(ctx, client, info, f), f.Close())
 	}
-	f, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o644))
-	if err != nil {
-		return fmt.Errorf("%s: %w", filepath.Dir(to), err)
-	}
-	defer func() { _ = f.Cleanup() }() // what is whole was moved away already
-	if err := fetch(ctx, client, info, f); err != nil {
+	dir := filepath.Dir(to)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as the user's umask has it
 		return err
 	}
-	return f.CloseAtomicallyReplace()
+	// Not named after the artifact, whose name may be as long as names can be.
+	f, err := os.OpenFile(filepath.Join(dir, ".nofx-"+rand.Text()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // artifacts are for their user's tools
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // what is whole was moved away already
+	if err := errors.Join(fetch(ctx, client, info, f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), to)
 }
 
 // fetch copies the artifact to w and checks its size and hash.

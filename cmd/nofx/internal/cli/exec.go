@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,13 +26,20 @@ func (a *app) execCommand() *cobra.Command {
 			"124: it ran out of time. 125: it ended in any other way than by its own exit, or NOFX could\n" +
 			"not run it; the cause is on stderr. With --json the whole verdict is the last line on stderr.\n" +
 			"The first Ctrl-C cancels the step, the second leaves it alone and goes away.\n" +
-			"Nothing is read from the standard input: the step's own is empty; --file brings data in.",
+			"The step's standard input is empty without -i, which reads all of yours first, at most 1 MiB of\n" +
+			"text; --file brings other data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
 			if err := noneEmpty(cmd, "driver", "image", "cpu", "memory", "pids", "disk", "output"); err != nil {
 				return err
 			}
 			o.Command = args
+			if o.Input && o.Tool == "exec" {
+				var err error
+				if o.Stdin, err = a.readStdin(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			plan, err := onestep.Plan(o)
 			if err != nil {
 				return err
@@ -47,6 +53,7 @@ func (a *app) execCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
+	f.BoolVarP(&o.Input, "stdin", "i", false, "give the standard input to the command")
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
 	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
@@ -59,8 +66,31 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Network, "network", string(step.NetworkNone), "none (open is not enforced yet: refused)")
 	f.StringArrayVar(&o.Env, "env", nil, "`K=V`, for its environment")
 	f.StringArrayVar(&o.Files, "file", nil, "`local:remote`, a file to put into the workspace")
-	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` in the workspace to keep and to download here")
+	f.StringArrayVar(&o.Artifacts, "artifact", nil, "`path` of a file or folder in the workspace to keep and to download here")
 	return cmd
+}
+
+// readStdin reads the standard input to its end, one byte more than is allowed
+// at most, unless ctx ends before.
+func (a *app) readStdin(ctx context.Context) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(a.Stdin, onestep.MaxStdin+1))
+		read <- result{data, err}
+	}()
+	select {
+	case r := <-read:
+		if r.err != nil {
+			return nil, fmt.Errorf("standard input: %w", r.err)
+		}
+		return r.data, nil
+	case <-ctx.Done(): // the read ends with the process
+		return nil, context.Cause(ctx)
+	}
 }
 
 // noneEmpty refuses a flag with nothing in it, as an unset variable in a
@@ -96,26 +126,16 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	watched := make(chan struct{})
 	defer close(watched)
 	go a.tellUnserved(watch, client, created.ID, watched)
-	go func() {
-		select {
-		case <-watched:
-			return
-		case <-ctx.Done():
-			a.say("cancelling run %s (once more to leave it alone)", created.ID)
-			if _, err := client.Cancel(watch, created.ID); err != nil && watch.Err() == nil {
-				a.say("cancel: %s", render.Clean(err.Error()))
-			}
-		}
-		select {
-		case <-watched:
-		case <-a.Again:
-			detach(interrupt.ErrInterrupted)
-		}
-	}()
+	view := &rawView{out: a.Stdout, err: a.Stderr, app: a}
+	go a.cancelWhenInterrupted(ctx, watch, detach, client, created.ID, &view.away, watched)
 
-	detail, err := follow.Run(watch, client, created.ID, &rawView{out: a.Stdout, err: a.Stderr, app: a})
+	detail, err := follow.Run(watch, client, created.ID, view)
 	if errors.Is(err, interrupt.ErrInterrupted) {
 		a.say("left alone: see nofx runs get %s", created.ID)
+		return code(execOther)
+	}
+	if errors.Is(err, errAway) {
+		a.say("the API is away: nobody can say whether run %s was cancelled; see nofx runs get %s", created.ID, created.ID)
 		return code(execOther)
 	}
 	if err != nil {
@@ -124,7 +144,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	if len(detail.Steps) != 1 {
 		return fmt.Errorf("run %s has %d steps, not one", created.ID, len(detail.Steps))
 	}
-	saved := a.saveAll(watch, client, detail.Artifacts)
+	saved := a.saveAll(watch, client, plan.Steps[0].Artifacts, detail.Artifacts)
 	a.tellMissing(plan.Steps[0].Artifacts, detail.Artifacts)
 	return errors.Join(saved, a.conclude(detail))
 }
@@ -132,8 +152,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 // unserved is how long a step may wait before it is worth a word.
 const unserved = 3 * time.Second
 
-// tellUnserved says so when the run's step waits for a driver that no live
-// worker has.
+// tellUnserved says what the run's step waits for when it does not begin.
 func (a *app) tellUnserved(ctx context.Context, client *server, runID string, done <-chan struct{}) {
 	timer := time.NewTimer(unserved)
 	defer timer.Stop()
@@ -143,20 +162,12 @@ func (a *app) tellUnserved(ctx context.Context, client *server, runID string, do
 	case <-timer.C:
 	}
 	detail, err := client.Run(ctx, runID)
-	if err != nil || len(detail.Steps) != 1 || detail.Steps[0].Attempt > 0 || detail.Steps[0].Status.Terminal() {
+	if err != nil || len(detail.Steps) != 1 {
 		return // whatever is wrong is told by what follows the run
 	}
-	list, err := client.Workers(ctx)
-	if err != nil {
-		return
+	if what := detail.Steps[0].WaitingFor; what != "" {
+		a.say("the step waits for %s", render.Clean(what))
 	}
-	want := detail.Steps[0].Driver
-	for _, w := range list.Workers {
-		if w.Status == "live" && slices.ContainsFunc(w.Drivers, func(d wire.DriverInfo) bool { return d.Name == want && d.Healthy }) {
-			return
-		}
-	}
-	a.say("no live worker offers the driver %s: the step waits for one", render.Clean(want))
 }
 
 // conclude says how the step ended, where that is not plain from its exit
@@ -215,6 +226,7 @@ type rawView struct {
 	out, err io.Writer
 	app      *app
 	attempt  int
+	away     outage
 }
 
 func (v *rawView) Steps(wire.RunDetail) {}
@@ -232,6 +244,7 @@ func (v *rawView) Output(_ wire.StepDetail, attempt int, stream wire.Stream, dat
 }
 
 func (v *rawView) Trouble(what string) {
+	v.away.set(what != "")
 	if what == "" {
 		what = "the API is back"
 	}

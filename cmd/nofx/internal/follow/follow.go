@@ -9,6 +9,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,7 @@ func (f *follower) loop(ctx context.Context) (wire.RunDetail, error) {
 			f.pumping.Wait()
 			f.mu.Lock()
 			defer f.mu.Unlock()
+			f.view.Steps(detail)
 			if f.err == nil {
 				f.err = ctx.Err()
 			}
@@ -117,9 +119,6 @@ func (f *follower) loop(ctx context.Context) (wire.RunDetail, error) {
 // show hands the state to the view and keeps one pump for each step that has
 // had an attempt.
 func (f *follower) show(ctx context.Context, detail wire.RunDetail) {
-	f.mu.Lock()
-	f.view.Steps(detail)
-	f.mu.Unlock()
 	for _, s := range detail.Steps {
 		p := f.pumps[s.ID]
 		if p == nil {
@@ -135,82 +134,32 @@ func (f *follower) show(ctx context.Context, detail wire.RunDetail) {
 			close(p.ended)
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.view.Steps(f.held(detail))
 }
 
-// pump carries the output of one step. closed is the loop's; ended tells the
-// pump that no further attempt follows.
-type pump struct {
-	step   wire.StepDetail
-	ended  chan struct{}
-	closed bool
-}
-
-func (f *follower) pump(ctx context.Context, p *pump) {
-	var offset int64
-	attempt := 0
-	ended := p.ended
-	last := false // the step had ended before the fetch began
-	var tail time.Time
-	for {
-		page, err := retry(ctx, f, func() (wire.OutputPage, error) { return f.fetch(ctx, p.step.ID, offset) })
-		if err != nil {
-			f.fail(ctx, err)
-			return
-		}
-		if page.Attempt != attempt && attempt != 0 && offset != 0 {
-			attempt, offset = page.Attempt, 0 // what came belongs to the old attempt's offset
+// held is the run as the view may see it: a step has not ended before all of
+// its output was shown.
+func (f *follower) held(detail wire.RunDetail) wire.RunDetail {
+	detail.Steps = slices.Clone(detail.Steps)
+	for i, s := range detail.Steps {
+		p := f.pumps[s.ID]
+		if p == nil || !s.Status.Terminal() || p.done {
 			continue
 		}
-		attempt = page.Attempt
-		f.mu.Lock()
-		for _, c := range page.Chunks {
-			f.view.Output(p.step, page.Attempt, c.Stream, c.Data)
+		if p.shown.Attempt != s.Attempt {
+			p.shown = s
+			p.shown.Status, p.shown.Verdict, p.shown.EndedAt = step.StepRunning, nil, nil
 		}
-		f.mu.Unlock()
-		progressed := page.NextOffset > offset
-		if progressed {
-			tail = time.Time{}
-		}
-		offset = page.NextOffset
-		if progressed && !page.Done {
-			if len(page.Chunks) > 0 && !pauseFor(ctx, outputPause/4) {
-				return
-			}
-			continue
-		}
-		if last {
-			if tail.IsZero() {
-				tail = time.Now()
-			}
-			if page.Done || time.Since(tail) > outputTail {
-				return
-			}
-		}
-		wait := outputPause
-		if page.Done {
-			wait = outputIdle
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-ended:
-			timer.Stop()
-			ended, last = nil, true
-		case <-timer.C:
+		detail.Steps[i] = p.shown
+	}
+	for _, s := range detail.Steps {
+		if p := f.pumps[s.ID]; p != nil {
+			p.shown = s
 		}
 	}
-}
-
-func (f *follower) fetch(ctx context.Context, stepID string, offset int64) (wire.OutputPage, error) {
-	select {
-	case f.slots <- struct{}{}:
-	case <-ctx.Done():
-		return wire.OutputPage{}, context.Cause(ctx)
-	}
-	defer func() { <-f.slots }()
-	return f.api.Output(ctx, f.runID, stepID, offset)
+	return detail
 }
 
 // listen turns the event stream into wake-ups and opens it again when it
@@ -222,16 +171,21 @@ func (f *follower) listen(ctx context.Context) {
 			if len(batch) > 0 {
 				after = batch[len(batch)-1].ID
 			}
-			select {
-			case f.wake <- struct{}{}:
-			default:
-			}
+			f.poke()
 			return nil
 		})
 		if err != nil && !transient(err) {
 			return // the loop sees the same error, or can do without the stream
 		}
 		pauseFor(ctx, retryPause)
+	}
+}
+
+// poke makes the loop look again.
+func (f *follower) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -106,12 +108,23 @@ type record struct {
 	output  map[string]string
 	trouble []string
 	states  []step.RunStatus
+	steps   map[string]step.Status
+	late    []string // output that came after its step had ended
 }
 
-func (r *record) Steps(d wire.RunDetail) { r.states = append(r.states, d.Run.Status) }
-func (r *record) Trouble(what string)    { r.trouble = append(r.trouble, what) }
+func (r *record) Steps(d wire.RunDetail) {
+	r.states = append(r.states, d.Run.Status)
+	r.steps = map[string]step.Status{}
+	for _, s := range d.Steps {
+		r.steps[s.ID] = s.Status
+	}
+}
+func (r *record) Trouble(what string) { r.trouble = append(r.trouble, what) }
 func (r *record) Output(s wire.StepDetail, attempt int, _ wire.Stream, data []byte) {
 	r.output[fmt.Sprint(s.ID, attempt)] += string(data)
+	if r.steps[s.ID].Terminal() {
+		r.late = append(r.late, string(data))
+	}
 }
 
 func (r *record) check(t *testing.T) {
@@ -149,6 +162,12 @@ func TestRunShowsAllOutputOnce(t *testing.T) {
 					t.Fatalf("%s, %v", detail.Run.Status, err)
 				}
 				view.check(t)
+				if len(view.late) > 0 {
+					t.Errorf("shown after the step's end: %q", view.late)
+				}
+				if diff := cmp.Diff(map[string]step.Status{"a": step.StepSucceeded, "b": step.StepSucceeded}, view.steps); diff != "" {
+					t.Errorf("the last states shown: %s", diff)
+				}
 				if away := api.away[1] > 0; away != (len(view.trouble) > 0) {
 					t.Errorf("trouble shown: %q", view.trouble)
 				}

@@ -21,8 +21,12 @@ import (
 // StepName is the name of the plan's only step.
 const StepName = "exec"
 
-// MaxFile bounds one --file; the API bounds the whole request.
-const MaxFile = 1 << 20
+// MaxFile bounds one --file and MaxStdin the standard input, in bytes; the API
+// bounds the whole request.
+const (
+	MaxFile  = 1 << 20
+	MaxStdin = 1 << 20
+)
 
 // Options are the flags of `nofx exec`, as typed.
 type Options struct {
@@ -39,6 +43,8 @@ type Options struct {
 	Env       []string // K=V
 	Files     []string // local:remote
 	Artifacts []string // paths below the workspace
+	Input     bool     // Stdin is given to the command
+	Stdin     []byte
 	Command   []string
 }
 
@@ -143,6 +149,17 @@ func (o Options) inputs() (map[string]any, error) {
 	default:
 		return nil, step.Errorf(step.KindInvalid, "--tool %s: bash, exec, python or node", o.Tool)
 	}
+	if o.Input {
+		switch {
+		case o.Tool != "exec":
+			return nil, step.Errorf(step.KindInvalid, "-i: --tool %s has its code as standard input, or none: only --tool exec takes yours", o.Tool)
+		case len(o.Stdin) > MaxStdin:
+			return nil, step.Errorf(step.KindTooLarge, "-i: the standard input has more than %d bytes: bring it in with --file, in pieces", MaxStdin)
+		case !utf8.Valid(o.Stdin):
+			return nil, step.Errorf(step.KindInvalid, "-i: the standard input is not UTF-8 text: bring such bytes in with --file")
+		}
+		in["stdin"] = string(o.Stdin)
+	}
 	if len(o.Env) > 0 {
 		env := map[string]string{}
 		for _, kv := range o.Env {
@@ -217,7 +234,7 @@ func checkArtifacts(paths []string) error {
 	for _, p := range paths {
 		name := path.Base(p)
 		if name == "." || name == "/" || name == ".." {
-			return step.Errorf(step.KindInvalid, "--artifact %s: not a file", p)
+			return step.Errorf(step.KindInvalid, "--artifact %s: neither a file nor a folder below the workspace", p)
 		}
 		if slices.Contains(names, name) {
 			return step.Errorf(step.KindInvalid, "--artifact %s: another artifact has the same base name", p)

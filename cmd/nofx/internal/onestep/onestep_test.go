@@ -36,6 +36,7 @@ func TestPlan(t *testing.T) {
 		o.Env = []string{"A=1", "B=x=y"}
 		o.Files = []string{data + ":in/data.bin"}
 		o.Artifacts = []string{"out/a"}
+		o.Input, o.Stdin = true, []byte("in <&>")
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +45,7 @@ func TestPlan(t *testing.T) {
 		Name: StepName, Tool: "exec", Driver: "local", TimeoutMS: 30000, Network: step.NetworkNone,
 		Resources: &step.Resources{CPU: 0.5, MemoryMB: 256, Pids: 64, OutputKB: 1024},
 		Inputs: json.RawMessage(`{"argv":["sh","-c","exit 7"],"env":{"A":"1","B":"x=y"},` +
-			`"files":[{"path":"in/data.bin","content_base64":"YQBi","mode":493}]}`),
+			`"files":[{"path":"in/data.bin","content_base64":"YQBi","mode":493}],"stdin":"in <&>"}`),
 		Artifacts: []string{"out/a"},
 	}}}
 	if diff := cmp.Diff(want, plan); diff != "" {
@@ -140,7 +141,10 @@ func TestPlanRefuses(t *testing.T) {
 		"file is folder":   {func(o *Options) { o.Files = []string{dir + ":x"} }, step.KindInvalid, "not a regular file"},
 		"file twice":       {func(o *Options) { o.Files = []string{plain + ":x", plain + ":x"} }, step.KindInvalid, "another file"},
 		"file too large":   {func(o *Options) { o.Files = []string{big + ":x"} }, step.KindTooLarge, "at most"},
-		"artifact folder":  {func(o *Options) { o.Artifacts = []string{"/"} }, step.KindInvalid, "not a file"},
+		"stdin for bash":   {func(o *Options) { o.Input, o.Tool = true, "bash" }, step.KindInvalid, "only --tool exec"},
+		"stdin too large":  {func(o *Options) { o.Input, o.Stdin = true, make([]byte, MaxStdin+1) }, step.KindTooLarge, "more than 1048576 bytes"},
+		"stdin bytes":      {func(o *Options) { o.Input, o.Stdin = true, []byte("\xff") }, step.KindInvalid, "not UTF-8"},
+		"artifact folder":  {func(o *Options) { o.Artifacts = []string{"/"} }, step.KindInvalid, "neither a file nor a folder"},
 		"artifact twice":   {func(o *Options) { o.Artifacts = []string{"a/x", "b/x"} }, step.KindInvalid, "same base name"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,6 +23,7 @@ type state struct {
 	status     step.Status
 	generation int
 	attempt    int
+	waits      string
 }
 
 // NewPlain makes a view that writes to w.
@@ -41,13 +42,13 @@ func (p *Plain) Widen(d wire.RunDetail) {
 func (p *Plain) Steps(d wire.RunDetail) {
 	p.Widen(d)
 	for _, s := range d.Steps {
-		now := state{s.Status, s.Generation, s.Attempt}
+		now := state{s.Status, s.Generation, s.Attempt, s.WaitingFor}
 		if p.seen[s.ID] == now {
 			continue
 		}
 		first := p.seen[s.ID] == state{}
 		p.seen[s.ID] = now
-		if first && (s.Status == step.StepWaiting || s.Status == step.StepQueued) {
+		if first && now.waits == "" && (s.Status == step.StepWaiting || s.Status == step.StepQueued) {
 			continue // the plan's own beginning is no news
 		}
 		if s.Status.Terminal() {
@@ -108,6 +109,9 @@ func describe(s wire.StepDetail, now time.Time) string {
 	text := string(s.Status)
 	if s.Attempt > 1 {
 		text += fmt.Sprintf(" (attempt %d)", s.Attempt)
+	}
+	if s.WaitingFor != "" {
+		text += ", waits for " + Clean(s.WaitingFor)
 	}
 	if s.Status.Terminal() && s.Verdict != nil {
 		text += ", " + s.Verdict.String()

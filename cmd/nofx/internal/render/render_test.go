@@ -36,9 +36,13 @@ func TestPlain(t *testing.T) {
 	var b strings.Builder
 	p := NewPlain(&b)
 	queued := wire.StepDetail{ID: "s-build", Name: "build", Status: step.StepQueued}
+	stuck := queued
+	stuck.WaitingFor = "a worker with the driver x\x1b"
 	running := queued
 	running.Status, running.Attempt = step.StepRunning, 1
 	p.Steps(detail(step.RunQueued, queued))
+	p.Steps(detail(step.RunQueued, stuck))
+	p.Steps(detail(step.RunQueued, stuck)) // no news
 	p.Steps(detail(step.RunRunning, running))
 	p.Steps(detail(step.RunRunning, running)) // no news
 	p.Output(running, 1, wire.Stdout, []byte("one\ntw"))
@@ -47,6 +51,7 @@ func TestPlain(t *testing.T) {
 	p.Steps(detail(step.RunSucceeded, ended("build", 0)))
 	p.Close(detail(step.RunSucceeded, ended("build", 0)))
 	want := strings.Join([]string{
+		"build = queued, waits for a worker with the driver x·",
 		"build = running",
 		"build | one",
 		"build ! bad·[31m·",
@@ -66,7 +71,8 @@ func TestResults(t *testing.T) {
 	bad := ended("check", 7)
 	bad.Verdict.Message = "2 tests failed"
 	bad.Verdict.Output = step.Output{StoredBytes: 512 << 10, TotalBytes: 300e6, Truncated: true}
-	d := detail(step.RunFailed, ended("build", 0), bad, wire.StepDetail{Name: "collect", Status: step.StepCancelled})
+	d := detail(step.RunFailed, ended("build", 0), bad, wire.StepDetail{Name: "collect", Status: step.StepCancelled},
+		wire.StepDetail{Name: "send", Status: step.StepQueued, WaitingFor: "a worker with the driver x\x1b"})
 	d.Artifacts = []wire.ArtifactInfo{{StepName: "build", Name: "out/a", Size: 2048, SHA256: strings.Repeat("ab", 32)}}
 	if err := Results(&b, d); err != nil {
 		t.Fatal(err)
@@ -77,6 +83,7 @@ func TestResults(t *testing.T) {
 		"286.1MiB (kept 512.0KiB)",
 		"check: 2 tests failed",
 		"collect  cancelled  -",
+		"\nsend: waits for a worker with the driver x·\n",
 		"build/out/a  2.0KiB  " + strings.Repeat("ab", 32),
 		"run r1 failed in 1m30s",
 	} {

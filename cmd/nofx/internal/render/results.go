@@ -23,7 +23,7 @@ func Table(w io.Writer, head []string, rows [][]string) error {
 }
 
 // Results writes what became of a run: a line for each step with its verdict
-// and use, a line for each artifact, and the run's status.
+// and use, what it waits for, a line for each artifact, and the run's status.
 func Results(w io.Writer, d wire.RunDetail) error {
 	rows := make([][]string, 0, len(d.Steps))
 	for _, s := range d.Steps {
@@ -33,6 +33,9 @@ func Results(w io.Writer, d wire.RunDetail) error {
 		return err
 	}
 	for _, s := range d.Steps {
+		if s.WaitingFor != "" {
+			fmt.Fprintf(w, "%s: waits for %s\n", Clean(s.Name), Clean(s.WaitingFor))
+		}
 		if s.Verdict != nil && s.Verdict.Message != "" && !s.Verdict.Success() {
 			fmt.Fprintf(w, "%s: %s\n", Clean(s.Name), Clean(s.Verdict.Message))
 		}

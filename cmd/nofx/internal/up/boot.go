@@ -170,9 +170,9 @@ func (s *System) apiEnv(listen string) []string {
 		return env
 	}
 	env = append(env, "NOFX_LISTEN="+listen, "NOFX_TLS_CERT_FILE="+s.certs.Cert, "NOFX_TLS_KEY_FILE="+s.certs.Key)
-	// The lease's length may be shortened, so that tests of lost workers end
-	// in a short time.
-	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT"} {
+	// What the API waits for may be shortened, so that tests of lost workers and
+	// missing drivers end in a short time.
+	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT"} {
 		if v := os.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}

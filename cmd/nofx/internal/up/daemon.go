@@ -104,7 +104,7 @@ func (s *System) startDaemon(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	s.progress("nofxd is up with the driver %s", needed)
+	s.progress("nofxd is up with the driver %s; its plugins are unsigned, as built", needed)
 	return nil
 }
 

@@ -1,0 +1,98 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/nofx-run/nofx/api/internal/event"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// stuck is a queued step that nobody can take.
+type stuck struct{ id, runID, why string }
+
+// failStranded notes which drivers are there and ends the steps whose driver
+// has not been for longer than a step waits.
+func (q *Queue) failStranded(ctx context.Context) error {
+	if q.cfg.DriverWait == 0 {
+		return nil
+	}
+	if err := q.db.System(ctx, func(db *pgdb.Queries) error { return db.SeeDrivers(ctx) }); err != nil {
+		return err
+	}
+	return q.failQueued(ctx, step.CauseDriverError, q.stranded)
+}
+
+func (q *Queue) stranded(ctx context.Context, db *pgdb.Queries) ([]stuck, error) {
+	rows, err := db.Stranded(ctx, seconds(q.cfg.DriverWait), reapMost)
+	out := make([]stuck, len(rows))
+	for i, r := range rows {
+		out[i] = stuck{r.ID, r.RunID, "no worker has the driver " + r.Driver}
+		if r.Pin != "" {
+			out[i].why = "the worker that has the run's workspace has not the driver " + r.Driver
+		}
+	}
+	return out, err
+}
+
+func (q *Queue) orphaned(ctx context.Context, db *pgdb.Queries) ([]stuck, error) {
+	rows, err := db.Orphaned(ctx, seconds(q.cfg.WorkspaceWait), reapMost)
+	out := make([]stuck, len(rows))
+	for i, r := range rows {
+		out[i] = stuck{r.ID, r.RunID, "the worker that has the run's workspace is lost"}
+	}
+	return out, err
+}
+
+// failQueued ends such steps, with the cause that says why.
+func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(context.Context, *pgdb.Queries) ([]stuck, error)) error {
+	c := newChange(nil)
+	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+		c = newChange(nil)
+		found, err := list(ctx, db)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		var ids, runIDs, verdicts []string
+		why := make(map[string]string, len(found))
+		for _, s := range found {
+			verdict, err := json.Marshal(step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: s.why})
+			if err != nil {
+				return err
+			}
+			ids, runIDs, verdicts = append(ids, s.id), append(runIDs, s.runID), append(verdicts, string(verdict))
+			why[s.id] = s.why
+		}
+		runs, err := db.LockRuns(ctx, runIDs)
+		if err != nil {
+			return err
+		}
+		locked := make([]pgdb.LockRunsOfRow, len(runs))
+		for i, r := range runs {
+			locked[i] = pgdb.LockRunsOfRow(r)
+		}
+		c = newChange(locked)
+		rows, err := db.FailQueued(ctx, ids, verdicts)
+		if err != nil {
+			return err
+		}
+		for _, s := range rows {
+			for _, t := range []step.EventType{step.EventStepFailed, step.EventStepDead} {
+				if err := c.event(s.RunID, event.Entry{Type: t, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
+					Payload: map[string]any{"cause": cause, "message": why[s.ID]}}); err != nil {
+					return err
+				}
+			}
+			c.count(c.runs[s.RunID], step.StepFailed)
+			c.red = append(c.red, s.ID)
+			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, s.ID)
+			c.dead.Causes = append(c.dead.Causes, string(cause))
+		}
+		return c.write(ctx, db)
+	})
+	if err == nil {
+		q.announce(c)
+	}
+	return err
+}

@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+const (
+	cancelPatience = 10 * time.Second // how long an API may be away that is to cancel
+	cancelTimeout  = 5 * time.Second  // of one request
+	cancelPause    = 500 * time.Millisecond
+)
+
+// errAway is why nobody waits any longer for the end of a run that was to be
+// cancelled.
+var errAway = errors.New("the API is away")
+
+// cancelWhenInterrupted cancels the run at the end of ctx, the first signal.
+// It calls detach when nobody is to wait for the run's end any more: at the
+// second signal, and when the API is away for too long. watched is closed when
+// the run has ended.
+func (a *app) cancelWhenInterrupted(ctx, watch context.Context, detach context.CancelCauseFunc, client *server, runID string, away *outage, watched <-chan struct{}) {
+	select {
+	case <-watched:
+		return
+	case <-ctx.Done():
+	}
+	a.say("cancelling run %s (once more to leave it alone)", runID)
+	go func() {
+		select {
+		case <-watched:
+		case <-a.Again:
+			detach(interrupt.ErrInterrupted)
+		}
+	}()
+	begin := time.Now()
+	for asked := false; ; {
+		if !asked {
+			one, cancel := context.WithTimeout(watch, cancelTimeout)
+			_, err := client.Cancel(one, runID)
+			hung := one.Err() != nil
+			cancel()
+			asked = err == nil || !hung && !step.Is(err, step.KindUnavailable) && !step.Is(err, step.KindRateLimited)
+			if err != nil && asked {
+				a.say("cancel: %s", render.Clean(err.Error()))
+			}
+		}
+		if !asked && time.Since(begin) > cancelPatience || asked && away.lasts() > cancelPatience {
+			detach(errAway)
+			return
+		}
+		timer := time.NewTimer(cancelPause)
+		select {
+		case <-watched:
+			timer.Stop()
+			return
+		case <-watch.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// outage knows since when the API is away.
+type outage struct {
+	mu    sync.Mutex
+	since time.Time // zero = it is there
+}
+
+func (o *outage) set(away bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !away {
+		o.since = time.Time{}
+	} else if o.since.IsZero() {
+		o.since = time.Now()
+	}
+}
+
+func (o *outage) lasts() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.since.IsZero() {
+		return 0
+	}
+	return time.Since(o.since)
+}

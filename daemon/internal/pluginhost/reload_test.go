@@ -1,0 +1,103 @@
+package pluginhost
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func saying(message string) json.RawMessage {
+	return json.RawMessage(`{"message":"` + message + `"}`)
+}
+
+func says(message string) func(wire.DriverInfo) bool {
+	return func(i wire.DriverInfo) bool { return i.Healthy && i.Message == message }
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	seen := &watcher{}
+	r := start(t, []string{"memory", "picky", "sick"}, func(c *Config) {
+		c.Observer = seen
+		c.Configs = map[string]json.RawMessage{"memory": saying("one"), "picky": saying("one")}
+	})
+	if err := r.Reload(bg(t), nil); err != nil && !step.Is(err, step.KindUnavailable) {
+		t.Errorf("before the host runs: %v", err)
+	}
+	r.infoOf(t, "memory", "configured", says("one"))
+	r.infoOf(t, "picky", "configured", says("one"))
+	memory, picky := r.pid(t, "memory"), r.pid(t, "picky")
+
+	// A good one, one that the schema refuses, one that the driver refuses.
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("one")}); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "memory", "configured anew", says("two"))
+	err := r.Reload(bg(t), map[string]json.RawMessage{"memory": json.RawMessage(`{"mesage":"x"}`), "picky": saying("no")})
+	for _, want := range []string{"drivers.memory: ", "mesage", "drivers.picky: ", "message: I do not take no"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want it to name %q", err, want)
+		}
+	}
+	r.infoOf(t, "memory", "as before", says("two"))
+	r.infoOf(t, "picky", "as before", says("one"))
+	if r.pid(t, "memory") != memory || r.pid(t, "picky") != picky {
+		t.Error("a process was replaced")
+	}
+
+	// One goes, one comes, one has no plugin.
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "sick": nil, "absent": nil}); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, picky)
+	r.infoOf(t, "picky", "not configured", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "not configured") })
+	r.infoOf(t, "sick", "started", func(i wire.DriverInfo) bool { return i.Message == "I do not feel well" })
+	r.infoOf(t, "absent", "told of", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "there is no plugin") })
+	if _, err := r.Driver("picky"); !step.Is(err, step.KindNotFound) {
+		t.Errorf("a driver that was removed: %v", err)
+	}
+	if _, _, state := seen.counts("picky"); state != [2]bool{} {
+		t.Errorf("state of a driver that was removed: %v", state)
+	}
+
+	// And back; a plugin that was installed meanwhile is found.
+	install(t, r.cfg.Dir, "absent", nil)
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("back"), "absent": saying("here")}); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "picky", "back", says("back"))
+	r.infoOf(t, "absent", "here", says("here"))
+	r.echo(t, "picky")
+	r.echo(t, "absent")
+	if r.pid(t, "memory") != memory {
+		t.Error("memory was restarted")
+	}
+	r.stop()
+	if err := r.Reload(bg(t), nil); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// A plugin that is quarantined for its configuration gets the new one at once,
+// and so does the process after the next death.
+func TestReloadOfARefusedConfiguration(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory"}, func(c *Config) {
+		c.Configs = map[string]json.RawMessage{"memory": json.RawMessage(`{"mesage":"x"}`)}
+	})
+	r.infoOf(t, "memory", "refused", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "memory", "configured", says("better"))
+	install(t, r.cfg.Dir, "memory", []byte("new"))
+	old := r.pid(t, "memory")
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the plugin was replaced", func() bool { return r.pid(t, "memory") != old })
+	r.infoOf(t, "memory", "configured", says("better"))
+}

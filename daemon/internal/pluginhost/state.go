@@ -1,0 +1,97 @@
+package pluginhost
+
+import (
+	"strings"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// describe makes state that of p. s.mu is held.
+func (s *slot) describe(p *process) {
+	caps := make([]string, len(p.desc.Capabilities))
+	for i, c := range p.desc.Capabilities {
+		caps[i] = string(c)
+	}
+	message := s.health.Message
+	if message == "" {
+		message = strings.Join(p.desc.Warnings, "; ")
+	}
+	if s.note != "" && message != "" {
+		message = s.note + "; " + message
+	} else if s.note != "" {
+		message = s.note
+	}
+	s.state = wire.DriverInfo{Name: s.name, Version: p.desc.Version, Healthy: s.health.Healthy, Message: message, Capabilities: caps}
+}
+
+// setHealth notes what p says of itself.
+func (s *slot) setHealth(p *process, h driver.Health) {
+	s.mu.Lock()
+	news := false
+	if s.current == p {
+		before := s.state
+		s.health = h
+		s.describe(p)
+		news = before.Healthy != s.state.Healthy || before.Message != s.state.Message
+	}
+	s.mu.Unlock()
+	if news {
+		s.changed()
+	}
+}
+
+// setNote adds to what is told of p.
+func (s *slot) setNote(p *process, note string) {
+	s.mu.Lock()
+	if s.current == p {
+		s.note = note
+		s.describe(p)
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+// giveUp fails calls at once; until is when another try may help, if ever.
+func (s *slot) giveUp(why string, until time.Time) {
+	s.mu.Lock()
+	s.failed, s.until = why, until
+	s.state.Healthy, s.state.Message = false, why
+	close(s.up) // whoever waits for it need not
+	s.mu.Unlock()
+	s.changed()
+}
+
+// down lets calls wait for the next process.
+func (s *slot) down(why string) { s.downIf(nil, why) }
+
+// downIf is down unless another process than p has taken its place; nil is any.
+func (s *slot) downIf(p *process, why string) {
+	s.mu.Lock()
+	if p != nil && s.current != p {
+		s.mu.Unlock()
+		return
+	}
+	if s.current != nil {
+		s.current, s.up = nil, make(chan struct{})
+	}
+	s.state.Healthy, s.state.Message = false, why
+	s.mu.Unlock()
+	s.changed()
+}
+
+// changed tells that state is new.
+func (s *slot) changed() {
+	s.mu.Lock()
+	healthy, quarantined := s.state.Healthy, !s.until.IsZero()
+	s.mu.Unlock()
+	s.cfg.Observer.PluginState(s.name, healthy, quarantined)
+	s.change()
+}
+
+func (s *slot) info() wire.DriverInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}

@@ -1,0 +1,36 @@
+package daemon
+
+import (
+	"context"
+	"reflect"
+)
+
+// Reload takes the drivers section of a new configuration while everything
+// runs: changed ones are given to their plugins, new ones start theirs, plugins
+// of removed ones are stopped. What a driver refuses stays as it was, and the
+// error names driver and field. Every other field needs a restart; those that
+// differ are logged.
+func (d *Daemon) Reload(ctx context.Context, cfg Config) error {
+	if fields := d.cfg.differences(cfg); len(fields) > 0 {
+		d.log.Warn("the configuration has changes that need a restart", "fields", fields)
+	}
+	configs, err := cfg.driverConfigs()
+	if err != nil {
+		return err
+	}
+	return d.plugins.Reload(ctx, configs)
+}
+
+// differences names the fields, drivers apart, in which two configurations
+// differ.
+func (c Config) differences(other Config) []string {
+	var names []string
+	a, b := reflect.ValueOf(c), reflect.ValueOf(other)
+	for i := range a.NumField() {
+		name := a.Type().Field(i).Tag.Get("yaml")
+		if name != "drivers" && a.Field(i).Interface() != b.Field(i).Interface() {
+			names = append(names, name)
+		}
+	}
+	return names
+}

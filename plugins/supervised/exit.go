@@ -87,8 +87,11 @@ func startError(x *driver.Exit, r *supervisor.Record) error {
 		return nil
 	}
 	kind := step.KindInternal
-	if errno == unix.EAGAIN || errno == unix.ENOMEM {
+	switch errno {
+	case unix.EAGAIN, unix.ENOMEM:
 		kind = step.KindUnavailable
+	case unix.ESRCH, unix.EPIPE, unix.ECONNRESET: // PID 1 had ended
+		return step.Errorf(step.KindConflict, "the sandbox has ended")
 	}
 	return step.Errorf(kind, "the exec could not be started: %s: %w", r.Note(), errno)
 }

@@ -144,6 +144,21 @@ static void start(const struct msg *m, const int *fds, int n)
 	slots[m->slot] = (struct slot){ .used = true, .direct = direct, .pid = pid };
 }
 
+/* vacate frees a slot whose monitor has told of its exec's end, so that it is
+ * given out again, and has not been reaped yet: it is about to end. */
+static bool vacate(struct slot *s)
+{
+	if (!s->used)
+		return true;
+	if (s->direct)
+		return false;
+	while (!s->dead && waitpid(s->pid, &s->status, 0) < 0)
+		if (errno != EINTR)
+			return false;
+	s->used = false;
+	return true;
+}
+
 static void start_copy(int conn)
 {
 	for (int i = 0; i < MAX_EXECS; i++) {
@@ -175,7 +190,7 @@ static void handle(const struct msg *m, const int *fds, int n)
 	s = &slots[m->slot];
 	switch (m->type) {
 	case M_EXEC:
-		if (n < 3 || s->used)
+		if (n < 3 || !vacate(s))
 			_exit(1);
 		start(m, fds, n);
 		break;

@@ -19,7 +19,7 @@ bool tell_init(struct sup *s, uint32_t type, uint32_t slot, int a, const int *fd
 {
 	struct msg m = { .type = type, .slot = slot, .a = a };
 
-	if (!s->init_alive) {
+	if (!s->init_alive || s->chan < 0) {
 		errno = ESRCH;
 		return false;
 	}

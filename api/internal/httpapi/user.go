@@ -16,6 +16,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/api/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -135,6 +136,9 @@ func withNotFound(op huma.Operation) huma.Operation {
 func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, error) {
 	if !utf8.Valid(in.RawBody) {
 		return nil, badRequest("body", "is not UTF-8")
+	}
+	if err := strict.Check[wire.SubmitRun](in.RawBody, "body"); err != nil {
+		return nil, err
 	}
 	if in.IdempotencyKey != "" && !idempotencyForm.MatchString(in.IdempotencyKey) {
 		return nil, badRequest("header.x-idempotency-key", "must be 8 to 255 of A-Z a-z 0-9 _ -")

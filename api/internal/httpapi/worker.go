@@ -14,6 +14,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/api/internal/strict"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -69,6 +70,12 @@ func workerRoute[I, O any](s *server, name, summary string, do func(context.Cont
 		var body I
 		if err := json.Unmarshal(in.RawBody, &body); err != nil {
 			return nil, badRequest("body", err.Error())
+		}
+		// A journal is bulk that the daemon wrote and that is checked record by record.
+		if _, bulk := any(body).(wire.JournalRequest); !bulk {
+			if err := strict.Check[I](in.RawBody, "body"); err != nil {
+				return nil, err
+			}
 		}
 		out, err := do(ctx, body)
 		return &ok[O]{out}, err

@@ -3,10 +3,12 @@ package plan
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 
+	"github.com/nofx-run/nofx/api/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -56,7 +58,10 @@ func (c compiler) split(at string, in *wire.PlanStep) ownInputs {
 			continue
 		}
 		found = true
-		if err := merge(target, raw); err != nil {
+		var fault *step.Error
+		if err := strict.CheckType(raw, reflect.TypeOf(target), at+"."+key); errors.As(err, &fault) {
+			c.add(fault.Fields[0].Location, nil, "%s", fault.Fields[0].Message)
+		} else if err := merge(target, raw); err != nil {
 			c.add(at+"."+key, nil, "%v", err)
 		}
 	}

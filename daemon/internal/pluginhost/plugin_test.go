@@ -1,12 +1,14 @@
 package pluginhost
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -69,6 +71,11 @@ func servePlugin(name string) {
 				}
 			}
 		}()
+	case "huge", "hugestart": // does not use our server either, whose messages are bounded
+		plugin.Serve(&plugin.ServeConfig{
+			HandshakeConfig: driverrpc.Handshake(), VersionedPlugins: driverrpc.Plugins(d), GRPCServer: plugin.DefaultGRPCServer,
+		})
+		return
 	case "clinging": // does not use our Serve, and so does not watch its parent
 		plugin.Serve(&plugin.ServeConfig{
 			HandshakeConfig: driverrpc.Handshake(), VersionedPlugins: driverrpc.Plugins(d), GRPCServer: plugin.DefaultGRPCServer,
@@ -112,6 +119,14 @@ func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 		if f.configured.Load() {
 			d.Warnings = []string{"this configuration is for development"}
 		}
+	case "hugestart":
+		d.Warnings = []string{strings.Repeat("x", 5<<20)}
+	case "verbose":
+		d.Version = "1\x00" + strings.Repeat("0", 3000)
+		d.Warnings = []string{"a\nb", strings.Repeat("w", 1<<20)}
+		for n := range 500 {
+			d.Capabilities = append(d.Capabilities, driver.Capability(fmt.Sprintf("cap.%d", n)))
+		}
 	case "liar":
 		d.Name = "somebody-else"
 	case "schema":
@@ -124,7 +139,20 @@ func (f faulty) Stats(ctx context.Context, h driver.Handle) (driver.Stats, error
 	if f.fault == "hang" {
 		select {} // not even the end of its context moves it
 	}
+	if f.fault == "hog" {
+		for kept := [][]byte(nil); ; { // all the memory that there is
+			kept = append(kept, bytes.Repeat([]byte{1}, 1<<20))
+			runtime.KeepAlive(kept)
+		}
+	}
 	return f.Driver.Stats(ctx, h)
+}
+
+func (f faulty) List(ctx context.Context, owner string) ([]driver.Listed, error) {
+	if f.fault == "huge" {
+		return []driver.Listed{{Handle: driver.Handle{Driver: f.fault, ID: "box", Data: make([]byte, 5<<20)}}}, nil
+	}
+	return f.Driver.List(ctx, owner)
 }
 
 func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) error {

@@ -3,6 +3,8 @@ package pluginhost
 import (
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -90,8 +92,41 @@ func (s *slot) changed() {
 	s.change()
 }
 
+// Bounds of what is told of a driver, in bytes. A plugin that says more must
+// not spoil the message that tells of all drivers.
+const (
+	maxVersion      = 100
+	maxMessage      = 1000
+	maxCapability   = 64
+	maxCapabilities = 64
+)
+
+// info tells of the driver in words that are short and harmless, whatever the
+// plugin said.
 func (s *slot) info() wire.DriverInfo {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
+	i := s.state
+	s.mu.Unlock()
+	i.Version, i.Message = tame(i.Version, maxVersion), tame(i.Message, maxMessage)
+	caps := make([]string, 0, min(len(i.Capabilities), maxCapabilities))
+	for _, c := range i.Capabilities {
+		if len(caps) < maxCapabilities && len(c) <= maxCapability && tame(c, maxCapability) == c {
+			caps = append(caps, c)
+		}
+	}
+	i.Capabilities = caps
+	return i
+}
+
+// tame makes text valid, printable and at most limit bytes long.
+func tame(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit]
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return -1
+		}
+		return r
+	}, text)
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,10 +22,12 @@ import (
 
 const (
 	maxArtifacts     = 1000
-	maxArtifactName  = 512 // bytes
+	maxArtifactsSize = 1 << 30 // bytes of one step's artifacts in all
+	maxArtifactName  = 512     // bytes
+	maxLeftNames     = 20      // told of what was left out
 	artifactMissing  = "artifact.missing"
 	artifactTooLarge = "artifact.too_large"
-	artifactLeftOut  = "artifact.left_out" // some files below it: too many, or names that nobody could print
+	artifactLeftOut  = "artifact.left_out" // all or some of it: too many, too large together, or names that nobody could print
 )
 
 // collect takes the files that the step was asked to leave out of the sandbox
@@ -32,16 +35,22 @@ const (
 // that is too large, is an event in the run's timeline and not a failure of the
 // step.
 func (a *attempt) collect(ctx context.Context, d driver.Driver) ([]step.Artifact, error) {
-	c := collection{have: map[string]bool{}}
+	c := collection{have: map[string]bool{}, room: a.w.artifactRoom}
 	for _, wanted := range a.lease.Artifacts {
 		name := path.Clean(strings.TrimPrefix(wanted, workDir+"/"))
 		if path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") {
 			return c.all, step.Errorf(step.KindInvalid, "artifact %.200q is not below the workspace", wanted)
 		}
-		found, leftOut, err := a.copyOut(ctx, d, name, &c)
+		if c.have[name] {
+			continue
+		}
+		found, left, err := a.copyOut(ctx, d, name, &c)
 		switch {
-		case err == nil && leftOut > 0:
-			err = a.append(eventRecord(artifactLeftOut, map[string]any{"path": name, "files": leftOut}))
+		case err == nil && left.files > 0:
+			err = a.append(eventRecord(artifactLeftOut, map[string]any{"path": name, "files": left.files, "names": left.names}))
+		case step.Is(err, step.KindTooLarge) && c.room < a.w.artifactRoom:
+			// The driver went no further than there was room.
+			err = a.append(eventRecord(artifactLeftOut, map[string]any{"path": name, "room": c.room}))
 		case err == nil && found > 0:
 		case err == nil, step.Is(err, step.KindNotFound), step.Is(err, step.KindInvalid), step.Is(err, step.KindForbidden):
 			err = a.append(eventRecord(artifactMissing, map[string]any{"path": name}))
@@ -59,6 +68,23 @@ func (a *attempt) collect(ctx context.Context, d driver.Driver) ([]step.Artifact
 type collection struct {
 	all  []step.Artifact
 	have map[string]bool
+	room int64 // bytes that may still come
+}
+
+// leftovers are files that were not taken, with the first of their names.
+type leftovers struct {
+	files int
+	names []string
+}
+
+func (l *leftovers) add(name string) {
+	l.files++
+	if len(l.names) < maxLeftNames {
+		if !artifactName(name) {
+			name = strconv.QuoteToASCII(name[:min(len(name), maxArtifactName)])
+		}
+		l.names = append(l.names, name)
+	}
 }
 
 // artifactName reports whether a name that a step gave to a file can be told
@@ -75,14 +101,14 @@ func eventRecord(name string, payload map[string]any) wire.Record {
 
 // copyOut uploads the regular files at and below a path of the workspace. It
 // counts those that are in the collection, and those that cannot be.
-func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *collection) (found, leftOut int, err error) {
+func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *collection) (found int, left leftovers, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
 	copied := make(chan error, 1)
 	go func() {
-		err := d.CopyOut(ctx, *a.handle(), path.Join(workDir, name), wire.MaxArtifactBytes, pw)
-		_ = pw.CloseWithError(err) // nil becomes the end of the archive
+		err := d.CopyOut(ctx, *a.handle(), path.Join(workDir, name), max(c.room, 1), pw) // 0 would be no limit
+		_ = pw.CloseWithError(err)                                                       // nil becomes the end of the archive
 		copied <- err
 	}()
 	defer func() {
@@ -96,10 +122,10 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *
 	for archive := tar.NewReader(pr); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return found, leftOut, nil
+			return found, left, nil
 		}
 		if err != nil {
-			return found, leftOut, err
+			return found, left, err
 		}
 		// Names in the archive are relative to the parent of what was asked for.
 		full := path.Clean(path.Join(path.Dir(name), h.Name))
@@ -109,15 +135,16 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *
 		case c.have[full]:
 			found++
 			continue
-		case len(c.all) >= maxArtifacts, !artifactName(full):
-			leftOut++
+		case len(c.all) >= maxArtifacts, !artifactName(full), h.Size > c.room:
+			left.add(full)
 			continue
 		}
 		art, err := a.upload(ctx, full, archive)
 		if err != nil {
-			return found, leftOut, err
+			return found, left, err
 		}
 		c.have[full] = true
+		c.room -= art.Size
 		c.all = append(c.all, art)
 		found++
 	}

@@ -141,6 +141,8 @@ type rig struct {
 	dir     string
 	tree    *cgroup.Tree
 
+	room int64 // for artifacts; 0 = the usual
+
 	w      *Worker
 	ledger *ledger.Ledger
 	stop   context.CancelFunc
@@ -191,6 +193,9 @@ func (r *rig) start(slots int) {
 		JournalDir: filepath.Join(r.dir, "journal"), Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
 	})
+	if r.room > 0 {
+		r.w.artifactRoom = r.room
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop, r.ended = stop, make(chan error, 1)
 	w, ended := r.w, r.ended

@@ -74,6 +74,8 @@ type Worker struct {
 	drain    sync.Once
 	idle     *idle // counts attempts that have not ended
 
+	artifactRoom int64 // bytes of one step's artifacts in all
+
 	slots chan struct{} // one token per running sandbox
 
 	mu         sync.Mutex
@@ -89,7 +91,8 @@ func New(cfg Config) *Worker {
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots),
-		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{},
+		artifactRoom: maxArtifactsSize,
+		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{},
 	}
 }
 

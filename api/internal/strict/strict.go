@@ -1,0 +1,158 @@
+// Package strict finds what encoding/json lets pass in silence: a key that is
+// in an object twice, of which the last would win, and one that differs from a
+// field's name in its case, which would count as that field.
+package strict
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// maxDepth is how deep JSON may be nested that encoding/json takes.
+const maxDepth = 10_000
+
+// Check looks through JSON that is to be decoded into a T. Its error is of
+// kind invalid and names the first such key, below the location at. What is
+// not JSON at all is not its affair.
+func Check[T any](raw []byte, at string) error {
+	return CheckType(raw, reflect.TypeFor[T](), at)
+}
+
+// CheckType is Check for a type that is known only at run time.
+func CheckType(raw []byte, t reflect.Type, at string) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	w := walk{dec: dec, known: map[reflect.Type]map[string]reflect.Type{}}
+	w.value(t, at, 0)
+	return w.err
+}
+
+// walk goes through one document up to the first fault.
+type walk struct {
+	dec   *json.Decoder
+	known map[reflect.Type]map[string]reflect.Type // the fields of structs
+	err   error
+}
+
+// value goes through one value; it reports whether to go on.
+func (w *walk) value(t reflect.Type, at string, depth int) bool {
+	token, err := w.dec.Token()
+	open, isDelim := token.(json.Delim)
+	if err != nil || depth > maxDepth {
+		return false
+	}
+	if !isDelim {
+		return true
+	}
+	t = plain(t)
+	if open == '{' {
+		if !w.object(t, at, depth) {
+			return false
+		}
+	} else {
+		var elem reflect.Type
+		if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+			elem = t.Elem()
+		}
+		for i := 0; w.dec.More(); i++ {
+			if !w.value(elem, at+"["+strconv.Itoa(i)+"]", depth+1) {
+				return false
+			}
+		}
+	}
+	_, err = w.dec.Token() // the closing bracket
+	return err == nil
+}
+
+func (w *walk) object(t reflect.Type, at string, depth int) bool {
+	var names map[string]reflect.Type
+	var elem reflect.Type
+	switch {
+	case t == nil:
+	case t.Kind() == reflect.Struct:
+		names = w.fields(t)
+	case t.Kind() == reflect.Map:
+		elem = t.Elem()
+	}
+	seen := map[string]bool{}
+	for w.dec.More() {
+		token, err := w.dec.Token()
+		key, ok := token.(string)
+		if err != nil || !ok {
+			return false
+		}
+		here := at + "." + clip(key)
+		if seen[key] {
+			return w.fault(here, "is there twice")
+		}
+		seen[key] = true
+		inner, known := names[key]
+		if !known {
+			inner = elem
+			for name := range names {
+				if strings.EqualFold(name, key) {
+					return w.fault(here, "is not a known field: it is written "+name)
+				}
+			}
+		}
+		if !w.value(inner, here, depth+1) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *walk) fault(at, what string) bool {
+	w.err = &step.Error{Kind: step.KindInvalid, Message: at + ": " + what, Fields: []step.FieldError{{Location: at, Message: what}}}
+	return false
+}
+
+// clip bounds a key in a message.
+func clip(key string) string {
+	const most = 100
+	if len(key) <= most {
+		return key
+	}
+	return strings.ToValidUTF8(key[:most], "") + "…"
+}
+
+// plain is the type behind pointers; nil for one that decodes itself, whose
+// keys are its own affair.
+func plain(t reflect.Type) reflect.Type {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	return t
+}
+
+// fields are the names that a struct's fields have in JSON, with their types.
+func (w *walk) fields(t reflect.Type) map[string]reflect.Type {
+	if known, ok := w.known[t]; ok {
+		return known
+	}
+	out := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "" && plain(f.Type) != nil && plain(f.Type).Kind() == reflect.Struct:
+			for inner, typ := range w.fields(plain(f.Type)) {
+				out[inner] = typ
+			}
+		case !f.IsExported() || name == "-":
+		case name == "":
+			out[f.Name] = f.Type
+		default:
+			out[name] = f.Type
+		}
+	}
+	w.known[t] = out
+	return out
+}

@@ -1,12 +1,14 @@
 package api_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -80,6 +82,51 @@ func TestRefusedStepsSpareTheOthers(t *testing.T) {
 	}
 	d := r.run(mixed.ID)
 	if d.Run.Status != step.RunFailed || d.Steps[0].Status != step.StepSucceeded || d.Steps[1].Status != step.StepFailed || d.Steps[2].Status != step.StepSucceeded {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A claim that has to refuse a step does not wait for the step's run, which
+// somebody is changing: it takes nothing, and tries again when that is over.
+func TestRefusalKeepsTheOrderOfLocks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", offering("local", able...), offering("lesser", "net.none"))
+	run := r.submit(`[{"name":"a","tool":"test:echo","workspace":"step"},{"name":"b","tool":"test:echo","driver":"lesser"}]`)
+	w.drivers = w.drivers[:1]
+	w.finish(w.one(), exit(0))
+	w.drivers = append(w.drivers, offering("lesser", "net.none"))
+
+	conn, err := pgx.Connect(t.Context(), r.db.System)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT 1 FROM nofx.run WHERE id = $1 FOR NO KEY UPDATE", run.ID); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan []wire.Lease, 1)
+	go func() { got <- w.claim(1, 0) }()
+	select {
+	case l := <-got:
+		t.Fatalf("got %+v", l)
+	case <-time.After(500 * time.Millisecond):
+	}
+	// The lock of the step is free meanwhile: who changes the run gets to it.
+	if _, err := tx.Exec(t.Context(), "SET LOCAL lock_timeout = '5s'; UPDATE nofx.step SET tries = tries WHERE run_id = '"+run.ID+"' AND name = 'b'"); err != nil {
+		t.Errorf("the step: %v", err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := <-got; len(l) != 0 {
+		t.Errorf("got %+v", l)
+	}
+	if d := r.run(run.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil || d.Steps[1].Attempt != 1 {
 		t.Errorf("%+v", d)
 	}
 }

@@ -296,6 +296,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 // step does:
 //
 //	say OUT ERR CODE   writes and exits
+//	note NAME PATH     adds the worker's note about an artifact
 //	cat                writes its standard input
 //	keep NAME TEXT     leaves an artifact
 //	timeout oom segv lost truncated   ends so
@@ -382,6 +383,9 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		r.write(s, wire.Stdout, in.Stdin)
 	case "keep":
 		r.keep(s, argv[1], argv[2])
+	case "note":
+		r.event("step.note", s.Name)
+		r.events[len(r.events)-1].Payload = map[string]any{"name": argv[1], "payload": map[string]any{"path": argv[2]}}
 	case "timeout":
 		v.Cause, v.Message = step.CauseTimeout, "ran longer than 30s"
 	case "oom":

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"encoding/json"
-	"time"
 
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/handler"
@@ -297,5 +296,3 @@ func (q *Queue) announce(c *change) {
 	}
 	q.wakeRuns(c.events.Runs())
 }
-
-const infraBackoff = time.Second

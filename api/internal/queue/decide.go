@@ -18,8 +18,9 @@ type decision struct {
 }
 
 const (
-	maxLosses  = 3 // attempts of one generation that infrastructure may end
-	maxBackoff = time.Hour
+	maxLosses    = 3           // attempts of one generation that infrastructure may end
+	infraBackoff = time.Second // before the second of them
+	maxBackoff   = time.Hour
 )
 
 // decide: infrastructure's losses are tried again when the step cannot have

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -129,17 +128,6 @@ func local(name string) error {
 
 // below is a path of the workspace as artifacts are named.
 func below(asked string) string { return strings.TrimPrefix(path.Clean(asked), "/workspace/") }
-
-// tellMissing says which of the artifacts that were asked for the step did not
-// leave: no file of the name, and none below it.
-func (a *app) tellMissing(asked []string, all []wire.ArtifactInfo) {
-	for _, name := range asked {
-		rel := below(name)
-		if !slices.ContainsFunc(all, func(info wire.ArtifactInfo) bool { return info.Name == rel || strings.HasPrefix(info.Name, rel+"/") }) {
-			a.say("artifact %s: the step left no such file", render.Clean(name))
-		}
-	}
-}
 
 // download writes the artifact to a file, which appears only when it is whole
 // and its hash is right. A device or pipe is written to, not replaced.

@@ -145,7 +145,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 		return fmt.Errorf("run %s has %d steps, not one", created.ID, len(detail.Steps))
 	}
 	saved := a.saveAll(watch, client, plan.Steps[0].Artifacts, detail.Artifacts)
-	a.tellMissing(plan.Steps[0].Artifacts, detail.Artifacts)
+	a.tellMissing(watch, client, created.ID, plan.Steps[0].Artifacts, detail.Artifacts)
 	return errors.Join(saved, a.conclude(detail))
 }
 

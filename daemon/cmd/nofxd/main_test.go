@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
 )
@@ -37,11 +42,51 @@ func TestMain(m *testing.M) {
 
 // rig is a running nofxd whose API is away.
 type rig struct {
-	t    *testing.T
-	dir  string
-	name string
-	log  logBuffer
-	cmd  *exec.Cmd
+	t     *testing.T
+	dir   string
+	name  string
+	base  int    // of its uids
+	trust string // the line of the configuration about signatures
+	log   logBuffer
+	cmd   *exec.Cmd
+}
+
+func newRig(t *testing.T, name string, base int) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: t.TempDir(), name: fmt.Sprintf("nofxd-test-%s-%d", name, os.Getpid()), base: base, trust: "allow_unsigned_plugins: true"}
+	if err := errors.Join(os.Mkdir(r.path("plugins"), 0o755), os.WriteFile(r.path("token"), []byte("nofx_w_x\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// start runs nofxd until the end of the test.
+func (r *rig) start() {
+	r.t.Helper()
+	r.cmd = r.command()
+	r.cmd.Stderr = &r.log
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- r.cmd.Wait() }()
+	r.t.Cleanup(func() {
+		_ = r.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err := <-ended:
+			if err != nil {
+				r.t.Errorf("nofxd: %v\n%s", err, r.log.String())
+			}
+		case <-time.After(30 * time.Second):
+			_ = r.cmd.Process.Kill()
+			r.t.Errorf("nofxd does not end\n%s", r.log.String())
+		}
+		r.configure("{}")
+		if out, err := r.command("purge").CombinedOutput(); err != nil {
+			r.t.Errorf("purge: %v\n%s", err, out)
+		}
+	})
+	r.until("the metrics are served", func() bool { _, err := os.Stat(r.path("data", "metrics.addr")); return err == nil })
 }
 
 type logBuffer struct {
@@ -66,8 +111,8 @@ func (r *rig) path(elem ...string) string { return filepath.Join(append([]string
 func (r *rig) configure(drivers string) {
 	r.t.Helper()
 	body := fmt.Sprintf("api_url: https://127.0.0.1:1\ntoken_file: %s\ndata_dir: %s\nplugin_dir: %s\npid_dir: %s\nname: %s\n"+
-		"cgroup_root: %s\nuid_base: 2070000000\nuid_count: 65536\nallow_unsigned_plugins: true\ndrain_timeout: 1s\ndrivers: %s\n",
-		r.path("token"), r.path("data"), r.path("plugins"), r.path("run"), r.name, r.name, drivers)
+		"cgroup_root: %s\nuid_base: %d\nuid_count: 65536\n%s\ndrain_timeout: 1s\ndrivers: %s\n",
+		r.path("token"), r.path("data"), r.path("plugins"), r.path("run"), r.name, r.name, r.base, r.trust, drivers)
 	if err := os.WriteFile(r.path("nofxd.yaml"), []byte(body), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
@@ -83,7 +128,8 @@ func (r *rig) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (r *rig) plugin(name string) {
+// plugin installs the test binary, with something at its end.
+func (r *rig) plugin(name string, extra ...string) {
 	r.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -93,7 +139,9 @@ func (r *rig) plugin(name string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := os.WriteFile(r.path("plugins", "nofx-driver-"+name), data, 0o755); err != nil {
+	data = append(data, strings.Join(extra, "")...)
+	tmp := r.path("plugins", "new")
+	if err := errors.Join(os.WriteFile(tmp, data, 0o755), os.Rename(tmp, r.path("plugins", "nofx-driver-"+name))); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -161,37 +209,12 @@ func (r *rig) hangup() {
 
 func TestHangup(t *testing.T) {
 	t.Parallel()
-	r := &rig{t: t, dir: t.TempDir(), name: fmt.Sprintf("nofxd-test-%d", os.Getpid())}
-	if err := errors.Join(os.Mkdir(r.path("plugins"), 0o755), os.WriteFile(r.path("token"), []byte("nofx_w_x\n"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	r := newRig(t, "hangup", 2070000000)
 	r.plugin("local") // only in name: its schema refuses a state_dir
 	r.plugin("one")
 	r.plugin("two")
 	r.configure(`{one: {message: first}}`)
-	r.cmd = r.command()
-	r.cmd.Stderr = &r.log
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- r.cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = r.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("nofxd: %v\n%s", err, r.log.String())
-			}
-		case <-time.After(30 * time.Second):
-			_ = r.cmd.Process.Kill()
-			t.Errorf("nofxd does not end\n%s", r.log.String())
-		}
-		r.configure("{}")
-		if out, err := r.command("purge").CombinedOutput(); err != nil {
-			t.Errorf("purge: %v\n%s", err, out)
-		}
-	})
+	r.start()
 	r.until("driver one runs", func() bool { return r.pid("one") != "" })
 	r.metric(`nofx_plugin_healthy{driver="one"} 1`)
 	r.metric(`nofx_plugin_refused_total{driver="local",reason="configuration"} 1`)
@@ -219,4 +242,57 @@ func TestHangup(t *testing.T) {
 	if now := r.pid("one"); now != one {
 		t.Errorf("driver one was restarted: %s, %s", one, now)
 	}
+}
+
+// sign vouches for the plugins of the folder as they are.
+func (r *rig) sign(key ed25519.PrivateKey, names ...string) {
+	r.t.Helper()
+	var plugins []pluginmanifest.Plugin
+	for _, name := range names {
+		data, err := os.ReadFile(r.path("plugins", pluginmanifest.Prefix+name))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		sum := sha256.Sum256(data)
+		plugins = append(plugins, pluginmanifest.Plugin{Name: name, Version: "1", SHA256: hex.EncodeToString(sum[:]), ProtocolVersions: []int{1}})
+	}
+	if err := pluginmanifest.Write(r.path("plugins"), plugins, key, time.Now()); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// With a key nofxd runs what is signed, and nothing else, at the start and at
+// an upgrade.
+func TestSignedPlugins(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "signed", 2070065536)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.path("plugins.pub"), pluginmanifest.PublicOf(key).Encode(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.trust = "plugin_key_file: " + r.path("plugins.pub")
+	r.plugin("one")
+	r.sign(key, "one")
+	r.plugin("two")
+	r.configure("{one: {}, two: {}}")
+	r.start()
+	r.metric(`nofx_plugin_healthy{driver="one"} 1`)
+	r.metric(`nofx_plugin_refused_total{driver="two",reason="not_in_manifest"} 1`)
+	one := r.pid("one")
+
+	// A swapped file is not used, whoever tells the daemon to reload.
+	r.plugin("one", "x")
+	r.hangup()
+	r.metric(`nofx_plugin_refused_total{driver="one",reason="swapped"} 1`)
+	r.metric(`nofx_plugin_healthy{driver="one"} 1`)
+	if now := r.pid("one"); now != one {
+		t.Errorf("the process was replaced: %s, %s", one, now)
+	}
+	r.sign(key, "one", "two")
+	r.hangup()
+	r.until("driver one is replaced", func() bool { return r.pid("one") != one })
+	r.metric(`nofx_plugin_healthy{driver="two"} 1`)
 }

@@ -2,12 +2,14 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,4 +179,50 @@ func memoryLimit(pid int) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("process %d is in no memory group: %s", pid, groups)
+}
+
+func TestHangingCall(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"hang"}, func(c *Config) { c.Timeouts.Call = 3 * time.Second })
+	r.infoOf(t, "hang", "healthy", healthy)
+	d, _ := r.Driver("hang")
+	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := d.Stats(bg(t), h); !step.Is(err, step.KindUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a call that hangs: %v", err)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := d.Destroy(bg(t), h); err != nil {
+		t.Errorf("another call meanwhile: %v", err)
+	}
+}
+
+func TestHangingProcessIsKilled(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "mute"}, func(c *Config) { c.Timeouts.Health = 12 * time.Second })
+	r.infoOf(t, "memory", "healthy", healthy)
+	r.infoOf(t, "mute", "healthy", healthy)
+	d, _ := r.Driver("memory")
+	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := r.pid(t, "memory")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// Even a stream without a deadline comes back, when the silence is noticed.
+	if err := d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "wait", "1000"}}, func(driver.ExecEvent) error { return nil }); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("an exec in a stopped process: %v", err)
+	}
+	r.echo(t, "memory")
+	if r.pid(t, "memory") == pid {
+		t.Error("the stopped process is still in use")
+	}
+	r.log.until(t, `"driver":"mute","pid"`)
 }

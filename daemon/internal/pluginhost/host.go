@@ -24,10 +24,10 @@ type Host struct {
 	reload  sync.Mutex    // one Reload at a time
 	running sync.WaitGroup
 
-	mu    sync.Mutex
-	ctx   context.Context // of Run; nil while no plugin may be started
-	slots map[string]*slot
-	idle  []wire.DriverInfo // configured, but no such plugin; or a plugin that is not configured
+	mu     sync.Mutex
+	launch func(s *slot, tried func()) // runs a slot until it is cancelled or Run ends; nil while none may be
+	slots  map[string]*slot
+	idle   []wire.DriverInfo // configured, but no such plugin; or a plugin that is not configured
 }
 
 // New looks for the plugins; Run starts them.
@@ -63,30 +63,27 @@ func (h *Host) Run(ctx context.Context) error {
 	defer unlock()
 	var tried sync.WaitGroup
 	h.mu.Lock()
-	h.ctx = ctx
+	h.launch = func(s *slot, tried func()) {
+		ctx, cancel := context.WithCancel(ctx)
+		s.cancel = cancel
+		h.running.Go(func() {
+			defer cancel()
+			s.run(ctx, tried)
+		})
+	}
 	for _, s := range h.slots {
 		tried.Add(1)
-		h.start(s, sync.OnceFunc(tried.Done))
+		h.launch(s, sync.OnceFunc(tried.Done))
 	}
 	h.mu.Unlock()
 	tried.Wait()
 	close(h.ready)
 	<-ctx.Done()
 	h.mu.Lock()
-	h.ctx = nil
+	h.launch = nil
 	h.mu.Unlock()
 	h.running.Wait()
 	return nil
-}
-
-// start runs a slot until it is cancelled or Run ends. h.mu is held.
-func (h *Host) start(s *slot, tried func()) {
-	ctx, cancel := context.WithCancel(h.ctx)
-	s.cancel = cancel
-	h.running.Go(func() {
-		defer cancel()
-		s.run(ctx, tried)
-	})
 }
 
 // prepare takes hold of the socket folder and clears what an earlier host left.

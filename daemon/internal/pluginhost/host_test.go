@@ -1,7 +1,6 @@
 package pluginhost
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -178,48 +177,6 @@ func TestBadPluginsHarmNoOther(t *testing.T) {
 	r.echo(t, "memory")
 }
 
-func TestConfiguration(t *testing.T) {
-	t.Parallel()
-	r := start(t, []string{"memory", "envy"}, func(c *Config) {
-		c.Configs = map[string]json.RawMessage{"memory": json.RawMessage(`{"message":"configured"}`), "envy": json.RawMessage(`{"mesage":"a typing error"}`)}
-	})
-	r.infoOf(t, "memory", "configured", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
-	r.infoOf(t, "envy", "refused", func(i wire.DriverInfo) bool {
-		return !i.Healthy && strings.Contains(i.Message, "configuration") && strings.Contains(i.Message, "mesage")
-	})
-	if err := syscall.Kill(r.pid(t, "memory"), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	r.infoOf(t, "memory", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
-	r.infoOf(t, "memory", "configured again", func(i wire.DriverInfo) bool { return i.Healthy && i.Message == "configured" })
-}
-
-// What is installed is not yet wanted.
-func TestNotConfigured(t *testing.T) {
-	t.Parallel()
-	r := start(t, []string{"memory", "crash"}, func(c *Config) { delete(c.Configs, "crash") })
-	r.echo(t, "memory")
-	i := r.infoOf(t, "crash", "listed", func(wire.DriverInfo) bool { return true })
-	if i.Healthy || !strings.HasPrefix(i.Message, "not configured") {
-		t.Errorf("info %+v", i)
-	}
-	if _, err := r.Driver("crash"); !step.Is(err, step.KindNotFound) {
-		t.Errorf("a driver that is not configured: %v", err)
-	}
-	if strings.Contains(r.log.String(), "I cannot live like this") {
-		t.Error("it was started")
-	}
-}
-
-// A driver may know only with its configuration what there is to warn of.
-func TestWarningsOfTheConfiguration(t *testing.T) {
-	t.Parallel()
-	r := start(t, []string{"warning"})
-	r.infoOf(t, "warning", "warned of", func(i wire.DriverInfo) bool {
-		return i.Healthy && i.Message == "this configuration is for development"
-	})
-}
-
 func TestSwappedBinary(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"memory", "crash"})
@@ -249,52 +206,6 @@ func TestSwappedBinary(t *testing.T) {
 	r.infoOf(t, "crash", "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
 	install(t, r.cfg.Dir, "crash", []byte("another one"))
 	r.infoOf(t, "crash", "tried again", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "being restarted") })
-}
-
-func TestHangingCall(t *testing.T) {
-	t.Parallel()
-	r := start(t, []string{"hang"}, func(c *Config) { c.Timeouts.Call = 3 * time.Second })
-	r.infoOf(t, "hang", "healthy", healthy)
-	d, _ := r.Driver("hang")
-	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if _, err := d.Stats(bg(t), h); !step.Is(err, step.KindUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a call that hangs: %v", err)
-	}
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	if err := d.Destroy(bg(t), h); err != nil {
-		t.Errorf("another call meanwhile: %v", err)
-	}
-}
-
-func TestHangingProcessIsKilled(t *testing.T) {
-	t.Parallel()
-	r := start(t, []string{"memory", "mute"}, func(c *Config) { c.Timeouts.Health = 12 * time.Second })
-	r.infoOf(t, "memory", "healthy", healthy)
-	r.infoOf(t, "mute", "healthy", healthy)
-	d, _ := r.Driver("memory")
-	h, err := d.Create(bg(t), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid := r.pid(t, "memory")
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	// Even a stream without a deadline comes back, when the silence is noticed.
-	if err := d.Exec(bg(t), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "wait", "1000"}}, func(driver.ExecEvent) error { return nil }); !step.Is(err, step.KindUnavailable) {
-		t.Errorf("an exec in a stopped process: %v", err)
-	}
-	r.echo(t, "memory")
-	if r.pid(t, "memory") == pid {
-		t.Error("the stopped process is still in use")
-	}
-	r.log.until(t, `"driver":"mute","pid"`)
 }
 
 func TestEndOfLeakyAndStubborn(t *testing.T) {

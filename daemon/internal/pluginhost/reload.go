@@ -61,7 +61,7 @@ func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage) e
 	}
 	var fresh, kept, stopped []*slot
 	h.mu.Lock()
-	if h.ctx == nil {
+	if h.launch == nil {
 		h.mu.Unlock()
 		return step.Errorf(step.KindUnavailable, "plugin host: it does not run")
 	}
@@ -107,12 +107,12 @@ func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage) e
 func (h *Host) add(slots []*slot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ctx == nil {
+	if h.launch == nil {
 		return
 	}
 	for _, s := range slots {
 		h.slots[s.name] = s
 		s.log.Info("the driver is configured now; starting its plugin")
-		h.start(s, func() {})
+		h.launch(s, func() {})
 	}
 }

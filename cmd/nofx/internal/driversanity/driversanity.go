@@ -32,6 +32,9 @@ type Options struct {
 	Done     func(Case)      // called as each case ends, one at a time; may be nil
 }
 
+// startWait is how long a plugin may take to start: several do at a time.
+const startWait = 30 * time.Second
+
 // sanity is one run.
 type sanity struct {
 	Options
@@ -79,7 +82,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 
 // meet starts the plugin once, to see that it can be graded at all.
 func (s *sanity) meet(ctx context.Context) error {
-	p, err := launch.Start(ctx, launch.Options{Path: s.Path})
+	p, err := launch.Start(ctx, launch.Options{Path: s.Path, Wait: startWait})
 	if err != nil {
 		return err
 	}
@@ -133,7 +136,7 @@ func (s *sanity) factory() suite.Factory {
 }
 
 func (s *sanity) start(t suite.T) *launch.Process {
-	p, err := launch.Start(t.Context(), launch.Options{Path: s.Path})
+	p, err := launch.Start(t.Context(), launch.Options{Path: s.Path, Wait: startWait})
 	if err != nil {
 		var e *launch.StartError
 		if errors.As(err, &e) && len(e.Stderr) > 0 {

@@ -28,7 +28,8 @@ import (
 // Options say what to start.
 type Options struct {
 	Path string        // of the executable
-	Wait time.Duration // for the handshake, and for the end after it was asked to end; 0 = 10 s
+	Wait time.Duration // for the handshake; 0 = 10 s
+	Stop time.Duration // for the end after it was asked to end; 0 = 10 s
 }
 
 // Process is one running plugin.
@@ -36,7 +37,7 @@ type Process struct {
 	client *plugin.Client
 	child  *child
 	dir    string
-	wait   time.Duration
+	wait   time.Duration // for the end
 	conn   *grpc.ClientConn
 	driver *driverrpc.Client
 }
@@ -63,6 +64,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if o.Wait == 0 {
 		o.Wait = 10 * time.Second
 	}
+	if o.Stop == 0 {
+		o.Stop = 10 * time.Second
+	}
 	path, err := executable(o.Path)
 	if err != nil {
 		return nil, &StartError{Reason: err}
@@ -71,7 +75,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err != nil {
 		return nil, &StartError{Reason: err}
 	}
-	p := &Process{dir: dir, wait: o.Wait, child: &child{path: path, done: make(chan struct{}), read: make(chan struct{})}}
+	p := &Process{dir: dir, wait: o.Stop, child: &child{path: path, done: make(chan struct{}), read: make(chan struct{})}}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
 		VersionedPlugins: driverrpc.Plugins(nil),
@@ -169,7 +173,7 @@ func (p *Process) Kill() {
 }
 
 // Stop asks the process to end with go-plugin's Shutdown, and kills it when it
-// does not within the options' Wait. It reports whether it ended by itself.
+// does not within the options' Stop. It reports whether it ended by itself.
 func (p *Process) Stop() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), p.wait)
 	defer cancel()

@@ -113,7 +113,7 @@ func TestKill(t *testing.T) {
 
 func TestStubborn(t *testing.T) {
 	t.Parallel()
-	p, err := Start(t.Context(), Options{Path: install(t, "stubborn"), Wait: 2 * time.Second})
+	p, err := Start(t.Context(), Options{Path: install(t, "stubborn"), Stop: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,14 +87,14 @@ func (c *careless) Configure(ctx context.Context, config json.RawMessage) error 
 		for _, h := range known {
 			_ = c.Driver.Destroy(ctx, h)
 		}
-	case "dies-soon":
-		time.AfterFunc(20*time.Millisecond, func() { os.Exit(7) })
 	}
 	return c.Driver.Configure(ctx, config)
 }
 
 func (c *careless) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
 	switch c.defect {
+	case "dies-in-create":
+		os.Exit(7)
 	case "refuses-long-ids":
 		if len(s.ID) > 64 {
 			return driver.Handle{}, step.Errorf(step.KindInvalid, "the id is too long")

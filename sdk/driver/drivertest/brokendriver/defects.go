@@ -70,7 +70,7 @@ func Defects() map[string][]string {
 
 		// Those of a process: a driver inside a test cannot have them.
 		"destroy-needs-memory": {"KilledWithoutReattach"},
-		"dies-soon":            {"ExecRefusesInvalid", "RefusesUnknownMethods"},
+		"dies-in-create":       {"ExecRefusesInvalid"},
 		"does-not-end":         {"EndsWhenAsked"},
 		"forgets-at-restart":   {"RestartWhileRunning", "RestartThenStop", "KilledBetweenAllCalls"},
 		"half-made":            {"KilledWhileCreating", "KilledWhileDestroying"},

@@ -2,7 +2,9 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,13 +104,31 @@ func (l *Launcher) request(ctx context.Context, request []byte, fds ...int) (*Co
 	err = l.send(request, append([]int{pair[1]}, fds...)...)
 	_ = unix.Close(pair[1])
 	if err == nil {
-		_, err = c.reply(ctx)
+		err = c.settled(ctx)
 	}
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// setUpTime bounds a set-up, which takes milliseconds.
+const setUpTime = 30 * time.Second
+
+// settled waits for the end of the set-up, also for a caller that has gone
+// away: a supervisor that is left in the middle of it could find, under the
+// folder's name, the folder of the next one.
+func (c *Conn) settled(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), setUpTime)
+	defer cancel()
+	if _, err := c.reply(wait); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return nil
+	}
+	return errors.Join(ctx.Err(), c.Destroy(wait))
 }
 
 func (l *Launcher) send(request []byte, fds ...int) error {

@@ -55,6 +55,10 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err != nil {
 		return nil, err
 	}
+	systemd, err := s.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
 	image, err := d.imageFor(ctx, s, b.Spec.Image)
 	if err != nil {
 		return nil, err
@@ -68,7 +72,7 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 		return nil, err
 	}
 	defer door.close()
-	above, err := parent(b.Spec.Host.Cgroup, s.systemd)
+	above, err := parent(b.Spec.Host.Cgroup, systemd)
 	if err != nil {
 		return nil, err
 	}

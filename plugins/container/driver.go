@@ -36,10 +36,13 @@ type Driver struct {
 
 // setup is what one configuration has led to.
 type setup struct {
-	config  Config
-	engine  *engine
+	config Config
+	engine *engine
+	filter []byte
+
+	mu      sync.Mutex
+	checked bool
 	systemd bool
-	filter  []byte
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -95,7 +98,9 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 		}
 	}()
 	s := &setup{config: c, engine: e}
-	if err := s.check(ctx); err != nil {
+	// An engine that is not there yet, or not just now, is no fault of the
+	// configuration: Health tells of it.
+	if _, err := s.ready(ctx); err != nil && !step.Is(err, step.KindUnavailable) {
 		return err
 	}
 	if s.filter, err = seccomp.Step(); err != nil {
@@ -125,13 +130,27 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	return nil
 }
 
-// check asks the engine whether it can do what every sandbox needs.
-func (s *setup) check(ctx context.Context) error {
+// ready asks the engine, once it answers, whether it can do what every sandbox
+// needs, and tells whether it keeps its control groups with systemd.
+func (s *setup) ready(ctx context.Context) (systemd bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.checked {
+		return s.systemd, nil
+	}
 	i, err := s.engine.info(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	s.systemd = i.systemd
+	if err := s.suits(i); err != nil {
+		return false, err
+	}
+	s.systemd, s.checked = i.systemd, true
+	return s.systemd, nil
+}
+
+// suits refuses an engine that this driver cannot work with.
+func (s *setup) suits(i info) error {
 	if i.podman {
 		return invalid("host", "this is podman; its Docker-like interface does not start containers the way this driver needs")
 	}
@@ -160,6 +179,9 @@ func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) err
 		if err != nil {
 			return err
 		}
+		if _, err := s.ready(ctx); err != nil {
+			return err
+		}
 		return errors.Join(d.Alive(), s.engine.ping(ctx))
 	}, sink)
 }
@@ -178,6 +200,10 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
+	systemd, err := s.ready(ctx)
+	if err != nil {
+		return err
+	}
 	if err := s.engine.remove(ctx, name(id)); err != nil {
 		return err
 	}
@@ -188,7 +214,7 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	above, err := parent(host.Cgroup, s.systemd)
+	above, err := parent(host.Cgroup, systemd)
 	if err != nil {
 		return err
 	}

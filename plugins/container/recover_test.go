@@ -104,6 +104,44 @@ func TestEngineRestarts(t *testing.T) {
 	}
 }
 
+// A driver that is configured before its engine is up takes it as it comes.
+func TestEngineComesLater(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := configured(t, func(c *Config) { c.Host = "unix://" + filepath.Join(dir, "docker.sock") })
+	healthy := func() (h driver.Health) {
+		ctx, cancel := context.WithCancel(t.Context())
+		_ = d.Health(ctx, func(got driver.Health) error {
+			h = got
+			cancel()
+			return nil
+		})
+		return h
+	}
+	if h := healthy(); h.Healthy || !strings.Contains(h.Message, "engine") {
+		t.Errorf("%+v", h)
+	}
+	if _, err := d.Create(t.Context(), newSpec(t)); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("%v", err)
+	}
+	e, err := testdocker.Start(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if h := healthy(); !h.Healthy {
+		t.Errorf("%+v", h)
+	}
+	h, _ := newBox(t, d)
+	if r := run(t, d, h, "echo there"); r.out != "there\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A container that is removed behind the driver's back: the step is lost, the
 // sandbox can still be read and destroyed.
 func TestRemovedFromOutside(t *testing.T) {

@@ -168,7 +168,7 @@ func (r *rig) run(id string) wire.RunDetail {
 // until polls the run until ok.
 func (r *rig) until(id string, ok func(wire.RunDetail) bool) wire.RunDetail {
 	r.t.Helper()
-	end := time.Now().Add(20 * time.Second)
+	end := time.Now().Add(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -79,7 +79,7 @@ func lifeCases() []testCase {
 		}},
 		{"RestartWhileRunning", func(t T, fx *fixture) {
 			fx.needRestart(t)
-			const n = 25
+			const n = 50
 			h := fx.create(t)
 			x := fx.start(t, h, fx.exec(fx.Programs.Count(n, 100*time.Millisecond)))
 			x.until(t, fx.ctx(t), "3\n")

@@ -5,11 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Worker is a second daemon that works for the same API.
@@ -58,7 +61,7 @@ func (s *System) AddWorker(name string) *Worker {
 			return false
 		}
 		for _, info := range list.Workers {
-			if info.Name == name && info.Status == "live" && len(info.Drivers) > 0 && info.Drivers[0].Healthy {
+			if info.Name == name && info.Status == "live" && slices.ContainsFunc(info.Drivers, func(d wire.DriverInfo) bool { return d.Name == "local" && d.Healthy }) {
 				return true
 			}
 		}

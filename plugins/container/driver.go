@@ -14,6 +14,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -67,7 +68,7 @@ func (d *Driver) Close() {
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	desc := driver.Description{
-		Name: Name, Version: buildinfo.Version(), ProtocolVersions: []int{1}, ConfigSchema: json.RawMessage(configSchema),
+		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
 		Capabilities: driver.Capabilities{
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,

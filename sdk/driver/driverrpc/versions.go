@@ -57,5 +57,5 @@ func Incompatible(err error, versions ...int) error {
 	for i, v := range versions {
 		ours[i] = strconv.Itoa(v)
 	}
-	return step.Errorf(step.KindUnsupported, "protocol version: the plugin speaks %s, this side %s", m[1], strings.Join(ours, " and "))
+	return step.Errorf(step.KindUnsupported, "protocol version: the plugin speaks %s, this daemon %s", m[1], strings.Join(ours, " and "))
 }

@@ -28,6 +28,7 @@ type Driver struct {
 	pulls   supervised.Locks // by image
 	images  sync.Mutex       // the account of pulled images
 	parents sync.RWMutex     // the groups above containers: held to remove some
+	counts  counts
 
 	mu    sync.Mutex
 	setup *setup
@@ -179,8 +180,12 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.engine.remove(ctx, name(id)); err != nil {
+	gone, err := s.engine.remove(ctx, name(id))
+	if err != nil {
 		return err
+	}
+	if gone {
+		d.counts.add(&d.counts.removed)
 	}
 	host, err := supervised.HostOf(dir)
 	if errors.Is(err, os.ErrNotExist) || host == nil {

@@ -43,7 +43,7 @@ func (m many) Driver(name string) (driver.Driver, error) {
 }
 
 func (m many) Infos() (all []wire.DriverInfo) {
-	for _, name := range []string{"a", "a-b", "driver", "hang", "idle", "late", "nonsense", "old", "plain"} {
+	for _, name := range []string{"a", "a-box", "driver", "hang", "idle", "late", "nonsense", "old", "plain"} {
 		all = append(all, wire.DriverInfo{Name: name})
 	}
 	return all
@@ -64,8 +64,8 @@ func TestScrape(t *testing.T) {
 	began := time.Now()
 	m.Scrape(many{
 		"a": says(of("nofx_a_made_total", driver.Counter, 2, "how", "well"), of("nofx_a_made_total", driver.Counter, 1, "how", "bad\"ly\n"),
-			of("nofx_a_b_boxes", driver.Gauge, 1)),
-		"a-b":    says(of("nofx_a_b_boxes", driver.Gauge, 1, "of", "what")), // unlike a's
+			of("nofx_a_box_kept", driver.Gauge, 1)),
+		"a-box":    says(of("nofx_a_box_kept", driver.Gauge, 1, "of", "what")), // unlike a's
 		"driver": says(of("nofx_driver_calls_total", driver.Counter, 1)),  // the daemon's
 		"hang": meter{say: func(ctx context.Context) ([]driver.Sample, error) {
 			<-ctx.Done()
@@ -85,9 +85,9 @@ func TestScrape(t *testing.T) {
 	body := w.Body.String()
 	for _, line := range []string{
 		"# TYPE nofx_a_made_total counter", `nofx_a_made_total{driver="a",how="well"} 2`, `nofx_a_made_total{driver="a",how="bad\"ly\n"} 1`,
-		"# TYPE nofx_a_b_boxes gauge", `nofx_a_b_boxes{driver="a"} 1`,
+		"# TYPE nofx_a_box_kept gauge", `nofx_a_box_kept{driver="a"} 1`,
 		`nofx_driver_calls_total{call="create",driver="a",result="ok"} 1`, `nofx_plugin_starts_total{driver="a"} 1`,
-		`nofx_plugin_scrape_failures_total{driver="a"} 0`, `nofx_plugin_scrape_failures_total{driver="a-b"} 1`,
+		`nofx_plugin_scrape_failures_total{driver="a"} 0`, `nofx_plugin_scrape_failures_total{driver="a-box"} 1`,
 		`nofx_plugin_scrape_failures_total{driver="driver"} 1`, `nofx_plugin_scrape_failures_total{driver="hang"} 1`,
 		`nofx_plugin_scrape_failures_total{driver="idle"} 0`, `nofx_plugin_scrape_failures_total{driver="late"} 1`,
 		`nofx_plugin_scrape_failures_total{driver="nonsense"} 1`, `nofx_plugin_scrape_failures_total{driver="old"} 0`,
@@ -97,7 +97,7 @@ func TestScrape(t *testing.T) {
 			t.Errorf("there is no %s", line)
 		}
 	}
-	if w.Code != http.StatusOK || strings.Contains(body, "nonsense_made") || strings.Contains(body, `driver="a-b",of`) {
+	if w.Code != http.StatusOK || strings.Contains(body, "nonsense_made") || strings.Contains(body, `driver="a-box",of`) {
 		t.Errorf("status %d:\n%s", w.Code, body)
 	}
 	if problems, err := testutil.GatherAndLint(m.Registry()); err != nil || len(problems) > 0 {

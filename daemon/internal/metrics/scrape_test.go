@@ -65,8 +65,8 @@ func TestScrape(t *testing.T) {
 	m.Scrape(many{
 		"a": says(of("nofx_a_made_total", driver.Counter, 2, "how", "well"), of("nofx_a_made_total", driver.Counter, 1, "how", "bad\"ly\n"),
 			of("nofx_a_box_kept", driver.Gauge, 1)),
-		"a-box":    says(of("nofx_a_box_kept", driver.Gauge, 1, "of", "what")), // unlike a's
-		"driver": says(of("nofx_driver_calls_total", driver.Counter, 1)),  // the daemon's
+		"a-box":  says(of("nofx_a_box_kept", driver.Gauge, 1, "of", "what")), // unlike a's
+		"driver": says(of("nofx_driver_calls_total", driver.Counter, 1)),     // the daemon's
 		"hang": meter{say: func(ctx context.Context) ([]driver.Sample, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()

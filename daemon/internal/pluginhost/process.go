@@ -82,7 +82,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		}
 	}()
 	if err := p.dial(ctx); err != nil {
-		if in := driverrpc.Incompatible(err, cfg.Protocols...); in != nil {
+		if in := driverrpc.Incompatible(err, "this daemon", cfg.Protocols...); in != nil {
 			return nil, refuse(reasonProtocol, "%w", in)
 		}
 		return nil, err

@@ -65,11 +65,11 @@ func TestVersionsOfADescription(t *testing.T) {
 func TestIncompatible(t *testing.T) {
 	t.Parallel()
 	err := errors.New("incompatible API version with plugin. Plugin version: 3, Client versions: [2 1]")
-	if got := driverrpc.Incompatible(err); !step.Is(got, step.KindUnsupported) || got.Error() != "protocol version: the plugin speaks 3, this daemon 1 and 2" {
+	if got := driverrpc.Incompatible(err, "this daemon"); !step.Is(got, step.KindUnsupported) || got.Error() != "protocol version: the plugin speaks 3, this daemon 1 and 2" {
 		t.Errorf("%v", got)
 	}
 	for _, err := range []error{nil, errors.New("the plugin exited before we could connect")} {
-		if got := driverrpc.Incompatible(err); got != nil {
+		if got := driverrpc.Incompatible(err, "this daemon"); got != nil {
 			t.Errorf("of %v it makes %v", err, got)
 		}
 	}

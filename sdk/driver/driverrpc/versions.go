@@ -40,9 +40,9 @@ func Plugins(d driver.Driver, versions ...int) map[int]plugin.PluginSet {
 var noCommonVersion = regexp.MustCompile(`^incompatible API version with plugin\. Plugin version: (\d+)`)
 
 // Incompatible makes an error that names the versions of both sides of err, an
-// error of go-plugin's client that offers these versions; nil if err is
-// another.
-func Incompatible(err error, versions ...int) error {
+// error of go-plugin's client that offers these versions in somebody's name;
+// nil if err is another.
+func Incompatible(err error, who string, versions ...int) error {
 	if err == nil {
 		return nil
 	}
@@ -57,5 +57,5 @@ func Incompatible(err error, versions ...int) error {
 	for i, v := range versions {
 		ours[i] = strconv.Itoa(v)
 	}
-	return step.Errorf(step.KindUnsupported, "protocol version: the plugin speaks %s, this daemon %s", m[1], strings.Join(ours, " and "))
+	return step.Errorf(step.KindUnsupported, "protocol version: the plugin speaks %s, %s %s", m[1], who, strings.Join(ours, " and "))
 }

@@ -126,7 +126,7 @@ func (p *Process) dial(ctx context.Context) error {
 	go func() {
 		rpc, err := p.client.Client()
 		if err != nil {
-			got <- cmp.Or(driverrpc.Incompatible(err), err)
+			got <- cmp.Or(driverrpc.Incompatible(err, "this program"), err)
 			return
 		}
 		g, ok := rpc.(*plugin.GRPCClient)

@@ -74,21 +74,17 @@ func (c *scrape) Collect(ch chan<- prometheus.Metric) {
 // plugin is run for it.
 func (c *scrape) ask(ctx context.Context, name string) ([]driver.Sample, error) {
 	d, err := c.source.Driver(name)
-	if err != nil {
+	var samples []driver.Sample
+	if m, ok := d.(driver.Metered); ok && err == nil {
+		samples, err = m.Metrics(ctx)
+	}
+	switch {
+	case err == nil:
+		return samples, driver.CheckSamples(name, samples)
+	case step.Is(err, step.KindUnsupported), step.Is(err, step.KindNotFound):
 		return nil, nil
 	}
-	m, ok := d.(driver.Metered)
-	if !ok {
-		return nil, nil
-	}
-	samples, err := m.Metrics(ctx)
-	if step.Is(err, step.KindUnsupported) {
-		return nil, nil
-	}
-	if err == nil {
-		err = driver.CheckSamples(name, samples)
-	}
-	return samples, err
+	return nil, err
 }
 
 // fit reports whether the samples can stand beside those of the drivers before,

@@ -270,7 +270,7 @@ func (d *Driver) CopyIn(ctx context.Context, h driver.Handle, dir string, in io.
 
 // Metrics implements driver.Metered.
 func (d *Driver) Metrics(ctx context.Context) ([]driver.Sample, error) {
-	desc, err := d.careless.Driver.Describe(ctx)
+	desc, err := d.Driver.Describe(ctx)
 	if err != nil {
 		return nil, err
 	}

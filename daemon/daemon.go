@@ -104,6 +104,7 @@ func (d *Daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
+	d.metrics.Scrape(d.plugins)
 	d.worker = worker.New(worker.Config{
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Drivers: d.metrics.Drivers(d.plugins), Observer: d.metrics, Log: d.log,

@@ -22,12 +22,11 @@ import (
 
 func main() {
 	driverrpc.Serve(simple.New(driver.Description{
-		Name:             "minimal",
-		Version:          "0.1.0",
-		ProtocolVersions: []int{driverrpc.ProtocolVersion},
-		Capabilities:     driver.Capabilities{driver.CapMultiExec},
-		ConfigSchema:     json.RawMessage(`{"type": "object", "additionalProperties": false}`),
-		Warnings:         []string{"no isolation: steps run on the host, with the rights of this driver"},
+		Name:         "minimal",
+		Version:      "0.1.0",
+		Capabilities: driver.Capabilities{driver.CapMultiExec},
+		ConfigSchema: json.RawMessage(`{"type": "object", "additionalProperties": false}`),
+		Warnings:     []string{"no isolation: steps run on the host, with the rights of this driver"},
 	}, backend{}, nil))
 }
 

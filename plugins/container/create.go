@@ -43,10 +43,15 @@ func name(id string) string { return "nofx-" + id }
 
 // Create implements driver.Driver.
 func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
-	if err := d.checkSpec(spec); err != nil {
-		return driver.Handle{}, err
+	err := d.checkSpec(spec)
+	var h driver.Handle
+	if err == nil {
+		h, err = d.Make(ctx, spec, d.start)
 	}
-	return d.Make(ctx, spec, d.start)
+	if err != nil {
+		d.counts.failed(err)
+	}
+	return h, err
 }
 
 // start makes the container and joins it.
@@ -80,6 +85,7 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	d.parents.RLock() // nobody removes a group between the runtime's making it and using it
 	id, err := s.engine.create(ctx, name(b.Spec.ID), c, h)
 	if err == nil {
+		d.counts.add(&d.counts.created)
 		err = s.engine.start(ctx, id)
 	}
 	d.parents.RUnlock()

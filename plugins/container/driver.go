@@ -14,6 +14,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -27,6 +28,7 @@ type Driver struct {
 	pulls   supervised.Locks // by image
 	images  sync.Mutex       // the account of pulled images
 	parents sync.RWMutex     // the groups above containers: held to remove some
+	counts  counts
 
 	mu    sync.Mutex
 	setup *setup
@@ -70,7 +72,7 @@ func (d *Driver) Close() {
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	desc := driver.Description{
-		Name: Name, Version: buildinfo.Version(), ProtocolVersions: []int{1}, ConfigSchema: json.RawMessage(configSchema),
+		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
 		Capabilities: driver.Capabilities{
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
@@ -204,8 +206,12 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.engine.remove(ctx, name(id)); err != nil {
+	gone, err := s.engine.remove(ctx, name(id))
+	if err != nil {
 		return err
+	}
+	if gone {
+		d.counts.add(&d.counts.removed)
 	}
 	host, err := supervised.HostOf(dir)
 	if errors.Is(err, os.ErrNotExist) || host == nil {

@@ -170,22 +170,22 @@ func (e *engine) inspect(ctx context.Context, id string) (seen, error) {
 }
 
 // remove removes a container with its anonymous volumes; one that is not there
-// is no error.
-func (e *engine) remove(ctx context.Context, name string) error {
+// is no error. It reports whether there was one to remove.
+func (e *engine) remove(ctx context.Context, name string) (bool, error) {
 	ctx, cancel := lasting(ctx, workTimeout)
 	defer cancel()
 	for {
 		_, err := e.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 		if err == nil || cerrdefs.IsNotFound(err) {
-			return nil
+			return err == nil, nil
 		}
 		if !cerrdefs.IsConflict(err) { // conflict: its removal is under way
-			return wrong("remove", err)
+			return false, wrong("remove", err)
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return wrong("remove", err)
+			return false, wrong("remove", err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
@@ -67,7 +68,10 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 		d.used(s, id, false)
 		return id, nil
 	}
-	if err := s.engine.pull(ctx, full); err != nil {
+	began := time.Now()
+	err = s.engine.pull(ctx, full)
+	d.counts.pull(time.Since(began), err)
+	if err != nil {
 		return "", err
 	}
 	if id, err = s.engine.image(ctx, full); err != nil {

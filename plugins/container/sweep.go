@@ -62,7 +62,11 @@ func (d *Driver) sweep(ctx context.Context, s *setup, before time.Time) error {
 			continue
 		}
 		d.log.Info("a container without a sandbox is removed", "container", c.id, "sandbox", c.box)
-		errs = append(errs, s.engine.remove(ctx, c.id))
+		gone, err := s.engine.remove(ctx, c.id)
+		if gone {
+			d.counts.add(&d.counts.swept)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 )
 
 // Name is the driver's name in handles and plans.
@@ -29,7 +30,7 @@ func New() *Driver { return &Driver{Boxes: supervised.New(Name, nil)} }
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	desc := driver.Description{
-		Name: Name, Version: buildinfo.Version(), ProtocolVersions: []int{1}, ConfigSchema: json.RawMessage(configSchema),
+		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
 		Capabilities: driver.Capabilities{
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,

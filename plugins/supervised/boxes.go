@@ -7,7 +7,9 @@ package supervised
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,6 +120,25 @@ func Watch(ctx context.Context, check func(context.Context) error, sink func(dri
 			return ctx.Err()
 		}
 	}
+}
+
+// Count is how many sandboxes have a folder here.
+func (b *Boxes) Count() (int, error) {
+	stateDir, _, err := b.configured()
+	if err != nil {
+		return 0, err
+	}
+	entries, err := os.ReadDir(stateDir)
+	if err != nil {
+		return 0, step.Errorf(step.KindUnavailable, "state_dir: %w", err)
+	}
+	n := 0
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // connect gives a connection to the supervisor of a sandbox; supervisor.ErrGone

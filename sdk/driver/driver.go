@@ -93,7 +93,7 @@ type Sink func(ExecEvent) error
 type Description struct {
 	Name             string
 	Version          string
-	ProtocolVersions []int
+	ProtocolVersions []int // driverrpc's to say; what a driver in Go puts here is not used
 	Capabilities     Capabilities
 	ConfigSchema     json.RawMessage // JSON Schema 2020-12
 	Warnings         []string        // shown to operators, such as "development root file system"

@@ -134,6 +134,7 @@ type WorkerList struct {
 type DriverInfo struct {
 	Name         string   `json:"name"`
 	Version      string   `json:"version"`
+	Protocol     int      `json:"protocol,omitempty"` // the version that plugin and daemon settled on; 0 = none runs
 	Healthy      bool     `json:"healthy"`
 	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
 	Capabilities []string `json:"capabilities"`

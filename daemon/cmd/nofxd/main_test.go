@@ -31,7 +31,7 @@ const nofxdEnv = "NOFX_TEST_NOFXD"
 // The test binary is nofxd as well, and as nofx-driver-<name> a plugin.
 func TestMain(m *testing.M) {
 	if name, ok := strings.CutPrefix(filepath.Base(os.Args[0]), "nofx-driver-"); ok {
-		driverrpc.Serve(memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}))
+		driverrpc.Serve(counting{memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), name})
 		return
 	}
 	if os.Getenv(nofxdEnv) != "" {

@@ -12,6 +12,8 @@
 //     signed manifest; what was hashed is what is executed.
 //   - It gets a small environment of its own and nothing of the host's, a
 //     working folder with its socket, and mutual TLS with keys of this start.
+//   - The two settle on the newest protocol version that both speak. A plugin
+//     that has none of the host's is refused, with both sides' versions named.
 //   - Place may put it into a control group.
 //   - Its configuration is checked against its own JSON Schema first.
 //   - Its health stream is its heartbeat: silent for Timeouts.Health, it is
@@ -33,9 +35,11 @@ package pluginhost
 import (
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -55,6 +59,10 @@ type Config struct {
 	AllowUnsigned bool
 	// ManifestKey verifies the signed manifest in Dir. It must not come from Dir.
 	ManifestKey pluginmanifest.PublicKey
+	// Protocols are the versions of the driver protocol that are offered to
+	// plugins, of driverrpc.Versions; nil = all of those. A plugin that has none
+	// of them is refused.
+	Protocols []int
 	// Env is added to the plugins' small environment, as NAME=VALUE.
 	Env []string
 	// Place is called with each new process before it is spoken to; an error
@@ -100,6 +108,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if !c.AllowUnsigned && c.ManifestKey.IsZero() {
 		return c, step.Errorf(step.KindInvalid, "plugin host: without a manifest key, unsigned plugins must be allowed")
+	}
+	for _, v := range c.Protocols {
+		if !slices.Contains(driverrpc.Versions(), v) {
+			return c, step.Errorf(step.KindInvalid, "plugin host: there is no protocol version %d", v)
+		}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

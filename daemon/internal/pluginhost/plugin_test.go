@@ -88,6 +88,14 @@ func servePlugin(name string) {
 			panic(err)
 		}
 	}
+	if versions, ok := protocols[name]; ok {
+		serveVersions(counting{d}, versions)
+		return
+	}
+	if strings.HasPrefix(name, "metered") {
+		driverrpc.Serve(counting{d})
+		return
+	}
 	driverrpc.Serve(d)
 	if name == "stubborn" {
 		select {} // asked to end, it stays

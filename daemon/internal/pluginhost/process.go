@@ -57,7 +57,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	p.child.onStart = func(pid int) error { return p.begin(cfg, name, pid) }
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
-		VersionedPlugins: driverrpc.Plugins(nil),
+		VersionedPlugins: driverrpc.Plugins(nil, cfg.Protocols...),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
@@ -82,6 +82,9 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		}
 	}()
 	if err := p.dial(ctx); err != nil {
+		if in := driverrpc.Incompatible(err, "this daemon", cfg.Protocols...); in != nil {
+			return nil, refuse(reasonProtocol, "%w", in)
+		}
 		return nil, err
 	}
 	if p.desc, err = p.driver.Describe(ctx); err != nil {
@@ -93,7 +96,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	if p.desc, err = p.configure(ctx, config); err != nil {
 		return nil, err
 	}
-	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "sha256", hex.EncodeToString(exe.sum[:]))
+	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "protocol", p.driver.Version(), "sha256", hex.EncodeToString(exe.sum[:]))
 	return p, nil
 }
 

@@ -22,6 +22,7 @@ type proxy struct {
 var (
 	_ driver.Driver  = (*proxy)(nil)
 	_ driver.Invoker = (*proxy)(nil)
+	_ driver.Metered = (*proxy)(nil)
 )
 
 // call runs f on the running process, within limit; 0 = the caller's own.
@@ -144,4 +145,19 @@ func (p *proxy) Invoke(ctx context.Context, req driver.Invocation) (r driver.Res
 		return err
 	})
 	return r, err
+}
+
+// Metrics implements driver.Metered: unsupported for a driver that counts
+// nothing. What it says is checked.
+func (p *proxy) Metrics(ctx context.Context) (samples []driver.Sample, err error) {
+	err = p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
+		if samples, err = c.Metrics(ctx); err != nil {
+			return err
+		}
+		return driver.CheckSamples(p.slot.name, samples)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return samples, nil
 }

@@ -19,6 +19,7 @@ const (
 	reasonIdentity  = "identity" // it says that it is another driver, or none
 	reasonSchema    = "schema"
 	reasonConfig    = "configuration"
+	reasonProtocol  = "protocol" // no version in common
 )
 
 // refusal is a fault that another try does not mend.

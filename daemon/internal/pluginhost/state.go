@@ -25,7 +25,8 @@ func (s *slot) describe(p *process) {
 	} else if s.note != "" {
 		message = s.note
 	}
-	s.state = wire.DriverInfo{Name: s.name, Version: p.desc.Version, Healthy: s.health.Healthy, Message: message, Capabilities: caps}
+	s.state = wire.DriverInfo{Name: s.name, Version: p.desc.Version, Protocol: p.driver.Version(), Healthy: s.health.Healthy,
+		Message: message, Capabilities: caps}
 }
 
 // setHealth notes what p says of itself.
@@ -59,7 +60,7 @@ func (s *slot) setNote(p *process, note string) {
 func (s *slot) giveUp(why string, until time.Time) {
 	s.mu.Lock()
 	s.failed, s.until = why, until
-	s.state.Healthy, s.state.Message = false, why
+	s.state.Healthy, s.state.Protocol, s.state.Message = false, 0, why
 	close(s.up) // whoever waits for it need not
 	s.mu.Unlock()
 	s.changed()
@@ -78,7 +79,7 @@ func (s *slot) downIf(p *process, why string) {
 	if s.current != nil {
 		s.current, s.up = nil, make(chan struct{})
 	}
-	s.state.Healthy, s.state.Message = false, why
+	s.state.Healthy, s.state.Protocol, s.state.Message = false, 0, why
 	s.mu.Unlock()
 	s.changed()
 }

@@ -4,7 +4,8 @@
 // 	protoc        (unknown)
 // source: sdk/driver/driverpb/driver.proto
 
-// The driver protocol, version 1. The meaning of every call is in package
+// The driver protocol, versions 1 and 2: 2 has Metrics, 1 does not. The meaning
+// of every call is in package
 // github.com/nofx-run/nofx/sdk/driver and in docs/driver-protocol.md.
 //
 // Errors: gRPC codes INVALID_ARGUMENT invalid, NOT_FOUND not_found, ABORTED
@@ -2544,6 +2545,154 @@ func (x *InvokeResponse) GetExit() *Exit {
 	return nil
 }
 
+type MetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsRequest) Reset() {
+	*x = MetricsRequest{}
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsRequest) ProtoMessage() {}
+
+func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
+func (*MetricsRequest) Descriptor() ([]byte, []int) {
+	return file_sdk_driver_driverpb_driver_proto_rawDescGZIP(), []int{42}
+}
+
+type MetricsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Samples       []*Sample              `protobuf:"bytes,1,rep,name=samples,proto3" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsReply) Reset() {
+	*x = MetricsReply{}
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsReply) ProtoMessage() {}
+
+func (x *MetricsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsReply.ProtoReflect.Descriptor instead.
+func (*MetricsReply) Descriptor() ([]byte, []int) {
+	return file_sdk_driver_driverpb_driver_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *MetricsReply) GetSamples() []*Sample {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+type Sample struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                                                                               // [a-z0-9_]{1,64}, beginning with nofx_<driver>_
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                                                                               // counter or gauge
+	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // at most 4
+	Value         float64                `protobuf:"fixed64,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sample) Reset() {
+	*x = Sample{}
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sample) ProtoMessage() {}
+
+func (x *Sample) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_driver_driverpb_driver_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sample.ProtoReflect.Descriptor instead.
+func (*Sample) Descriptor() ([]byte, []int) {
+	return file_sdk_driver_driverpb_driver_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Sample) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sample) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Sample) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Sample) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
 var File_sdk_driver_driverpb_driver_proto protoreflect.FileDescriptor
 
 const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
@@ -2720,11 +2869,22 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"N\n" +
 	"\x0eInvokeResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12(\n" +
-	"\x04exit\x18\x02 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit*F\n" +
+	"\x04exit\x18\x02 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\x10\n" +
+	"\x0eMetricsRequest\"@\n" +
+	"\fMetricsReply\x120\n" +
+	"\asamples\x18\x01 \x03(\v2\x16.nofx.driver.v1.SampleR\asamples\"\xbd\x01\n" +
+	"\x06Sample\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12:\n" +
+	"\x06labels\x18\x03 \x03(\v2\".nofx.driver.v1.Sample.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x01R\x05value\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*F\n" +
 	"\x06Stream\x12\x16\n" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTREAM_STDOUT\x10\x01\x12\x11\n" +
-	"\rSTREAM_STDERR\x10\x022\x9f\t\n" +
+	"\rSTREAM_STDERR\x10\x022\xe8\t\n" +
 	"\x06Driver\x12M\n" +
 	"\bDescribe\x12\x1f.nofx.driver.v1.DescribeRequest\x1a .nofx.driver.v1.DescribeResponse\x12P\n" +
 	"\tConfigure\x12 .nofx.driver.v1.ConfigureRequest\x1a!.nofx.driver.v1.ConfigureResponse\x12G\n" +
@@ -2741,7 +2901,8 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x05Stats\x12\x1c.nofx.driver.v1.StatsRequest\x1a\x1d.nofx.driver.v1.StatsResponse\x12I\n" +
 	"\x06Health\x12\x1d.nofx.driver.v1.HealthRequest\x1a\x1e.nofx.driver.v1.HealthResponse0\x01\x12C\n" +
 	"\x04List\x12\x1b.nofx.driver.v1.ListRequest\x1a\x1c.nofx.driver.v1.ListResponse0\x01\x12G\n" +
-	"\x06Invoke\x12\x1d.nofx.driver.v1.InvokeRequest\x1a\x1e.nofx.driver.v1.InvokeResponseB.Z,github.com/nofx-run/nofx/sdk/driver/driverpbb\x06proto3"
+	"\x06Invoke\x12\x1d.nofx.driver.v1.InvokeRequest\x1a\x1e.nofx.driver.v1.InvokeResponse\x12G\n" +
+	"\aMetrics\x12\x1e.nofx.driver.v1.MetricsRequest\x1a\x1c.nofx.driver.v1.MetricsReplyB.Z,github.com/nofx-run/nofx/sdk/driver/driverpbb\x06proto3"
 
 var (
 	file_sdk_driver_driverpb_driver_proto_rawDescOnce sync.Once
@@ -2756,7 +2917,7 @@ func file_sdk_driver_driverpb_driver_proto_rawDescGZIP() []byte {
 }
 
 var file_sdk_driver_driverpb_driver_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sdk_driver_driverpb_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_sdk_driver_driverpb_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_sdk_driver_driverpb_driver_proto_goTypes = []any{
 	(Stream)(0),                   // 0: nofx.driver.v1.Stream
 	(*DescribeRequest)(nil),       // 1: nofx.driver.v1.DescribeRequest
@@ -2801,12 +2962,16 @@ var file_sdk_driver_driverpb_driver_proto_goTypes = []any{
 	(*ListResponse)(nil),          // 40: nofx.driver.v1.ListResponse
 	(*InvokeRequest)(nil),         // 41: nofx.driver.v1.InvokeRequest
 	(*InvokeResponse)(nil),        // 42: nofx.driver.v1.InvokeResponse
-	nil,                           // 43: nofx.driver.v1.Cgroup.V1Entry
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*MetricsRequest)(nil),        // 43: nofx.driver.v1.MetricsRequest
+	(*MetricsReply)(nil),          // 44: nofx.driver.v1.MetricsReply
+	(*Sample)(nil),                // 45: nofx.driver.v1.Sample
+	nil,                           // 46: nofx.driver.v1.Cgroup.V1Entry
+	nil,                           // 47: nofx.driver.v1.Sample.LabelsEntry
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
 }
 var file_sdk_driver_driverpb_driver_proto_depIdxs = []int32{
-	43, // 0: nofx.driver.v1.Cgroup.v1:type_name -> nofx.driver.v1.Cgroup.V1Entry
+	46, // 0: nofx.driver.v1.Cgroup.v1:type_name -> nofx.driver.v1.Cgroup.V1Entry
 	7,  // 1: nofx.driver.v1.HostSpec.cgroup:type_name -> nofx.driver.v1.Cgroup
 	7,  // 2: nofx.driver.v1.HostSpec.supervisor:type_name -> nofx.driver.v1.Cgroup
 	5,  // 3: nofx.driver.v1.Spec.tags:type_name -> nofx.driver.v1.Tags
@@ -2819,8 +2984,8 @@ var file_sdk_driver_driverpb_driver_proto_depIdxs = []int32{
 	24, // 10: nofx.driver.v1.ExecState.exit:type_name -> nofx.driver.v1.Exit
 	10, // 11: nofx.driver.v1.ExtendRequest.handle:type_name -> nofx.driver.v1.Handle
 	18, // 12: nofx.driver.v1.ExecSpec.tty:type_name -> nofx.driver.v1.TTY
-	44, // 13: nofx.driver.v1.ExecSpec.timeout:type_name -> google.protobuf.Duration
-	44, // 14: nofx.driver.v1.ExecSpec.grace:type_name -> google.protobuf.Duration
+	48, // 13: nofx.driver.v1.ExecSpec.timeout:type_name -> google.protobuf.Duration
+	48, // 14: nofx.driver.v1.ExecSpec.grace:type_name -> google.protobuf.Duration
 	10, // 15: nofx.driver.v1.ExecRequest.handle:type_name -> nofx.driver.v1.Handle
 	19, // 16: nofx.driver.v1.ExecRequest.spec:type_name -> nofx.driver.v1.ExecSpec
 	10, // 17: nofx.driver.v1.AttachRequest.handle:type_name -> nofx.driver.v1.Handle
@@ -2829,54 +2994,58 @@ var file_sdk_driver_driverpb_driver_proto_depIdxs = []int32{
 	23, // 20: nofx.driver.v1.Exit.usage:type_name -> nofx.driver.v1.Usage
 	10, // 21: nofx.driver.v1.SignalRequest.handle:type_name -> nofx.driver.v1.Handle
 	10, // 22: nofx.driver.v1.StopRequest.handle:type_name -> nofx.driver.v1.Handle
-	44, // 23: nofx.driver.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	48, // 23: nofx.driver.v1.StopRequest.grace:type_name -> google.protobuf.Duration
 	10, // 24: nofx.driver.v1.DestroyRequest.handle:type_name -> nofx.driver.v1.Handle
 	10, // 25: nofx.driver.v1.CopyInRequest.handle:type_name -> nofx.driver.v1.Handle
 	10, // 26: nofx.driver.v1.CopyOutRequest.handle:type_name -> nofx.driver.v1.Handle
 	10, // 27: nofx.driver.v1.StatsRequest.handle:type_name -> nofx.driver.v1.Handle
 	10, // 28: nofx.driver.v1.ListResponse.handle:type_name -> nofx.driver.v1.Handle
 	5,  // 29: nofx.driver.v1.ListResponse.tags:type_name -> nofx.driver.v1.Tags
-	45, // 30: nofx.driver.v1.ListResponse.created_at:type_name -> google.protobuf.Timestamp
+	49, // 30: nofx.driver.v1.ListResponse.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 31: nofx.driver.v1.InvokeRequest.tags:type_name -> nofx.driver.v1.Tags
-	44, // 32: nofx.driver.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	48, // 32: nofx.driver.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
 	24, // 33: nofx.driver.v1.InvokeResponse.exit:type_name -> nofx.driver.v1.Exit
-	1,  // 34: nofx.driver.v1.Driver.Describe:input_type -> nofx.driver.v1.DescribeRequest
-	3,  // 35: nofx.driver.v1.Driver.Configure:input_type -> nofx.driver.v1.ConfigureRequest
-	11, // 36: nofx.driver.v1.Driver.Create:input_type -> nofx.driver.v1.CreateRequest
-	13, // 37: nofx.driver.v1.Driver.Recover:input_type -> nofx.driver.v1.RecoverRequest
-	16, // 38: nofx.driver.v1.Driver.Extend:input_type -> nofx.driver.v1.ExtendRequest
-	20, // 39: nofx.driver.v1.Driver.Exec:input_type -> nofx.driver.v1.ExecRequest
-	21, // 40: nofx.driver.v1.Driver.Attach:input_type -> nofx.driver.v1.AttachRequest
-	25, // 41: nofx.driver.v1.Driver.Signal:input_type -> nofx.driver.v1.SignalRequest
-	27, // 42: nofx.driver.v1.Driver.Stop:input_type -> nofx.driver.v1.StopRequest
-	29, // 43: nofx.driver.v1.Driver.Destroy:input_type -> nofx.driver.v1.DestroyRequest
-	31, // 44: nofx.driver.v1.Driver.CopyIn:input_type -> nofx.driver.v1.CopyInRequest
-	33, // 45: nofx.driver.v1.Driver.CopyOut:input_type -> nofx.driver.v1.CopyOutRequest
-	35, // 46: nofx.driver.v1.Driver.Stats:input_type -> nofx.driver.v1.StatsRequest
-	37, // 47: nofx.driver.v1.Driver.Health:input_type -> nofx.driver.v1.HealthRequest
-	39, // 48: nofx.driver.v1.Driver.List:input_type -> nofx.driver.v1.ListRequest
-	41, // 49: nofx.driver.v1.Driver.Invoke:input_type -> nofx.driver.v1.InvokeRequest
-	2,  // 50: nofx.driver.v1.Driver.Describe:output_type -> nofx.driver.v1.DescribeResponse
-	4,  // 51: nofx.driver.v1.Driver.Configure:output_type -> nofx.driver.v1.ConfigureResponse
-	12, // 52: nofx.driver.v1.Driver.Create:output_type -> nofx.driver.v1.CreateResponse
-	14, // 53: nofx.driver.v1.Driver.Recover:output_type -> nofx.driver.v1.RecoverResponse
-	17, // 54: nofx.driver.v1.Driver.Extend:output_type -> nofx.driver.v1.ExtendResponse
-	22, // 55: nofx.driver.v1.Driver.Exec:output_type -> nofx.driver.v1.ExecEvent
-	22, // 56: nofx.driver.v1.Driver.Attach:output_type -> nofx.driver.v1.ExecEvent
-	26, // 57: nofx.driver.v1.Driver.Signal:output_type -> nofx.driver.v1.SignalResponse
-	28, // 58: nofx.driver.v1.Driver.Stop:output_type -> nofx.driver.v1.StopResponse
-	30, // 59: nofx.driver.v1.Driver.Destroy:output_type -> nofx.driver.v1.DestroyResponse
-	32, // 60: nofx.driver.v1.Driver.CopyIn:output_type -> nofx.driver.v1.CopyInResponse
-	34, // 61: nofx.driver.v1.Driver.CopyOut:output_type -> nofx.driver.v1.CopyOutResponse
-	36, // 62: nofx.driver.v1.Driver.Stats:output_type -> nofx.driver.v1.StatsResponse
-	38, // 63: nofx.driver.v1.Driver.Health:output_type -> nofx.driver.v1.HealthResponse
-	40, // 64: nofx.driver.v1.Driver.List:output_type -> nofx.driver.v1.ListResponse
-	42, // 65: nofx.driver.v1.Driver.Invoke:output_type -> nofx.driver.v1.InvokeResponse
-	50, // [50:66] is the sub-list for method output_type
-	34, // [34:50] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	45, // 34: nofx.driver.v1.MetricsReply.samples:type_name -> nofx.driver.v1.Sample
+	47, // 35: nofx.driver.v1.Sample.labels:type_name -> nofx.driver.v1.Sample.LabelsEntry
+	1,  // 36: nofx.driver.v1.Driver.Describe:input_type -> nofx.driver.v1.DescribeRequest
+	3,  // 37: nofx.driver.v1.Driver.Configure:input_type -> nofx.driver.v1.ConfigureRequest
+	11, // 38: nofx.driver.v1.Driver.Create:input_type -> nofx.driver.v1.CreateRequest
+	13, // 39: nofx.driver.v1.Driver.Recover:input_type -> nofx.driver.v1.RecoverRequest
+	16, // 40: nofx.driver.v1.Driver.Extend:input_type -> nofx.driver.v1.ExtendRequest
+	20, // 41: nofx.driver.v1.Driver.Exec:input_type -> nofx.driver.v1.ExecRequest
+	21, // 42: nofx.driver.v1.Driver.Attach:input_type -> nofx.driver.v1.AttachRequest
+	25, // 43: nofx.driver.v1.Driver.Signal:input_type -> nofx.driver.v1.SignalRequest
+	27, // 44: nofx.driver.v1.Driver.Stop:input_type -> nofx.driver.v1.StopRequest
+	29, // 45: nofx.driver.v1.Driver.Destroy:input_type -> nofx.driver.v1.DestroyRequest
+	31, // 46: nofx.driver.v1.Driver.CopyIn:input_type -> nofx.driver.v1.CopyInRequest
+	33, // 47: nofx.driver.v1.Driver.CopyOut:input_type -> nofx.driver.v1.CopyOutRequest
+	35, // 48: nofx.driver.v1.Driver.Stats:input_type -> nofx.driver.v1.StatsRequest
+	37, // 49: nofx.driver.v1.Driver.Health:input_type -> nofx.driver.v1.HealthRequest
+	39, // 50: nofx.driver.v1.Driver.List:input_type -> nofx.driver.v1.ListRequest
+	41, // 51: nofx.driver.v1.Driver.Invoke:input_type -> nofx.driver.v1.InvokeRequest
+	43, // 52: nofx.driver.v1.Driver.Metrics:input_type -> nofx.driver.v1.MetricsRequest
+	2,  // 53: nofx.driver.v1.Driver.Describe:output_type -> nofx.driver.v1.DescribeResponse
+	4,  // 54: nofx.driver.v1.Driver.Configure:output_type -> nofx.driver.v1.ConfigureResponse
+	12, // 55: nofx.driver.v1.Driver.Create:output_type -> nofx.driver.v1.CreateResponse
+	14, // 56: nofx.driver.v1.Driver.Recover:output_type -> nofx.driver.v1.RecoverResponse
+	17, // 57: nofx.driver.v1.Driver.Extend:output_type -> nofx.driver.v1.ExtendResponse
+	22, // 58: nofx.driver.v1.Driver.Exec:output_type -> nofx.driver.v1.ExecEvent
+	22, // 59: nofx.driver.v1.Driver.Attach:output_type -> nofx.driver.v1.ExecEvent
+	26, // 60: nofx.driver.v1.Driver.Signal:output_type -> nofx.driver.v1.SignalResponse
+	28, // 61: nofx.driver.v1.Driver.Stop:output_type -> nofx.driver.v1.StopResponse
+	30, // 62: nofx.driver.v1.Driver.Destroy:output_type -> nofx.driver.v1.DestroyResponse
+	32, // 63: nofx.driver.v1.Driver.CopyIn:output_type -> nofx.driver.v1.CopyInResponse
+	34, // 64: nofx.driver.v1.Driver.CopyOut:output_type -> nofx.driver.v1.CopyOutResponse
+	36, // 65: nofx.driver.v1.Driver.Stats:output_type -> nofx.driver.v1.StatsResponse
+	38, // 66: nofx.driver.v1.Driver.Health:output_type -> nofx.driver.v1.HealthResponse
+	40, // 67: nofx.driver.v1.Driver.List:output_type -> nofx.driver.v1.ListResponse
+	42, // 68: nofx.driver.v1.Driver.Invoke:output_type -> nofx.driver.v1.InvokeResponse
+	44, // 69: nofx.driver.v1.Driver.Metrics:output_type -> nofx.driver.v1.MetricsReply
+	53, // [53:70] is the sub-list for method output_type
+	36, // [36:53] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sdk_driver_driverpb_driver_proto_init() }
@@ -2890,7 +3059,7 @@ func file_sdk_driver_driverpb_driver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_driver_driverpb_driver_proto_rawDesc), len(file_sdk_driver_driverpb_driver_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

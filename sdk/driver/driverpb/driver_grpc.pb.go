@@ -4,7 +4,8 @@
 // - protoc             (unknown)
 // source: sdk/driver/driverpb/driver.proto
 
-// The driver protocol, version 1. The meaning of every call is in package
+// The driver protocol, versions 1 and 2: 2 has Metrics, 1 does not. The meaning
+// of every call is in package
 // github.com/nofx-run/nofx/sdk/driver and in docs/driver-protocol.md.
 //
 // Errors: gRPC codes INVALID_ARGUMENT invalid, NOT_FOUND not_found, ABORTED
@@ -43,6 +44,7 @@ const (
 	Driver_Health_FullMethodName    = "/nofx.driver.v1.Driver/Health"
 	Driver_List_FullMethodName      = "/nofx.driver.v1.Driver/List"
 	Driver_Invoke_FullMethodName    = "/nofx.driver.v1.Driver/Invoke"
+	Driver_Metrics_FullMethodName   = "/nofx.driver.v1.Driver/Metrics"
 )
 
 // DriverClient is the client API for Driver service.
@@ -66,6 +68,8 @@ type DriverClient interface {
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HealthResponse], error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeResponse, error)
+	// Since version 2; UNIMPLEMENTED by a driver that counts nothing.
+	Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error)
 }
 
 type driverClient struct {
@@ -284,6 +288,16 @@ func (c *driverClient) Invoke(ctx context.Context, in *InvokeRequest, opts ...gr
 	return out, nil
 }
 
+func (c *driverClient) Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MetricsReply)
+	err := c.cc.Invoke(ctx, Driver_Metrics_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DriverServer is the server API for Driver service.
 // All implementations must embed UnimplementedDriverServer
 // for forward compatibility.
@@ -305,6 +319,8 @@ type DriverServer interface {
 	Health(*HealthRequest, grpc.ServerStreamingServer[HealthResponse]) error
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
 	Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error)
+	// Since version 2; UNIMPLEMENTED by a driver that counts nothing.
+	Metrics(context.Context, *MetricsRequest) (*MetricsReply, error)
 	mustEmbedUnimplementedDriverServer()
 }
 
@@ -362,6 +378,9 @@ func (UnimplementedDriverServer) List(*ListRequest, grpc.ServerStreamingServer[L
 }
 func (UnimplementedDriverServer) Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Invoke not implemented")
+}
+func (UnimplementedDriverServer) Metrics(context.Context, *MetricsRequest) (*MetricsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Metrics not implemented")
 }
 func (UnimplementedDriverServer) mustEmbedUnimplementedDriverServer() {}
 func (UnimplementedDriverServer) testEmbeddedByValue()                {}
@@ -626,6 +645,24 @@ func _Driver_Invoke_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Driver_Metrics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MetricsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DriverServer).Metrics(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Driver_Metrics_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DriverServer).Metrics(ctx, req.(*MetricsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Driver_ServiceDesc is the grpc.ServiceDesc for Driver service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -672,6 +709,10 @@ var Driver_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Invoke",
 			Handler:    _Driver_Invoke_Handler,
+		},
+		{
+			MethodName: "Metrics",
+			Handler:    _Driver_Metrics_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -21,7 +21,8 @@ const maxListed = 1 << 20
 
 // Client is a driver at the other end of a gRPC connection.
 type Client struct {
-	pb driverpb.DriverClient
+	pb      driverpb.DriverClient
+	version int // of the protocol
 }
 
 var (
@@ -29,11 +30,16 @@ var (
 	_ driver.Invoker = (*Client)(nil)
 )
 
-// NewClient makes a client on a connection that was dialled with DialOptions.
-// The connection stays the caller's.
-func NewClient(conn grpc.ClientConnInterface) *Client {
-	return &Client{pb: driverpb.NewDriverClient(conn)}
+// NewClient makes a client of the newest version on a connection that was
+// dialled with DialOptions. The connection stays the caller's.
+func NewClient(conn grpc.ClientConnInterface) *Client { return newClient(conn, ProtocolVersion) }
+
+func newClient(conn grpc.ClientConnInterface, version int) *Client {
+	return &Client{pb: driverpb.NewDriverClient(conn), version: version}
 }
+
+// Version is the version of the protocol that it speaks.
+func (c *Client) Version() int { return c.version }
 
 // Describe implements driver.Driver.
 func (c *Client) Describe(ctx context.Context) (driver.Description, error) {

@@ -12,10 +12,6 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver/driverpb"
 )
 
-// ProtocolVersion is the version of the driver protocol that this package
-// speaks.
-const ProtocolVersion = 1
-
 // PluginName is the name under which a plugin serves its driver.
 const PluginName = "driver"
 
@@ -46,12 +42,6 @@ func Handshake() plugin.HandshakeConfig {
 	}
 }
 
-// Plugins gives the versions that a host (d nil) or a plugin (serving d) can
-// speak.
-func Plugins(d driver.Driver) map[int]plugin.PluginSet {
-	return map[int]plugin.PluginSet{ProtocolVersion: {PluginName: &grpcPlugin{driver: d}}}
-}
-
 // ServerOptions are those that a gRPC server of drivers needs.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
@@ -79,16 +69,18 @@ func DialOptions() []grpc.DialOption {
 // grpcPlugin is the glue that go-plugin asks for.
 type grpcPlugin struct {
 	plugin.NetRPCUnsupportedPlugin
-	driver driver.Driver
+	driver   driver.Driver
+	version  int
+	versions []int
 }
 
 var _ plugin.GRPCPlugin = (*grpcPlugin)(nil)
 
 func (p *grpcPlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
-	driverpb.RegisterDriverServer(s, NewServer(p.driver))
+	driverpb.RegisterDriverServer(s, &Server{driver: p.driver, version: p.version, versions: p.versions})
 	return nil
 }
 
 func (p *grpcPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
-	return NewClient(conn), nil
+	return newClient(conn, p.version), nil
 }

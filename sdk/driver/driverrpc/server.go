@@ -22,13 +22,18 @@ const (
 // Server serves a driver over gRPC.
 type Server struct {
 	driverpb.UnimplementedDriverServer
-	driver driver.Driver
+	driver   driver.Driver
+	version  int   // of the protocol
+	versions []int // that could have been settled on
 }
 
 var _ driverpb.DriverServer = (*Server)(nil)
 
-// NewServer serves d. Register it on a gRPC server made with ServerOptions.
-func NewServer(d driver.Driver) *Server { return &Server{driver: d} }
+// NewServer serves d in the newest version. Register it on a gRPC server made
+// with ServerOptions.
+func NewServer(d driver.Driver) *Server {
+	return &Server{driver: d, version: ProtocolVersion, versions: Versions()}
+}
 
 // bound gives ctx a deadline if the caller sent none.
 func bound(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
@@ -56,7 +61,7 @@ func (s *Server) Describe(ctx context.Context, _ *driverpb.DescribeRequest) (*dr
 		return nil, toStatus(err)
 	}
 	r := &driverpb.DescribeResponse{Name: d.Name, Version: d.Version, ConfigSchema: d.ConfigSchema, Warnings: d.Warnings}
-	for _, v := range d.ProtocolVersions {
+	for _, v := range s.versions { // whatever the driver says
 		r.ProtocolVersions = append(r.ProtocolVersions, int32(v))
 	}
 	for _, c := range d.Capabilities {

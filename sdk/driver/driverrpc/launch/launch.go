@@ -5,6 +5,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func (p *Process) dial(ctx context.Context) error {
 	go func() {
 		rpc, err := p.client.Client()
 		if err != nil {
-			got <- err
+			got <- cmp.Or(driverrpc.Incompatible(err, "this program"), err)
 			return
 		}
 		g, ok := rpc.(*plugin.GRPCClient)
@@ -134,8 +135,11 @@ func (p *Process) dial(ctx context.Context) error {
 			return
 		}
 		p.conn = g.Conn
-		p.driver = driverrpc.NewClient(g.Conn)
-		got <- nil
+		d, err := rpc.Dispense(driverrpc.PluginName)
+		if p.driver, ok = d.(*driverrpc.Client); err == nil && !ok {
+			err = errors.New("the plugin serves no driver")
+		}
+		got <- err
 	}()
 	select {
 	case err := <-got:

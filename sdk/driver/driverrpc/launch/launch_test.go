@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 	case "nonsense":
 		fmt.Println("hello, I am no plugin")
 		select {}
+	case "tomorrow":
+		fmt.Println("1|3|unix|./plugin|grpc|")
+		select {}
 	case "elsewhere":
 		fmt.Println("1|1|tcp|127.0.0.1:1|grpc|")
 		select {}
@@ -129,12 +132,16 @@ func TestCannotStart(t *testing.T) {
 		"silent":    {"", "thinking"},
 		"nonsense":  {},
 		"elsewhere": {},
+		"tomorrow":  {},
 	} {
 		_, err := Start(t.Context(), Options{Path: install(t, name), Wait: time.Second})
 		var e *StartError
 		if !errors.As(err, &e) {
 			t.Errorf("%s: %v", name, err)
 			continue
+		}
+		if said := strings.Contains(e.Error(), "the plugin speaks 3, this program 1 and 2"); said != (name == "tomorrow") {
+			t.Errorf("%s: %v", name, e)
 		}
 		if want.ended != "" && e.Ended != want.ended || !strings.Contains(strings.Join(e.Stderr, "\n"), want.stderr) {
 			t.Errorf("%s: %+v", name, e)

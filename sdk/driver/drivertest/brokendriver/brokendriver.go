@@ -267,3 +267,16 @@ func (d *Driver) CopyIn(ctx context.Context, h driver.Handle, dir string, in io.
 	}
 	return d.careless.CopyIn(ctx, h, dir, bytes.NewReader(data))
 }
+
+// Metrics implements driver.Metered.
+func (d *Driver) Metrics(ctx context.Context) ([]driver.Sample, error) {
+	desc, err := d.Driver.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := driver.Sample{Name: driver.SamplePrefix(desc.Name) + "creates_total", Kind: driver.Counter, Value: 1}
+	if d.defect == "counts-nonsense" {
+		s.Name = "creates"
+	}
+	return []driver.Sample{s}, nil
+}

@@ -15,6 +15,7 @@ func Defects() map[string][]string {
 		"copy-in-follows-links":        {"CopyInStaysInTheSandbox"},
 		"copy-out-follows-links":       {"CopyOutStaysInTheSandbox"},
 		"copy-out-without-limit":       {"CopyOutRefuses"},
+		"counts-nonsense":              {"Metrics"},
 		"create-collides":              {"CreateAtOnce"},
 		"create-starts-anew":           {"CreateIsIdempotent"},
 		"describes-once":               {"Describe", "RefusesHugeMessages"},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -77,7 +78,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	return driver.Description{
 		Name:             d.opts.Name,
 		Version:          d.opts.Version,
-		ProtocolVersions: []int{1},
+		ProtocolVersions: driverrpc.Versions(),
 		Capabilities:     slices.Clone(d.opts.Capabilities),
 		ConfigSchema:     json.RawMessage(configSchema),
 		Warnings:         []string{"sandboxes live in memory and run built-in programs only"},

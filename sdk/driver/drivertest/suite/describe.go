@@ -9,6 +9,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -19,8 +20,8 @@ func describeCases() []testCase {
 			if d.Name == "" || d.Version == "" {
 				t.Errorf("name %q, version %q: both are needed", d.Name, d.Version)
 			}
-			if !slices.Contains(d.ProtocolVersions, 1) {
-				t.Errorf("protocol versions %v do not have 1", d.ProtocolVersions)
+			if !slices.ContainsFunc(d.ProtocolVersions, func(v int) bool { return slices.Contains(driverrpc.Versions(), v) }) {
+				t.Errorf("protocol versions %v have none of %v", d.ProtocolVersions, driverrpc.Versions())
 			}
 			known := append(driver.Capabilities{
 				driver.CapHost, driver.CapFiles, driver.CapTTY, driver.CapMultiExec, driver.CapReattach,
@@ -85,6 +86,24 @@ func describeCases() []testCase {
 			}
 			if !first.Healthy {
 				t.Errorf("the driver is not healthy: %s", first.Message)
+			}
+		}},
+		{"Metrics", func(t T, fx *fixture) {
+			m, ok := fx.d.(driver.Metered)
+			if !ok {
+				return // it counts nothing
+			}
+			ctx, cancel := context.WithTimeout(fx.ctx(t), time.Duration(fx.Patience*float64(3*time.Second)))
+			defer cancel()
+			samples, err := m.Metrics(ctx)
+			if step.Is(err, step.KindUnsupported) {
+				return
+			}
+			if err == nil {
+				err = driver.CheckSamples(fx.desc.Name, samples)
+			}
+			if err != nil {
+				t.Errorf("metrics: %v", err)
 			}
 		}},
 		{"RefusesWhatItCannot", refusesWhatItCannot},

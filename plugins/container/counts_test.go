@@ -1,0 +1,108 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// samples asks the driver through the protocol, and gives its samples by name
+// and label value.
+func samples(t *testing.T, d *Driver) map[string]float64 {
+	t.Helper()
+	all, err := drivertest.Connect(t, d).(driver.Metered).Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := driver.CheckSamples(Name, all); err != nil {
+		t.Error(err)
+	}
+	values := map[string]float64{}
+	for _, s := range all {
+		key := s.Name
+		for _, value := range s.Labels {
+			key += " " + value
+		}
+		values[key] = s.Value
+	}
+	return values
+}
+
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t, t.Name())
+	image := r.name("team/counted") + ":1"
+	removeImage(t, image)
+	d := configured(t, func(c *Config) { c.Pull = PullAlways })
+	want := map[string]float64{
+		"nofx_container_sandboxes": 0, "nofx_container_created_total": 0, "nofx_container_removed_total": 0, "nofx_container_swept_total": 0,
+		"nofx_container_image_pulls_total ok": 0, "nofx_container_image_pulls_total failed": 0, "nofx_container_image_pull_seconds_total": 0,
+	}
+	if diff := cmp.Diff(want, samples(t, d)); diff != "" {
+		t.Errorf("at the beginning (-want +got):\n%s", diff)
+	}
+
+	h, s := newBox(t, d, on(image))
+	if again, err := d.Create(t.Context(), s); err != nil || again.ID != h.ID { // makes no other
+		t.Fatal(err)
+	}
+	gone, err := d.Create(t.Context(), newSpec(t, on(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // there is one container to remove
+		if err := d.Destroy(t.Context(), gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, noNetwork := d.Create(t.Context(), newSpec(t, func(s *driver.Spec) { s.Network = step.NetworkOpen }))
+	_, noName := d.Create(t.Context(), newSpec(t, on("UPPER case")))
+	_, noImage := d.Create(t.Context(), newSpec(t, on(r.name("team/counted")+"@sha256:"+fmt.Sprintf("%064d", 0))))
+	if !step.Is(noNetwork, step.KindUnsupported) || !step.Is(noName, step.KindInvalid) || noImage == nil {
+		t.Fatal(noNetwork, noName, noImage)
+	}
+	dir, err := d.Folder(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden := filepath.Join(t.TempDir(), "gone")
+	if err := os.Rename(dir, hidden); err != nil {
+		t.Fatal(err)
+	}
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.sweep(t.Context(), set, time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(hidden, dir); err != nil {
+		t.Fatal(err)
+	}
+
+	got := samples(t, d)
+	seconds := "nofx_container_image_pull_seconds_total"
+	if got[seconds] <= 0 || got[seconds] > 600 {
+		t.Errorf("%v seconds of pulls", got[seconds])
+	}
+	delete(got, seconds)
+	want = map[string]float64{
+		"nofx_container_sandboxes": 1, "nofx_container_created_total": 2, "nofx_container_removed_total": 1, "nofx_container_swept_total": 1,
+		"nofx_container_image_pulls_total ok": 2, "nofx_container_image_pulls_total failed": 1,
+		"nofx_container_create_failures_total unsupported": 1, "nofx_container_create_failures_total invalid": 1,
+		"nofx_container_create_failures_total " + string(step.KindOf(noImage)): 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("in the end (-want +got):\n%s", diff)
+	}
+}

@@ -78,7 +78,7 @@ func (e *Engine) path(name string) string { return filepath.Join(e.dir, name) }
 
 // spawn starts a program whose output goes to the log.
 func (e *Engine) spawn(program string, args ...string) (*child, error) {
-	c := &child{exec.Command(program, args...), make(chan struct{})}
+	c := &child{exec.CommandContext(context.Background(), program, args...), make(chan struct{})} // ended by end
 	c.cmd.Env = []string{"PATH=" + path, "HOME=" + e.dir}
 	c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr = e.dir, e.log, e.log
 	if err := c.cmd.Start(); err != nil {

@@ -80,7 +80,7 @@ func grade(t *testing.T, want, plugin string, config any, args ...string) {
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	var exit *exec.ExitError
-	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 		t.Fatalf("driver-sanity: %v", err)
 	}
 	var r report

@@ -103,10 +103,10 @@ func engine(asked string) (string, error) {
 	case NoDocker:
 		return "", nil
 	case "":
-		if info, err := os.Stat(DefaultDocker); err != nil || info.Mode().Type() != os.ModeSocket {
-			return "", nil
+		if info, err := os.Stat(DefaultDocker); err == nil && info.Mode().Type() == os.ModeSocket {
+			return DefaultDocker, nil
 		}
-		return DefaultDocker, nil
+		return "", nil
 	}
 	path, err := filepath.Abs(asked)
 	if err != nil {

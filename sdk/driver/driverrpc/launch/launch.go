@@ -146,7 +146,7 @@ func (p *Process) dial(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		p.child.kill()
-		<-got // ends now that the process has
+		_ = <-got // ends now that the process has
 		return ctx.Err()
 	}
 }

@@ -256,7 +256,7 @@ func (c *careless) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec,
 // leave starts a process that outlives the exec, the sandbox and the driver,
 // for a few seconds.
 func leave(env []string) error {
-	cmd := exec.Command("/bin/sleep", "4")
+	cmd := exec.CommandContext(context.Background(), "/bin/sleep", "4")
 	cmd.Env, cmd.SysProcAttr = env, &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -104,7 +104,7 @@ func Try(ctx context.Context, name string, group Group, timeout time.Duration, f
 
 // caseT is the T of one case.
 type caseT struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // it is what Context returns, as in testing.T
 	cancel context.CancelFunc
 	ended  chan struct{}
 

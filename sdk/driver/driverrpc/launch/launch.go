@@ -146,8 +146,7 @@ func (p *Process) dial(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		p.child.kill()
-		_ = <-got // ends now that the process has
-		return ctx.Err()
+		return errors.Join(ctx.Err(), <-got) // it ends now that the process has
 	}
 }
 

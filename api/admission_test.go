@@ -126,7 +126,16 @@ func TestRefusalKeepsTheOrderOfLocks(t *testing.T) {
 	if l := <-got; len(l) != 0 {
 		t.Errorf("got %+v", l)
 	}
-	if d := r.run(run.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil || d.Steps[1].Attempt != 1 {
+	d := r.until(run.ID, func(d wire.RunDetail) bool { // by this claim or, where that gave up first, by the next
+		if d.Run.Status == step.RunFailed {
+			return true
+		}
+		if l := w.claim(1, 0); len(l) != 0 {
+			t.Fatalf("got %+v", l)
+		}
+		return false
+	})
+	if d.Steps[1].Verdict == nil || d.Steps[1].Attempt != 1 {
 		t.Errorf("%+v", d)
 	}
 }

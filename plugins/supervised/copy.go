@@ -65,11 +65,10 @@ func (b *Boxes) CopyIn(ctx context.Context, h driver.Handle, to string, archive 
 		return err
 	}
 	defer f.Close()
-	if err := f.Base(ctx, path.Clean(to)); err != nil {
-		return err
-	}
 	src := &source{r: archive}
-	err = unpack(ctx, f, tar.NewReader(src))
+	if err = f.Base(ctx, path.Clean(to)); err == nil {
+		err = unpack(ctx, f, tar.NewReader(src))
+	}
 	switch {
 	case src.err != nil:
 		return src.err

@@ -222,7 +222,9 @@ def handlers(driver, shut_down):
 
     methods = {}
     for name, m in pb.DESCRIPTOR.services_by_name["Driver"].methods_by_name.items():
-        call = getattr(driver, name)
+        call = getattr(driver, name, None)
+        if call is None:
+            continue  # of a later protocol than this driver speaks: gRPC answers that it is not there
         read, write = getattr(pb, m.input_type.name).FromString, getattr(pb, m.output_type.name).SerializeToString
         if name == "CopyIn":
             methods[name] = grpc.stream_unary_rpc_method_handler(unary(call), read, write)

@@ -14,36 +14,12 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// checkSpec refuses what this driver cannot do, and what it cannot do without.
-func (d *Driver) checkSpec(s driver.Spec) error {
-	if err := s.Validate(); err != nil {
-		return err
-	}
-	unsupported := func(what string) error {
-		return step.Errorf(step.KindUnsupported, "%s", what)
-	}
-	switch s.Network {
-	case "", step.NetworkNone:
-	case step.NetworkAllow, step.NetworkOpen:
-		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
-	default:
-		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
-	}
-	switch {
-	case s.Isolation != "" && s.Isolation != "namespace":
-		return unsupported("isolation is namespace only")
-	case s.Resources.DiskMB > 0:
-		return unsupported("a disk cap is not enforced, so it is refused")
-	}
-	return d.CheckHost(s)
-}
-
 // name is a sandbox's container's.
 func name(id string) string { return "nofx-" + id }
 
 // Create implements driver.Driver.
 func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
-	err := d.checkSpec(spec)
+	err := d.CheckSpec(spec)
 	var h driver.Handle
 	if err == nil {
 		h, err = d.Make(ctx, spec, d.start)

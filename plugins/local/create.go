@@ -11,28 +11,13 @@ import (
 
 // checkSpec refuses what this driver cannot do, and what it cannot do without.
 func (d *Driver) checkSpec(s driver.Spec) error {
-	if err := s.Validate(); err != nil {
+	if err := d.CheckSpec(s); err != nil {
 		return err
 	}
-	unsupported := func(what string) error {
-		return step.Errorf(step.KindUnsupported, "driver local: %s", what)
+	if s.Image != "" {
+		return step.Errorf(step.KindUnsupported, "driver local: images are not chosen per step; the driver's configuration names the root file system")
 	}
-	switch s.Network {
-	case "", step.NetworkNone:
-	case step.NetworkAllow, step.NetworkOpen:
-		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
-	default:
-		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
-	}
-	switch {
-	case s.Isolation != "" && s.Isolation != "namespace":
-		return unsupported("isolation is namespace only")
-	case s.Image != "":
-		return unsupported("images are not chosen per step; the driver's configuration names the root file system")
-	case s.Resources.DiskMB > 0:
-		return unsupported("a disk cap is not enforced, so it is refused")
-	}
-	return d.CheckHost(s)
+	return nil
 }
 
 // Create implements driver.Driver.

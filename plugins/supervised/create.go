@@ -60,9 +60,34 @@ func (x *Box) save() error {
 	return nil
 }
 
-// CheckHost refuses a spec whose part for the daemon's host lacks what a
+// CheckSpec refuses what no supervised sandbox can do, and what none can do
+// without.
+func (b *Boxes) CheckSpec(s driver.Spec) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	unsupported := func(what string) error {
+		return step.Errorf(step.KindUnsupported, "driver %s: %s", b.name, what)
+	}
+	switch s.Network {
+	case "", step.NetworkNone:
+	case step.NetworkAllow, step.NetworkOpen:
+		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
+	default:
+		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
+	}
+	switch {
+	case s.Isolation != "" && s.Isolation != "namespace":
+		return unsupported("isolation is namespace only")
+	case s.Resources.DiskMB > 0:
+		return unsupported("a disk cap is not enforced, so it is refused")
+	}
+	return b.checkHost(s)
+}
+
+// checkHost refuses a spec whose part for the daemon's host lacks what a
 // supervised sandbox needs.
-func (b *Boxes) CheckHost(s driver.Spec) error {
+func (b *Boxes) checkHost(s driver.Spec) error {
 	if s.Until < 0 || s.Until > 0 && s.Until.Left() <= 0 {
 		return step.Errorf(step.KindInvalid, "the deadline has passed already")
 	}

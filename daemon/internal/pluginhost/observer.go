@@ -9,8 +9,8 @@ type Observer interface {
 	PluginDied(driver string)
 	// PluginRefused: a plugin was not run; reason is one word.
 	PluginRefused(driver, reason string)
-	// PluginState: whether the driver can take work, and whether it is left
-	// alone for now.
+	// PluginState: whether the driver can take work, and whether it is
+	// quarantined.
 	PluginState(driver string, healthy, quarantined bool)
 	// PluginGone: the driver is not run any more.
 	PluginGone(driver string)

@@ -82,7 +82,7 @@ func (s *slot) reconfigure(ctx context.Context, config json.RawMessage) error {
 			_, back := p.configure(context.WithoutCancel(ctx), old)
 			if back != nil {
 				s.log.Error("the plugin does not take its earlier configuration again; ending it", "err", back)
-				p.child.kill()
+				p.child.End()
 			}
 		}
 		p.calls.Done()

@@ -21,7 +21,12 @@ import (
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc/child"
 )
+
+// socketPattern begins the names of the folders that go-plugin makes for
+// sockets.
+const socketPattern = "plugin-dir"
 
 // process is one running plugin, ready for calls.
 type process struct {
@@ -39,7 +44,7 @@ type process struct {
 	calls sync.WaitGroup // under way; none begins without the slot's lock
 
 	client *plugin.Client
-	child  *childRunner
+	child  *child.Process
 	traces traces
 	grace  time.Duration
 	logged chan struct{} // closed when its stderr was read to the end
@@ -52,9 +57,12 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	p := &process{
 		files: exe.files, sum: exe.sum, config: config, started: time.Now(), traces: tracesOf(cfg, name), grace: cfg.Timeouts.Stop,
 		log: cfg.Log.With("driver", name), logged: make(chan struct{}),
-		child: &childRunner{exe: exe, done: make(chan struct{})},
+		child: child.New(exe.path),
 	}
-	p.child.onStart = func(pid int) error { return p.begin(cfg, name, pid) }
+	if exe.elf { // what was hashed; an interpreter would look for the path in vain
+		p.child.File = exe.file
+	}
+	p.child.OnStart = func(pid int) error { return p.begin(cfg, name, pid) }
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
 		VersionedPlugins: driverrpc.Plugins(nil, cfg.Protocols...),
@@ -68,16 +76,16 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		SyncStdout:       io.Discard,
 		SyncStderr:       io.Discard,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-			p.child.dir = dir
-			p.child.env = slices.Concat(baseEnv(), cfg.Env, cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
+			p.child.Dir = dir
+			p.child.Env = slices.Concat(child.BaseEnv(), cfg.Env, cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
 			return p.child, nil
 		},
 	})
 	defer func() {
 		if err != nil {
 			p.stop()
-			if _, refused := refusedFor(err); p.child.ended() != "" && !refused {
-				err = fmt.Errorf("%w (%s)", err, p.child.ended())
+			if _, refused := refusedFor(err); p.child.Ended() != "" && !refused {
+				err = fmt.Errorf("%w (%s)", err, p.child.Ended())
 			}
 		}
 	}()
@@ -96,7 +104,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	if p.desc, err = p.configure(ctx, config); err != nil {
 		return nil, err
 	}
-	p.log.Info("plugin started", "pid", p.child.pid(), "version", p.desc.Version, "protocol", p.driver.Version(), "sha256", hex.EncodeToString(exe.sum[:]))
+	p.log.Info("plugin started", "pid", p.child.PID(), "version", p.desc.Version, "protocol", p.driver.Version(), "sha256", hex.EncodeToString(exe.sum[:]))
 	return p, nil
 }
 
@@ -105,7 +113,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 func (p *process) begin(cfg Config, name string, pid int) error {
 	go func() {
 		defer close(p.logged)
-		pumpStderr(p.child.stderr, p.log)
+		pumpStderr(p.child.Errors(), p.log)
 	}()
 	if err := p.traces.write(pid); err != nil {
 		return err
@@ -138,7 +146,7 @@ func (p *process) dial(ctx context.Context) error {
 	select {
 	case r = <-got:
 	case <-ctx.Done():
-		p.child.kill()
+		p.child.End()
 		<-got // ends now that the process has
 		return ctx.Err()
 	}
@@ -156,7 +164,7 @@ func (p *process) dial(ctx context.Context) error {
 // dead reports whether the process has ended.
 func (p *process) dead() bool {
 	select {
-	case <-p.child.done:
+	case <-p.child.Done():
 		return true
 	default:
 		return false
@@ -189,23 +197,23 @@ func (p *process) stop() {
 		select {
 		case <-stopped:
 		case <-timer.C:
-			p.log.Warn("the plugin does not end; killing it", "pid", p.child.pid())
-			p.child.kill()
+			p.log.Warn("the plugin does not end; killing it", "pid", p.child.PID())
+			p.child.End()
 		}
 	})
 	p.client.Kill() // asks, and waits for the end
 	close(stopped)
 	killer.Wait()
-	if p.child.pid() != 0 {
-		p.child.kill()
-		<-p.child.done
+	if p.child.PID() != 0 {
+		p.child.End()
+		<-p.child.Done()
 		<-p.logged
 	}
-	p.child.release()
-	if p.child.dir != "" {
-		_ = os.RemoveAll(p.child.dir)
+	p.child.Release()
+	if p.child.Dir != "" {
+		_ = os.RemoveAll(p.child.Dir)
 	}
-	if err := p.traces.remove(p.child.pid()); err != nil {
+	if err := p.traces.remove(p.child.PID()); err != nil {
 		p.log.Warn("removing the plugin's records", "err", err)
 	}
 }

@@ -181,7 +181,7 @@ func (s *slot) admit(ctx context.Context, p *process) error {
 
 // announce makes the pid file that of p.
 func (s *slot) announce(p *process) {
-	if err := p.traces.announce(p.child.pid()); err != nil {
+	if err := p.traces.announce(p.child.PID()); err != nil {
 		s.log.Warn("pid file", "err", err)
 	}
 }

@@ -53,18 +53,18 @@ func (u *upgrade) settle(ctx context.Context, r started) *process {
 	}
 	switch {
 	case r.err == nil && r.p == nil:
-		s.log.Info("the plugin's new file holds what the old one did; its process stays", "pid", u.from.child.pid())
+		s.log.Info("the plugin's new file holds what the old one did; its process stays", "pid", u.from.child.PID())
 		s.setNote(u.from, "")
 		return nil
 	case r.err == nil:
-		s.log.Info("the plugin was replaced", "pid", u.from.child.pid(), "by", r.p.child.pid())
+		s.log.Info("the plugin was replaced", "pid", u.from.child.PID(), "by", r.p.child.PID())
 		return r.p
 	case ctx.Err() != nil:
 		return nil
 	}
 	s.announce(u.from)
 	s.blame(r.err, "the new plugin does not start")
-	s.log.Error("the plugin's new file is not used; the old process stays", "pid", u.from.child.pid(), "err", r.err)
+	s.log.Error("the plugin's new file is not used; the old process stays", "pid", u.from.child.PID(), "err", r.err)
 	s.setNote(u.from, fmt.Sprintf("its new file is not used: %v", r.err))
 	return nil
 }
@@ -98,6 +98,6 @@ func (s *slot) retire(p *process) {
 	s.old.Go(func() {
 		p.drain(s.cfg.Timeouts.Drain)
 		p.stop()
-		s.log.Info("plugin retired", "pid", p.child.pid(), "after", time.Since(p.started).Round(time.Second))
+		s.log.Info("plugin retired", "pid", p.child.PID(), "after", time.Since(p.started).Round(time.Second))
 	})
 }

@@ -44,20 +44,20 @@ func (s *slot) watch(ctx context.Context, p *process) (*process, error) {
 			if next := u.settle(ctx, r); next != nil {
 				return next, nil
 			}
-		case <-p.child.done:
-			return u.rescue(ctx, fmt.Errorf("its process ended: %s", p.child.ended()))
+		case <-p.child.Done():
+			return u.rescue(ctx, fmt.Errorf("its process ended: %s", p.child.Ended()))
 		case err := <-ended:
 			select {
-			case <-p.child.done: // the stream broke because of it
-				return u.rescue(ctx, fmt.Errorf("its process ended: %s", p.child.ended()))
+			case <-p.child.Done(): // the stream broke because of it
+				return u.rescue(ctx, fmt.Errorf("its process ended: %s", p.child.Ended()))
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			case <-time.After(time.Second):
 			}
 			return u.rescue(ctx, fmt.Errorf("its health stream ended: %w", err))
 		case <-silence.C:
-			s.log.Error("the plugin hangs; killing it", "pid", p.child.pid(), "silent_for", s.cfg.Timeouts.Health)
-			p.child.kill()
+			s.log.Error("the plugin hangs; killing it", "pid", p.child.PID(), "silent_for", s.cfg.Timeouts.Health)
+			p.child.End()
 			return u.rescue(ctx, errHung)
 		case <-ctx.Done():
 			return nil, ctx.Err()

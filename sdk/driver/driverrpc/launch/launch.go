@@ -24,6 +24,7 @@ import (
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc/child"
 )
 
 // Options say what to start.
@@ -36,7 +37,7 @@ type Options struct {
 // Process is one running plugin.
 type Process struct {
 	client *plugin.Client
-	child  *child
+	child  *kept
 	dir    string
 	wait   time.Duration // for the end
 	conn   *grpc.ClientConn
@@ -76,7 +77,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err != nil {
 		return nil, &StartError{Reason: err}
 	}
-	p := &Process{dir: dir, wait: o.Stop, child: &child{path: path, done: make(chan struct{}), read: make(chan struct{})}}
+	p := &Process{dir: dir, wait: o.Stop, child: &kept{Process: child.New(path), read: make(chan struct{})}}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
 		VersionedPlugins: driverrpc.Plugins(nil),
@@ -90,8 +91,8 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		SyncStdout:       io.Discard,
 		SyncStderr:       io.Discard,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (runner.Runner, error) {
-			p.child.dir = socketDir
-			p.child.env = slices.Concat(baseEnv(), cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + socketDir})
+			p.child.Dir = socketDir
+			p.child.Env = slices.Concat(child.BaseEnv(), cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + socketDir})
 			return p.child, nil
 		},
 	})
@@ -145,7 +146,7 @@ func (p *Process) dial(ctx context.Context) error {
 	case err := <-got:
 		return err
 	case <-ctx.Done():
-		p.child.kill()
+		p.child.End()
 		return errors.Join(ctx.Err(), <-got) // it ends now that the process has
 	}
 }
@@ -157,13 +158,13 @@ func (p *Process) Driver() driver.Driver { return p.driver }
 func (p *Process) Conn() grpc.ClientConnInterface { return p.conn }
 
 // PID is the plugin's process id.
-func (p *Process) PID() int { return p.child.pid() }
+func (p *Process) PID() int { return p.child.PID() }
 
 // Done is closed when the process has ended.
-func (p *Process) Done() <-chan struct{} { return p.child.done }
+func (p *Process) Done() <-chan struct{} { return p.child.Done() }
 
 // Ended tells how the process ended; "" while it runs.
-func (p *Process) Ended() string { return p.child.ended() }
+func (p *Process) Ended() string { return p.child.Ended() }
 
 // LastLines are the last that the plugin wrote to stderr.
 func (p *Process) LastLines() []string { return p.child.lastLines() }
@@ -171,7 +172,7 @@ func (p *Process) LastLines() []string { return p.child.lastLines() }
 // Kill ends the process at once, as kill -9 does, and everything of ours that
 // belongs to it. It can be called again.
 func (p *Process) Kill() {
-	p.child.kill()
+	p.child.End()
 	p.end()
 }
 
@@ -183,7 +184,7 @@ func (p *Process) Stop() bool {
 	ended := false
 	_ = p.conn.Invoke(ctx, "/plugin.GRPCController/Shutdown", &emptypb.Empty{}, &emptypb.Empty{}) // its end may come before its answer
 	select {
-	case <-p.child.done:
+	case <-p.child.Done():
 		ended = true
 	case <-ctx.Done():
 	}

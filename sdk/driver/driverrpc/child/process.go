@@ -1,0 +1,228 @@
+// Package child runs a plugin's process for go-plugin. It is our own runner, not
+// go-plugin's, for three reasons: the process's end is noticed though a
+// grandchild keeps its pipes open; its stderr never reaches go-plugin's parser;
+// and it can execute exactly the file that was looked at.
+package child
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-plugin/runner"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+)
+
+// Process is one plugin's process. Make it with New and set its fields before
+// it is started; it cannot be started twice.
+type Process struct {
+	Path    string              // its name, and what is executed
+	File    *os.File            // executed in place of Path when it is set
+	Env     []string            // complete
+	Dir     string              // its working folder, where its socket is
+	OnStart func(pid int) error // called before it is spoken to; an error ends it
+
+	dirFile        *os.File
+	cmd            *exec.Cmd
+	stdout, stderr *os.File
+	done           chan struct{} // closed when the process has ended
+
+	mu     sync.Mutex
+	proc   *os.Process
+	killed bool   // End was called, perhaps before there was a process
+	state  string // how it ended
+}
+
+var _ runner.Runner = (*Process)(nil)
+
+// New makes the process of the executable at path, not started yet.
+func New(path string) *Process { return &Process{Path: path, done: make(chan struct{})} }
+
+// BaseEnv is all that a plugin sees of an environment, but for go-plugin's own
+// variables.
+func BaseEnv() []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TZ=UTC",
+		driverrpc.EnvHostPID + "=" + strconv.Itoa(os.Getpid()),
+	}
+}
+
+// Start implements runner.Runner.
+func (p *Process) Start(context.Context) error {
+	// A socket's address has room for about a hundred characters, a data
+	// folder's path may be longer. So the plugin makes its socket in its
+	// working folder, and the host reaches it through an open folder.
+	var err error
+	if p.dirFile, err = os.Open(p.Dir); err != nil {
+		return err
+	}
+	stdout, err := pipeTo(&p.stdout)
+	if err != nil {
+		return err
+	}
+	defer stdout.Close()
+	stderr, err := pipeTo(&p.stderr)
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	p.cmd = &exec.Cmd{
+		Path: p.Path, Args: []string{p.Path}, Env: p.Env, Dir: p.Dir,
+		Stdout: stdout, Stderr: stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	if p.File != nil {
+		p.cmd.Path = fmt.Sprintf("/proc/self/fd/%d", p.File.Fd())
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.proc = p.cmd.Process
+	early := p.killed
+	p.mu.Unlock()
+	go p.reap()
+	if early {
+		p.End()
+	}
+	if p.OnStart == nil {
+		return nil
+	}
+	if err := p.OnStart(p.PID()); err != nil {
+		p.End()
+		<-p.done
+		return err
+	}
+	return nil
+}
+
+// pipeTo makes a pipe, puts its reading end in to and gives the other.
+func pipeTo(to **os.File) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	*to = r
+	return w, nil
+}
+
+// reap waits for the process's end. The pipes are then given a moment to hand
+// over what is in them, and closed, whoever else still holds them.
+func (p *Process) reap() {
+	err := p.cmd.Wait()
+	p.mu.Lock()
+	p.state = "exit status 0"
+	if err != nil {
+		p.state = err.Error()
+	}
+	p.mu.Unlock()
+	soon := time.Now().Add(300 * time.Millisecond)
+	_ = p.stdout.SetReadDeadline(soon)
+	_ = p.stderr.SetReadDeadline(soon)
+	close(p.done)
+}
+
+// End kills the process, if it still runs; one that has yet to start ends at
+// once.
+func (p *Process) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.killed = true
+	if p.proc != nil {
+		_ = p.proc.Kill() // by its descriptor: never another's pid
+	}
+}
+
+// PID is the process's id, 0 when there was none.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.proc == nil {
+		return 0
+	}
+	return p.proc.Pid
+}
+
+// Release closes what is left when the process has ended.
+func (p *Process) Release() {
+	for _, f := range []*os.File{p.dirFile, p.stdout, p.stderr} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// Ended tells how the process ended, "" while it has not.
+func (p *Process) Ended() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Errors is its stderr, for whoever reads it; nil before it was started.
+func (p *Process) Errors() *os.File { return p.stderr }
+
+// Wait implements runner.Runner.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Kill implements runner.Runner.
+func (p *Process) Kill(context.Context) error {
+	p.End()
+	return nil
+}
+
+// Stdout implements runner.Runner.
+func (p *Process) Stdout() io.ReadCloser { return p.stdout }
+
+// Stderr implements runner.Runner: go-plugin sees none of it.
+func (p *Process) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
+
+// Name implements runner.Runner.
+func (p *Process) Name() string { return filepath.Base(p.Path) }
+
+// ID implements runner.Runner.
+func (p *Process) ID() string {
+	if pid := p.PID(); pid != 0 {
+		return strconv.Itoa(pid)
+	}
+	return ""
+}
+
+// Diagnose implements runner.Runner.
+func (p *Process) Diagnose(context.Context) string { return "" }
+
+// PluginToHost implements runner.Runner: it turns the plugin's address into
+// one that is good here, and refuses all but a socket in the plugin's folder.
+func (p *Process) PluginToHost(network, addr string) (string, string, error) {
+	if network != "unix" || filepath.Base(addr) == "." || strings.HasPrefix(filepath.Base(addr), "..") {
+		return "", "", errors.New("the plugin does not listen in its socket folder")
+	}
+	if d := filepath.Dir(addr); d != "." && filepath.Clean(d) != filepath.Clean(p.Dir) {
+		return "", "", errors.New("the plugin does not listen in its socket folder")
+	}
+	return network, fmt.Sprintf("/proc/self/fd/%d/%s", p.dirFile.Fd(), filepath.Base(addr)), nil
+}
+
+// HostToPlugin implements runner.Runner. Drivers do not call back.
+func (p *Process) HostToPlugin(string, string) (string, string, error) {
+	return "", "", errors.New("drivers have no way back to the host")
+}

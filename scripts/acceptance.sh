@@ -15,6 +15,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/nofx-acceptance
 limit=${NOFX_ACCEPTANCE_TIMEOUT:-3000} # seconds for one boot
 memory=2048                            # MiB
 
+scripts/setup.sh acceptance
 $here/root.sh "$cache"
 
 suites=("$@")

@@ -1,11 +1,14 @@
 #!/bin/bash
-# Installs what NOFX's build, tests and demo need and this Debian machine does
+# setup.sh [acceptance]: installs what NOFX's build, tests and demo need, or
+# with "acceptance" what its virtual machine needs, and this Debian machine does
 # not have yet. Quiet when nothing is missing. It never starts a Postgres
 # cluster: NOFX runs a private one of its own.
 set -euo pipefail
 
 # ip and others are not on every user's path.
 PATH=$PATH:/usr/sbin:/sbin
+
+what=${1:-work}
 
 # package | how to see that what it brings is there, a command
 needs() {
@@ -30,10 +33,26 @@ needs() {
 	LIST
 }
 
+needs_acceptance() {
+	cat <<-'LIST'
+		debootstrap     | command -v debootstrap
+		e2fsprogs       | command -v mkfs.ext4 && command -v debugfs
+		qemu-system-x86 | command -v qemu-system-x86_64
+		cpio            | command -v cpio
+		busybox-static  | test -x /bin/busybox
+	LIST
+}
+
+case $what in
+work) list=needs ;;
+acceptance) list=needs_acceptance ;;
+*) echo "setup: no list $what; there are: acceptance, or nothing for the rest" >&2; exit 2 ;;
+esac
+
 missing=()
 while read -r package check; do
 	(eval "${check#| }") >/dev/null 2>&1 || missing+=("$package")
-done < <(needs)
+done < <($list)
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "setup: Go is not there: install Go 1.21 or newer (https://go.dev/dl), then run this again" >&2

@@ -68,9 +68,11 @@ func report(b *testing.B, s *Sample) {
 // fork+exec of the same program.
 func BenchmarkIdleStep(b *testing.B) {
 	const warmup, rounds = 20, 200
+	const idle = 50 * time.Millisecond // in which what the step before left is cleared away
 	s := harness.Start(b)
 	var ours, bare Sample
 	for i := range warmup + rounds {
+		time.Sleep(idle)
 		start := time.Now()
 		err := finish(b.Context(), s, trueStep("a"))
 		took := time.Since(start)

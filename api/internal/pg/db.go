@@ -71,6 +71,9 @@ func pool(ctx context.Context, url, name string, conns int) (*pgxpool.Pool, erro
 	params["application_name"] = name
 	params["search_path"] = "pg_catalog"
 	params["timezone"] = "UTC"
+	// No query here is better planned for the values it is asked with, and a
+	// claim is planned for longer than it runs.
+	params["plan_cache_mode"] = "force_generic_plan"
 	params["statement_timeout"] = strconv.FormatInt(statementTimeout.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(statementTimeout.Milliseconds(), 10)
 	return pgxpool.NewWithConfig(ctx, cfg)

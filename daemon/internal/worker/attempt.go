@@ -178,6 +178,9 @@ func (a *attempt) append(rec wire.Record) error {
 		return err
 	}
 	poke(a.w.dirty)
+	if rec.Type == wire.RecordVerdict {
+		poke(a.w.ended)
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ const (
 	shipBudget  = 2 << 20              // bytes of records in one request, as they lie in the journals
 	shipPerStep = 512 << 10            // of one attempt, so that a flood does not hold up the others
 	shipGather  = 2 * time.Millisecond // for more records, when the last request is not long ago
+	shipIdle    = 5 * time.Millisecond // for a verdict, when it is
 	shipLater   = 30 * time.Second     // before what the API refuses is offered again
 )
 
@@ -30,14 +31,8 @@ func (w *Worker) ship(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if time.Since(last) < 10*shipGather {
-			timer := time.NewTimer(shipGather)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-				return nil
-			}
+		if !w.gather(ctx, time.Since(last) < 10*shipGather) {
+			return nil
 		}
 		for {
 			more, err := w.shipOnce(ctx)
@@ -63,6 +58,25 @@ func (w *Worker) ship(ctx context.Context) error {
 		}
 		last = time.Now()
 	}
+}
+
+// gather waits a moment for more to ship: under load a short one, else one in
+// which a short step comes to its end, so that one request tells all of it. It
+// reports false when ctx has ended.
+func (w *Worker) gather(ctx context.Context, busy bool) bool {
+	wait, ended := shipIdle, w.ended
+	if busy {
+		wait, ended = shipGather, nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ended:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // shipOnce sends one request with what there is, and reports whether there is

@@ -69,6 +69,7 @@ type Worker struct {
 	incarnation string
 
 	dirty    chan struct{} // some journal has something to ship
+	ended    chan struct{} // it has a verdict
 	beatNow  chan struct{} // what is held has changed in a way that cannot wait
 	draining chan struct{}
 	drain    sync.Once
@@ -89,7 +90,7 @@ type Worker struct {
 func New(cfg Config) *Worker {
 	return &Worker{
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
-		dirty: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
+		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots),
 		artifactRoom: maxArtifactsSize,
 		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{},

@@ -188,6 +188,8 @@ func TestOneImporterPerHeavyLibrary(t *testing.T) {
 		"github.com/hashicorp/go-hclog":  {"./internal/hclogslog", "./sdk/driver/driverrpc", "./daemon/internal/pluginhost"},
 		"github.com/moby/moby/client":    {"./plugins/container"},
 		"github.com/containerd/cgroups":  {"./daemon/internal/cgroup"},
+		"gvisor.dev/gvisor":              {"./plugins/egress/internal/gateway"},
+		"github.com/vishvananda/netlink": {"./plugins/egress/internal/gateway"},
 		"github.com/danielgtaylor/huma":  {"./api/internal/httpapi"},
 		"github.com/spf13/cobra":         {"./cmd/nofx/internal/cli"},
 		"go.etcd.io/bbolt":               {"./daemon/internal/ledger"},

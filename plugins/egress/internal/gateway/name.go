@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const (
+	helloTime = 15 * time.Second
+	maxHello  = 64 << 10 // bytes
+)
+
+var errNoName = errors.New("its first bytes name no server")
+
+// serverName reads which server a client asks for by its first bytes: TLS on
+// port 443, HTTP on port 80. It gives what it has read, which the server has
+// to get.
+func serverName(c net.Conn, port uint16) (name string, read []byte, _ error) {
+	if err := c.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
+		return "", nil, err
+	}
+	var seen bytes.Buffer
+	in := io.TeeReader(io.LimitReader(c, maxHello), &seen)
+	var err error
+	if port == 80 {
+		name, err = httpHost(in)
+	} else {
+		name, err = tlsName(in)
+	}
+	if err == nil {
+		err = c.SetReadDeadline(time.Time{})
+	}
+	return strings.ToLower(strings.TrimSuffix(name, ".")), seen.Bytes(), err
+}
+
+func httpHost(in io.Reader) (string, error) {
+	req, err := http.ReadRequest(bufio.NewReader(in))
+	if err != nil {
+		return "", errNoName
+	}
+	host := req.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return host, nil
+}
+
+// tlsName has the standard library read the client's hello, and goes no
+// further.
+func tlsName(in io.Reader) (string, error) {
+	name := ""
+	done := errors.New("enough")
+	err := tls.Server(reader{in}, &tls.Config{ //nolint:gosec // no handshake comes of it
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			name = h.ServerName
+			return nil, done
+		},
+	}).Handshake()
+	if !errors.Is(err, done) || name == "" {
+		return "", errNoName
+	}
+	return name, nil
+}
+
+// reader is a connection that can only be read.
+type reader struct{ io.Reader }
+
+func (reader) Write([]byte) (int, error)        { return 0, io.ErrClosedPipe }
+func (reader) Close() error                     { return nil }
+func (reader) LocalAddr() net.Addr              { return nil }
+func (reader) RemoteAddr() net.Addr             { return nil }
+func (reader) SetDeadline(time.Time) error      { return nil }
+func (reader) SetReadDeadline(time.Time) error  { return nil }
+func (reader) SetWriteDeadline(time.Time) error { return nil }

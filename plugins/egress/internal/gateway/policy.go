@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/nofx-run/nofx/plugins/egress"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Bounds of what the resolver has told the sandbox.
+const (
+	maxAddrs = 8192
+	maxNames = 16 // of one address
+)
+
+// policy decides what may be called. It learns from the resolver which
+// addresses belong to the names that the sandbox may call.
+type policy struct {
+	open    bool
+	allow   []step.Rule
+	private []step.Rule // exceptions to what nobody may call
+	own     func() ([]net.Addr, error)
+
+	mu    sync.Mutex
+	names map[netip.Addr][]string
+}
+
+func newPolicy(c egress.Policy) (*policy, error) {
+	p := &policy{open: c.Open, own: net.InterfaceAddrs, names: map[netip.Addr][]string{}}
+	for _, l := range []struct {
+		in  []string
+		out *[]step.Rule
+	}{{c.Allow, &p.allow}, {c.Private, &p.private}} {
+		for _, text := range l.in {
+			r, err := step.ParseRule(text)
+			if err != nil {
+				return nil, err
+			}
+			*l.out = append(*l.out, r)
+		}
+	}
+	return p, nil
+}
+
+// special are the addresses that no host on the Internet has, or that lead
+// back to this host: IANA's registries of special-purpose addresses, and what
+// clouds use for the data of their machines.
+var special = prefixes(
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+	"192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+	"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
+)
+
+// global is all of IPv6 that is given out; the rest holds loopback, link-local,
+// local and translated addresses.
+var global = netip.MustParsePrefix("2000::/3")
+
+func prefixes(list ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, p := range list {
+		out[i] = netip.MustParsePrefix(p)
+	}
+	return out
+}
+
+// public reports whether an address is one of the Internet's and not this
+// host's own.
+func (p *policy) public(a netip.Addr) bool {
+	if a.Is6() && !global.Contains(a) || slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) }) {
+		return false
+	}
+	own, err := p.own()
+	if err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(own, func(o net.Addr) bool {
+		n, ok := o.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		mine, ok := netip.AddrFromSlice(n.IP)
+		return ok && mine.Unmap() == a
+	})
+}
+
+// addr reports whether an address may be called on some port.
+func (p *policy) addr(a netip.Addr) bool {
+	return p.public(a) || slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) })
+}
+
+// admit decides about a connection. named says that only the name allows it,
+// which whoever can must check once more in what the client sends.
+func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
+	a, port := to.Addr().Unmap(), to.Port()
+	if !p.public(a) && !slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
+		return false, fmt.Errorf("%s is not on the Internet and no policy of the tenant names it", to)
+	}
+	if p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
+		return false, nil
+	}
+	p.mu.Lock()
+	names := p.names[a]
+	p.mu.Unlock()
+	if slices.ContainsFunc(names, func(name string) bool { return p.name(name, port) }) {
+		return true, nil
+	}
+	if len(names) > 0 {
+		return false, fmt.Errorf("%s (%s) is not in the step's list", to, names[0])
+	}
+	return false, fmt.Errorf("%s is not in the step's list", to)
+}
+
+// name reports whether a name may be called; port 0 is any.
+func (p *policy) name(name string, port uint16) bool {
+	return p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasName(name) && (port == 0 || r.HasPort(port)) })
+}
+
+// learn notes that the sandbox was told addresses of a name. What does not fit
+// is left out: calls to it are refused.
+func (p *policy) learn(name string, addrs []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range addrs {
+		names, known := p.names[a]
+		if !known && len(p.names) >= maxAddrs || len(names) >= maxNames || slices.Contains(names, name) {
+			continue
+		}
+		p.names[a] = append(names, name)
+	}
+}

@@ -1,0 +1,120 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// connect decides about one connection of the sandbox and serves it. The
+// sandbox's handshake ends only when the other side has answered.
+func (g *Gateway) connect(ctx context.Context, r *tcp.ForwarderRequest) {
+	to := destination(r.ID())
+	if to.Addr() == g.dns {
+		g.connectDNS(ctx, r, to)
+		return
+	}
+	named, err := g.policy.admit(to)
+	if err != nil {
+		g.count.Refuse(err.Error())
+		r.Complete(true)
+		return
+	}
+	if !take(g.conns) {
+		g.count.Refuse(fmt.Sprintf("%s: the sandbox has %d connections already", to, maxConns))
+		r.Complete(true)
+		return
+	}
+	defer func() { <-g.conns }()
+	limit, cancel := context.WithTimeout(ctx, dialTime)
+	out, err := g.dialer.DialContext(limit, "tcp", to.String())
+	cancel()
+	if err != nil {
+		r.Complete(true)
+		return
+	}
+	defer out.Close()
+	in, err := accept(r)
+	if err != nil {
+		return
+	}
+	defer in.Close()
+	stop := context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
+	defer stop()
+	if named && (to.Port() == 443 || to.Port() == 80) && !g.named(in, out, to) {
+		return
+	}
+	g.copyBoth(in, out.(*net.TCPConn))
+}
+
+// accept ends the sandbox's handshake.
+func accept(r *tcp.ForwarderRequest) (*gonet.TCPConn, error) {
+	var wq waiter.Queue
+	ep, err := r.CreateEndpoint(&wq)
+	if err != nil {
+		r.Complete(true)
+		return nil, errors.New(err.String())
+	}
+	r.Complete(false)
+	return gonet.NewTCPConn(&wq, ep), nil
+}
+
+// named checks the name in the client's first bytes, without which the same
+// address could serve another one, and passes them on.
+func (g *Gateway) named(in, out net.Conn, to netip.AddrPort) bool {
+	name, read, err := serverName(in, to.Port())
+	if err == nil && !g.policy.name(name, to.Port()) {
+		err = fmt.Errorf("%s is not in the step's list", name)
+	}
+	if err != nil {
+		g.count.Refuse(fmt.Sprintf("%s: %v", to, err))
+		return false
+	}
+	n, err := out.Write(read)
+	g.count.Sent(n)
+	return err == nil
+}
+
+// half is a connection whose one way can be closed.
+type half interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// copyBoth carries bytes both ways until both have ended.
+func (g *Gateway) copyBoth(in, out half) {
+	var both sync.WaitGroup
+	carry := func(to, from half, count func(int)) {
+		_, err := io.CopyBuffer(&counting{to, count}, onlyReader{from}, make([]byte, 64<<10))
+		if err != nil { // the other way has nothing to go on for
+			_, _ = to.Close(), from.Close()
+			return
+		}
+		_ = to.CloseWrite()
+	}
+	both.Go(func() { carry(out, in, g.count.Sent) })
+	carry(in, out, g.count.Received)
+	both.Wait()
+}
+
+// onlyReader hides the ways around a buffer that is read into.
+type onlyReader struct{ io.Reader }
+
+type counting struct {
+	io.Writer
+	count func(int)
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.count(n)
+	return n, err
+}

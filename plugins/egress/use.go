@@ -1,0 +1,107 @@
+package egress
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// CountersSize is the length of the file of counters, in bytes.
+const CountersSize = 4096
+
+// Where what lies in the file: words of 8 bytes, little-endian, and a text.
+const (
+	WordReceived = iota
+	WordSent
+	WordRefused
+	WordPID // of the gateway, once it serves
+	WordReady
+
+	RefusalAt  = 64  // u16 length, bytes
+	MaxRefusal = 256 // bytes
+)
+
+// Use is what a sandbox did with its network.
+type Use struct {
+	Ready          bool
+	Received, Sent int64  // bytes of payload
+	Refused        int64  // calls
+	Refusal        string // why the first was refused
+	pid            int
+}
+
+// ReadUse reads what a sandbox has used so far; fs.ErrNotExist when it never
+// had a network.
+func ReadUse(dir string) (Use, error) {
+	f, err := os.Open(filepath.Join(dir, countersFile))
+	if err != nil {
+		return Use{}, err
+	}
+	defer f.Close()
+	return readUse(f)
+}
+
+func readUse(f io.ReaderAt) (Use, error) {
+	page := make([]byte, CountersSize)
+	if _, err := f.ReadAt(page, 0); err != nil {
+		return Use{}, step.Errorf(step.KindInternal, "network: counters: %w", err)
+	}
+	n := func(i int) int64 { return int64(min(binary.LittleEndian.Uint64(page[8*i:]), 1<<62)) } //nolint:gosec // bounded
+	u := Use{Ready: n(WordReady) == 1, Received: n(WordReceived), Sent: n(WordSent), Refused: n(WordRefused), pid: int(min(n(WordPID), 1<<30))}
+	if length := int(binary.LittleEndian.Uint16(page[RefusalAt:])); length <= MaxRefusal {
+		u.Refusal = string(page[RefusalAt+2 : RefusalAt+2+length])
+	}
+	return u, nil
+}
+
+// stop kills the gateway that holds the lock of f and waits for it to be gone.
+func stop(ctx context.Context, f *os.File) error {
+	free := func() bool { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil }
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if free() {
+			return nil
+		}
+		u, err := readUse(f)
+		if err != nil {
+			return err
+		}
+		if u.pid > 1 {
+			if err := kill(u.pid, free); err != nil {
+				return err
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Now().After(deadline):
+			return step.Errorf(step.KindUnavailable, "the sandbox's gateway, process %d, does not end", u.pid)
+		}
+	}
+}
+
+// kill kills a process unless it has ended and its number is another's.
+func kill(pid int, ended func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if ended() { // asked with the descriptor in hand: it cannot become another
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
+	}
+	return nil
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
 	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
@@ -70,6 +71,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	if err != nil {
 		return a, err
 	}
+	presets, err := networkPresets(cfg.NetworkPresetsFile)
+	if err != nil {
+		return a, err
+	}
 	cert, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
 	if err != nil {
 		return a, fmt.Errorf("TLS certificate: %w", err)
@@ -86,7 +91,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, DriverWait: cfg.DriverWait}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
 	h, err := httpapi.New(httpapi.Services{
-		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
+		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
 		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
 	})
 	if err != nil {
@@ -111,6 +116,21 @@ func handlersDir(path string) (fs.FS, error) {
 		return nil, fmt.Errorf("NOFX_HANDLERS_DIR: %w", err)
 	}
 	return os.DirFS(path), nil
+}
+
+func networkPresets(path string) (plan.Presets, error) {
+	data, err := configs.NetworkPresets()
+	if path != "" {
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("NOFX_NETWORK_PRESETS_FILE: %w", err)
+	}
+	p, err := plan.ParsePresets(data)
+	if err != nil {
+		return nil, fmt.Errorf("network presets: %w", err)
+	}
+	return p, nil
 }
 
 // Addr is where the replica listens, as https://HOST:PORT.

@@ -151,5 +151,8 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 	if r.Pids > 0 {
 		h.PidsLimit = &r.Pids
 	}
+	if b.Spec.Network == step.NetworkAllow || b.Spec.Network == step.NetworkOpen {
+		h.Mounts = append(h.Mounts, bind(s.resolvConf, "/etc/resolv.conf", true)) // the way there comes later
+	}
 	return c, h
 }

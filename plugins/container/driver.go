@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/seccomp"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
@@ -41,6 +42,8 @@ type setup struct {
 	config Config
 	engine *engine
 	filter []byte
+	// resolvConf is the file that containers with a network get.
+	resolvConf string
 
 	mu      sync.Mutex
 	checked bool
@@ -71,12 +74,16 @@ func (d *Driver) Close() {
 
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
+	networks, warning := d.Networks()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: driver.Capabilities{
-			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
+		Capabilities: append(networks,
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
-		},
+		),
+	}
+	if warning != "" {
+		desc.Warnings = append(desc.Warnings, warning)
 	}
 	if s, err := d.configured(); err == nil && s.config.WritableRoot {
 		desc.Warnings = append(desc.Warnings, "writable_root: what steps write to the container's own layer is not bounded")
@@ -111,10 +118,14 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	if err := copySupervisor(c.StateDir, c.Supervisor); err != nil {
 		return err
 	}
+	if s.resolvConf, err = egress.WriteResolvConf(c.StateDir); err != nil {
+		return err
+	}
 	l, err := supervisor.NewJoiner(c.Supervisor)
 	if err != nil {
 		return err
 	}
+	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
 	d.mu.Lock()
 	old := d.setup
 	d.setup = s

@@ -30,6 +30,12 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "nofx-egress"), "../egress/cmd/nofx-egress")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		os.Exit(1)
+	}
 	probePath = filepath.Join(dir, "probe")
 	if out, err := exec.Command("gcc", "-static", "-O1", "-w", "-o", probePath, "testdata/probe.c").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the probe: %v\n%s", err, out)

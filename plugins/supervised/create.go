@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -72,7 +73,9 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	switch s.Network {
 	case "", step.NetworkNone:
 	case step.NetworkAllow, step.NetworkOpen:
-		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
+		if _, err := b.network(); err != nil {
+			return err
+		}
 	default:
 		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
 	}
@@ -168,7 +171,7 @@ func (b *Boxes) existing(ctx context.Context, dir string, spec driver.Spec) (boo
 		return false, step.Errorf(step.KindInternal, "sandbox %s: %w", spec.ID, err)
 	}
 	old, err := readSpec(dir)
-	if err != nil || !life.Complete {
+	if err != nil || !life.Complete || networked(old.Spec) && !egress.Ready(dir) {
 		return false, b.wipe(ctx, dir, life)
 	}
 	old.Spec.Until, spec.Until = 0, 0
@@ -213,8 +216,38 @@ func (b *Boxes) make(ctx context.Context, box *Box, start func(context.Context, 
 	if err != nil {
 		return err
 	}
+	if networked(box.Spec) {
+		if err := b.connectOut(ctx, box); err != nil {
+			conn.Close()
+			return err
+		}
+	}
 	b.release(box.Dir, conn)
 	return nil
+}
+
+func networked(s driver.Spec) bool {
+	return s.Network == step.NetworkAllow || s.Network == step.NetworkOpen
+}
+
+// connectOut gives the sandbox its network, before anything runs in it.
+func (b *Boxes) connectOut(ctx context.Context, box *Box) error {
+	host, err := b.network()
+	if err != nil {
+		return err
+	}
+	life, err := supervisor.Look(box.Dir)
+	if err != nil {
+		return step.Errorf(step.KindInternal, "sandbox %s: %w", box.Spec.ID, err)
+	}
+	if !life.Complete || !life.Alive {
+		return step.Errorf(step.KindUnavailable, "sandbox %s ended as it began", box.Spec.ID)
+	}
+	return host.Start(ctx, egress.Sandbox{
+		Dir: box.Dir, PID: int(life.State.InitPID), Supervisor: int(life.State.SupervisorPID),
+		UID: box.Spec.Host.UIDBase, Group: box.Spec.Host.Supervisor,
+		Policy: egress.Policy{Open: box.Spec.Network == step.NetworkOpen, Allow: box.Spec.Egress.Allow, Private: box.Spec.Egress.Private},
+	})
 }
 
 // privateWorkspace makes one that lies in the sandbox's folder and goes with it.

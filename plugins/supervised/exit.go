@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -115,6 +116,12 @@ func signalOf(name string) (unix.Signal, error) {
 // the supervisor has no reason for.
 func (b *Boxes) exitOf(ctx context.Context, dir string, r *supervisor.Record) (*driver.Exit, error) {
 	x, err := exitOf(r)
+	if u, uerr := egress.ReadUse(dir); err == nil && uerr == nil {
+		x.Usage.NetRxBytes, x.Usage.NetTxBytes = u.Received, u.Sent
+		if u.Refused > 0 && x.Message == "" && x.Code != 0 {
+			x.Message = fmt.Sprintf("the network refused %d calls, the first: %s", u.Refused, u.Refusal)
+		}
+	}
 	if err == nil && r.Why == supervisor.WhyLost {
 		b.engine.Amend(ctx, filepath.Base(dir), x)
 	}

@@ -47,6 +47,15 @@ const (
 	NetworkOpen  Network = "open"
 )
 
+// Egress is whom a step with a network may call.
+type Egress struct {
+	// Allow are the rules of NetworkAllow, as ParseRule reads them.
+	Allow []string `json:"allow,omitempty"`
+	// Private are rules with prefixes: what may be called though it is not on
+	// the Internet. They are the tenant's, not the step's.
+	Private []string `json:"private,omitempty"`
+}
+
 // WorkspaceMode says whether a step shares the run's workspace.
 type WorkspaceMode string
 

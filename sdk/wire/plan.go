@@ -33,6 +33,7 @@ type PlanStep struct {
 	TimeoutMS    int64              `json:"timeout,omitempty"` // milliseconds
 	Workspace    step.WorkspaceMode `json:"workspace,omitempty"`
 	Network      step.Network       `json:"network,omitempty"`
+	NetworkAllow []string           `json:"network_allow,omitempty"` // with network allow: rules and names of presets
 	OnOutput     step.OutputMode    `json:"on_output_limit,omitempty"`
 	Artifacts    []string           `json:"artifacts,omitempty"` // paths below the workspace to keep
 	Idempotent   bool               `json:"idempotent,omitempty"`

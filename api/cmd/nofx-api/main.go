@@ -20,6 +20,7 @@ import (
 const usage = `usage: nofx-api serve
        nofx-api migrate
        nofx-api keys create --tenant T --name N --role user|worker
+       nofx-api tenants network --tenant T --most none|allow|open [--private RULE]...
        nofx-api openapi
        nofx-api version
 Configuration comes from the environment (NOFX_*).`
@@ -52,6 +53,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return migrate(ctx, out)
 	case "keys":
 		return createKey(ctx, args[1:], out)
+	case "tenants":
+		return setNetwork(ctx, args[1:])
 	case "openapi":
 		text, err := api.OpenAPI()
 		if err != nil {
@@ -129,4 +132,29 @@ func createKey(ctx context.Context, args []string, out io.Writer) error {
 	}
 	_, err = fmt.Fprintln(out, text)
 	return err
+}
+
+func setNetwork(ctx context.Context, args []string) error {
+	if len(args) == 0 || args[0] != "network" {
+		return errUsage
+	}
+	flags := flag.NewFlagSet("nofx-api tenants network", flag.ContinueOnError)
+	var n api.TenantNetwork
+	flags.StringVar(&n.Tenant, "tenant", "", "the tenant's id")
+	flags.StringVar(&n.Most, "most", "", "the most that a step may ask for: none, allow or open")
+	flags.Func("private", "what may be called though it is not on the Internet, such as 10.1.2.0/24:5432; may be repeated", func(rule string) error {
+		n.Private = append(n.Private, rule)
+		return nil
+	})
+	if err := flags.Parse(args[1:]); err != nil {
+		return errUsage
+	}
+	if n.Tenant == "" || n.Most == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	return api.SetTenantNetwork(ctx, url, n)
 }

@@ -36,6 +36,7 @@ const (
 type Services struct {
 	Auth     *auth.Checker
 	Handlers *handler.Set
+	Presets  plan.Presets // of network lists
 	Drivers  plan.Drivers // those that workers have
 	Queue    *queue.Queue
 	Runs     *runs.Reader

@@ -158,7 +158,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(ctx, in.Body.Plan, s.Handlers, s.Drivers)
+	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets})
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "outbox", "output_index", "run", "step", "step_dlq", "worker"}
+	want := []string{"api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}

@@ -38,28 +38,29 @@ const (
 
 // Step is one step, ready to be stored.
 type Step struct {
-	Name       string
-	Tool       string
-	Driver     string
-	OnHost     bool            // the driver's workspaces are folders of its worker
-	DependsOn  []int           // places in the plan
-	Inputs     json.RawMessage // compact, in the order that they came in
-	InputsHash string          // first 12 hex digits, for the idempotency key
-	Command    wire.Command
-	Reads      string // how the outputs are read, see package handler
-	Shown      string // the command, for people
-	Resources  step.Resources
-	OnOutput   step.OutputMode
-	Network    step.Network
-	Image      string
-	Workspace  step.WorkspaceMode
-	TimeoutMS  int64
-	GraceMS    int64
-	Artifacts  []string
-	Idempotent bool
-	Tries      int // attempts in all that the step itself asks for
-	BackoffMS  int64
-	Denied     string // why policy refuses it; "" = allowed
+	Name         string
+	Tool         string
+	Driver       string
+	OnHost       bool            // the driver's workspaces are folders of its worker
+	DependsOn    []int           // places in the plan
+	Inputs       json.RawMessage // compact, in the order that they came in
+	InputsHash   string          // first 12 hex digits, for the idempotency key
+	Command      wire.Command
+	Reads        string // how the outputs are read, see package handler
+	Shown        string // the command, for people
+	Resources    step.Resources
+	OnOutput     step.OutputMode
+	Network      step.Network
+	NetworkAllow []string // rules, with network allow
+	Image        string
+	Workspace    step.WorkspaceMode
+	TimeoutMS    int64
+	GraceMS      int64
+	Artifacts    []string
+	Idempotent   bool
+	Tries        int // attempts in all that the step itself asks for
+	BackoffMS    int64
+	Denied       string // why policy refuses it; "" = allowed
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -78,9 +79,16 @@ func (f *faults) add(where string, value any, format string, args ...any) {
 	}
 }
 
+// Catalog is what plans can name.
+type Catalog struct {
+	Handlers *handler.Set
+	Drivers  Drivers
+	Presets  Presets
+}
+
 // Compile checks a plan. Its error is of kind invalid and names every fault,
-// or it is that of known.
-func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Drivers) ([]Step, error) {
+// or it is that of have.Drivers.
+func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	f := &faults{}
 	if len(p.Goal) > maxGoal || !printable(p.Goal) {
 		f.add("body.plan.goal", p.Goal, "must be text of at most %d bytes", maxGoal)
@@ -94,12 +102,12 @@ func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Driv
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
-	list, err := known.Known(ctx, false)
+	list, err := have.Drivers.Known(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	offered := &offers{known: known, list: list}
-	c := compiler{faults: f, handlers: handlers, offers: offered}
+	offered := &offers{known: have.Drivers, list: list}
+	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets}
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
@@ -124,12 +132,13 @@ type compiler struct {
 	*faults
 	handlers *handler.Set
 	offers   *offers
+	presets  Presets
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
 	out := Step{
 		Name: in.Name, Tool: in.Tool, Idempotent: in.Idempotent, GraceMS: graceMS,
-		OnOutput: in.OnOutput, Network: step.NetworkNone, Workspace: in.Workspace, Tries: 1,
+		OnOutput: in.OnOutput, Workspace: in.Workspace, Tries: 1,
 	}
 	if in.Name == "" || len(in.Name) > maxName || !oneLine(in.Name) {
 		c.add(at+".name", in.Name, "must be one line of 1 to %d bytes", maxName)
@@ -159,6 +168,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 		out.Workspace = own.workspace
 	}
 	c.modes(at, in, &out)
+	c.network(at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in.Retry, &out)
 	return out, in.DependsOn
@@ -230,13 +240,6 @@ func (c compiler) modes(at string, in wire.PlanStep, out *Step) {
 	case step.WorkspaceRun, step.WorkspaceStep:
 	default:
 		c.add(at+".workspace", string(out.Workspace), "must be run or step")
-	}
-	switch in.Network {
-	case "", step.NetworkNone:
-	case step.NetworkAllow, step.NetworkOpen:
-		c.add(at+".network", string(in.Network), "a network policy other than none is not enforced yet, so it is refused")
-	default:
-		c.add(at+".network", string(in.Network), "must be none")
 	}
 }
 

@@ -52,6 +52,9 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		if err := db.EnsureProject(ctx, who.TenantID, s.ProjectID); err != nil {
 			return err
 		}
+		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
+			return err
+		}
 		n := newRun(who, s)
 		if err := n.store(ctx, db, q.cfg.Region); err != nil {
 			return err
@@ -77,6 +80,19 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		q.hub.Queued(st.Driver, "")
 	}
 	return answer, replayed, nil
+}
+
+// withinPolicy refuses steps that ask for more of the network than their
+// tenant's policy lets them have.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
+	if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Network != step.NetworkNone }) {
+		return nil
+	}
+	row, err := db.TenantNetwork(ctx, who.TenantID)
+	if err != nil {
+		return err
+	}
+	return plan.Ceiling{Network: step.Network(row.Network)}.Check(steps)
 }
 
 func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, s Submission) (found bool, body []byte, err error) {
@@ -287,6 +303,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Resources = append(p.Resources, string(resources))
 		p.Workspaces = append(p.Workspaces, string(st.Workspace))
 		p.Networks = append(p.Networks, string(st.Network))
+		p.NetworksAllow = append(p.NetworksAllow, strings.Join(st.NetworkAllow, "\n"))
 		p.OnOutputs = append(p.OnOutputs, string(st.OnOutput))
 		p.Images = append(p.Images, st.Image)
 		p.TimeoutsMs = append(p.TimeoutsMs, st.TimeoutMS)

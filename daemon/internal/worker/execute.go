@@ -143,6 +143,7 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 		Tags:      driver.Tags{Owner: owner, ID: tag(a.lease)},
 		Resources: a.lease.Resources,
 		Network:   a.lease.Network,
+		Egress:    a.lease.Egress,
 		Image:     a.lease.Image,
 		Until:     until,
 	}

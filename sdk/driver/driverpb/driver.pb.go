@@ -555,6 +555,8 @@ type Spec struct {
 	Isolation       string                 `protobuf:"bytes,6,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	UntilBoottimeNs int64                  `protobuf:"varint,7,opt,name=until_boottime_ns,json=untilBoottimeNs,proto3" json:"until_boottime_ns,omitempty"`
 	Host            *HostSpec              `protobuf:"bytes,8,opt,name=host,proto3" json:"host,omitempty"`
+	NetworkAllow    []string               `protobuf:"bytes,9,rep,name=network_allow,json=networkAllow,proto3" json:"network_allow,omitempty"`        // rules, with network "allow"
+	NetworkPrivate  []string               `protobuf:"bytes,10,rep,name=network_private,json=networkPrivate,proto3" json:"network_private,omitempty"` // what may be called though it is not on the Internet
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -641,6 +643,20 @@ func (x *Spec) GetUntilBoottimeNs() int64 {
 func (x *Spec) GetHost() *HostSpec {
 	if x != nil {
 		return x.Host
+	}
+	return nil
+}
+
+func (x *Spec) GetNetworkAllow() []string {
+	if x != nil {
+		return x.NetworkAllow
+	}
+	return nil
+}
+
+func (x *Spec) GetNetworkPrivate() []string {
+	if x != nil {
+		return x.NetworkPrivate
 	}
 	return nil
 }
@@ -1410,6 +1426,8 @@ type Usage struct {
 	IoReadBytes     int64                  `protobuf:"varint,5,opt,name=io_read_bytes,json=ioReadBytes,proto3" json:"io_read_bytes,omitempty"`
 	IoWriteBytes    int64                  `protobuf:"varint,6,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
 	OutputBytes     int64                  `protobuf:"varint,7,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	NetRxBytes      int64                  `protobuf:"varint,8,opt,name=net_rx_bytes,json=netRxBytes,proto3" json:"net_rx_bytes,omitempty"`
+	NetTxBytes      int64                  `protobuf:"varint,9,opt,name=net_tx_bytes,json=netTxBytes,proto3" json:"net_tx_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1489,6 +1507,20 @@ func (x *Usage) GetIoWriteBytes() int64 {
 func (x *Usage) GetOutputBytes() int64 {
 	if x != nil {
 		return x.OutputBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetNetRxBytes() int64 {
+	if x != nil {
+		return x.NetRxBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetNetTxBytes() int64 {
+	if x != nil {
+		return x.NetTxBytes
 	}
 	return 0
 }
@@ -2732,7 +2764,7 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\buid_base\x18\x03 \x01(\rR\auidBase\x12\x1b\n" +
 	"\tuid_count\x18\x04 \x01(\rR\buidCount\x12\x1c\n" +
 	"\tworkspace\x18\x05 \x01(\tR\tworkspace\x12#\n" +
-	"\rworkspace_uid\x18\x06 \x01(\rR\fworkspaceUid\"\xa1\x02\n" +
+	"\rworkspace_uid\x18\x06 \x01(\rR\fworkspaceUid\"\xef\x02\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
 	"\x04tags\x18\x02 \x01(\v2\x14.nofx.driver.v1.TagsR\x04tags\x127\n" +
@@ -2741,7 +2773,10 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1c\n" +
 	"\tisolation\x18\x06 \x01(\tR\tisolation\x12*\n" +
 	"\x11until_boottime_ns\x18\a \x01(\x03R\x0funtilBoottimeNs\x12,\n" +
-	"\x04host\x18\b \x01(\v2\x18.nofx.driver.v1.HostSpecR\x04host\"^\n" +
+	"\x04host\x18\b \x01(\v2\x18.nofx.driver.v1.HostSpecR\x04host\x12#\n" +
+	"\rnetwork_allow\x18\t \x03(\tR\fnetworkAllow\x12'\n" +
+	"\x0fnetwork_private\x18\n" +
+	" \x03(\tR\x0enetworkPrivate\"^\n" +
 	"\x06Handle\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -2791,7 +2826,7 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x0e2\x16.nofx.driver.v1.StreamR\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12(\n" +
-	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xf1\x01\n" +
+	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xb5\x02\n" +
 	"\x05Usage\x12\x17\n" +
 	"\awall_ms\x18\x01 \x01(\x03R\x06wallMs\x12\x19\n" +
 	"\bcpu_usec\x18\x02 \x01(\x03R\acpuUsec\x12*\n" +
@@ -2799,7 +2834,11 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\tpids_peak\x18\x04 \x01(\x03R\bpidsPeak\x12\"\n" +
 	"\rio_read_bytes\x18\x05 \x01(\x03R\vioReadBytes\x12$\n" +
 	"\x0eio_write_bytes\x18\x06 \x01(\x03R\fioWriteBytes\x12!\n" +
-	"\foutput_bytes\x18\a \x01(\x03R\voutputBytes\"\x8d\x02\n" +
+	"\foutput_bytes\x18\a \x01(\x03R\voutputBytes\x12 \n" +
+	"\fnet_rx_bytes\x18\b \x01(\x03R\n" +
+	"netRxBytes\x12 \n" +
+	"\fnet_tx_bytes\x18\t \x01(\x03R\n" +
+	"netTxBytes\"\x8d\x02\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +

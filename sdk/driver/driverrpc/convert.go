@@ -35,6 +35,8 @@ func specToPB(s driver.Spec) *driverpb.Spec {
 			DiskMb: s.Resources.DiskMB, OutputKb: s.Resources.OutputKB,
 		},
 		Network:         string(s.Network),
+		NetworkAllow:    s.Egress.Allow,
+		NetworkPrivate:  s.Egress.Private,
 		Image:           s.Image,
 		Isolation:       s.Isolation,
 		UntilBoottimeNs: int64(s.Until),
@@ -60,6 +62,7 @@ func specFromPB(p *driverpb.Spec) driver.Spec {
 			DiskMB: r.GetDiskMb(), OutputKB: r.GetOutputKb(),
 		},
 		Network:   step.Network(p.GetNetwork()),
+		Egress:    step.Egress{Allow: p.GetNetworkAllow(), Private: p.GetNetworkPrivate()},
 		Image:     p.GetImage(),
 		Isolation: p.GetIsolation(),
 		Until:     driver.Deadline(p.GetUntilBoottimeNs()),
@@ -116,6 +119,7 @@ func exitToPB(x *driver.Exit) *driverpb.Exit {
 		Usage: &driverpb.Usage{
 			WallMs: x.Usage.WallMS, CpuUsec: x.Usage.CPUUsec, MemoryPeakBytes: x.Usage.MemoryPeakBytes, PidsPeak: x.Usage.PidsPeak,
 			IoReadBytes: x.Usage.IOReadBytes, IoWriteBytes: x.Usage.IOWriteBytes, OutputBytes: x.Usage.OutputBytes,
+			NetRxBytes: x.Usage.NetRxBytes, NetTxBytes: x.Usage.NetTxBytes,
 		},
 		OutputBytes: x.OutputBytes, TotalBytes: x.TotalBytes, Truncated: x.Truncated,
 	}
@@ -131,6 +135,7 @@ func exitFromPB(p *driverpb.Exit) *driver.Exit {
 		Usage: step.Usage{
 			WallMS: u.GetWallMs(), CPUUsec: u.GetCpuUsec(), MemoryPeakBytes: u.GetMemoryPeakBytes(), PidsPeak: u.GetPidsPeak(),
 			IOReadBytes: u.GetIoReadBytes(), IOWriteBytes: u.GetIoWriteBytes(), OutputBytes: u.GetOutputBytes(),
+			NetRxBytes: u.GetNetRxBytes(), NetTxBytes: u.GetNetTxBytes(),
 		},
 		OutputBytes: p.GetOutputBytes(), TotalBytes: p.GetTotalBytes(), Truncated: p.GetTruncated(),
 	}

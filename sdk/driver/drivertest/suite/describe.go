@@ -130,7 +130,7 @@ func refusesWhatItCannot(t T, fx *fixture) {
 		{driver.CapDisk, func(s *driver.Spec) { s.Resources.DiskMB = 64 }},
 		{driver.CapOutput, func(s *driver.Spec) { s.Resources.OutputKB = 64 }},
 		{driver.CapNetNone, func(s *driver.Spec) { s.Network = step.NetworkNone }},
-		{driver.CapNetAllow, func(s *driver.Spec) { s.Network = step.NetworkAllow }},
+		{driver.CapNetAllow, func(s *driver.Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"example.com"} }},
 		{driver.CapNetOpen, func(s *driver.Spec) { s.Network = step.NetworkOpen }},
 		{driver.CapLease, func(s *driver.Spec) { s.Until = driver.After(time.Hour) }},
 		{driver.CapHost, func(s *driver.Spec) { s.Host = &driver.HostSpec{UIDBase: 100000, UIDCount: 2} }},

@@ -24,7 +24,7 @@ func (n *Net) Greeter(t T, address string) *atomic.Int64 {
 			}
 			count.Add(1)
 			go func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				if _, err := io.WriteString(c, "hello from "+address+"\n"); err == nil {
 					_, _ = io.Copy(c, c)
 				}

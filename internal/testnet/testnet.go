@@ -130,13 +130,15 @@ func Within[V any](t T, ns string, do func() (V, error)) (V, error) {
 // Dial connects from a namespace.
 func Dial(t T, ns, network, address string) (net.Conn, error) {
 	t.Helper()
-	return Within(t, ns, func() (net.Conn, error) { return net.DialTimeout(network, address, 5*time.Second) })
+	return Within(t, ns, func() (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), network, address)
+	})
 }
 
 // Listen listens on TCP in the world.
 func (n *Net) Listen(t T, address string) net.Listener {
 	t.Helper()
-	l, err := Within(t, n.World(), func() (net.Listener, error) { return net.Listen("tcp", address) })
+	l, err := Within(t, n.World(), func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(t.Context(), "tcp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,7 @@ func (n *Net) Listen(t T, address string) net.Listener {
 // ListenPacket listens on UDP in the world.
 func (n *Net) ListenPacket(t T, address string) net.PacketConn {
 	t.Helper()
-	c, err := Within(t, n.World(), func() (net.PacketConn, error) { return net.ListenPacket("udp", address) })
+	c, err := Within(t, n.World(), func() (net.PacketConn, error) { return (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}

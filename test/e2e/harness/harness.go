@@ -217,7 +217,7 @@ func (s *System) Admin(args ...string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(filepath.Join(s.Bin, "nofx-api"), args...)
+	cmd := exec.CommandContext(s.t.Context(), filepath.Join(s.Bin, "nofx-api"), args...)
 	cmd.Env = strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("nofx-api %v: %w: %s", args, err, out)

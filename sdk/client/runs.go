@@ -91,6 +91,13 @@ func (c *Client) Workers(ctx context.Context) (wire.WorkerList, error) {
 	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers"}, &out)
 }
 
+// WorkerEvents lists what became of worker hosts and their drivers, the newest
+// first, limit at most.
+func (c *Client) WorkerEvents(ctx context.Context, limit int) (wire.WorkerEvents, error) {
+	var out wire.WorkerEvents
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers/events?limit=" + strconv.Itoa(limit)}, &out)
+}
+
 // Health asks the API how it is. An API that is not ready answers 503, which
 // is an error of kind unavailable here.
 func (c *Client) Health(ctx context.Context) (wire.Health, error) {

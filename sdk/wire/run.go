@@ -137,7 +137,23 @@ type DriverInfo struct {
 	Protocol     int      `json:"protocol,omitempty"` // the version that plugin and daemon settled on; 0 = none runs
 	Healthy      bool     `json:"healthy"`
 	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
+	Refused      string   `json:"refused,omitempty"` // the reason in a word when the daemon does not run this plugin: unsigned, swapped, …
 	Capabilities []string `json:"capabilities"`
+}
+
+// WorkerEvents is the answer to GET /api/workers/events, the newest first.
+type WorkerEvents struct {
+	Events []WorkerEvent `json:"events"`
+}
+
+// WorkerEvent is one change that operators of worker hosts want to know about.
+type WorkerEvent struct {
+	Type      step.EventType `json:"type"` // worker.… or driver.…
+	WorkerID  string         `json:"worker_id"`
+	Worker    string         `json:"worker"`
+	Driver    string         `json:"driver,omitempty"`
+	Message   string         `json:"message,omitempty"`
+	CreatedAt time.Time      `json:"created_at"`
 }
 
 // Health is the answer to GET /health.

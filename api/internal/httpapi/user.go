@@ -124,8 +124,17 @@ func (s *server) userRoutes() {
 			list, err := s.Runs.Workers(ctx, who(ctx).TenantID)
 			return &ok[wire.WorkerList]{list}, err
 		})
+	route(s, operation(auth.User, http.MethodGet, "/api/workers/events", "list-worker-events", "What became of worker hosts and their drivers, the newest first"),
+		func(ctx context.Context, in *workerEventsInput) (*ok[wire.WorkerEvents], error) {
+			list, err := s.Runs.WorkerEvents(ctx, who(ctx).TenantID, in.Limit)
+			return &ok[wire.WorkerEvents]{list}, err
+		})
 	s.streamRoute()
 	s.artifactRoute()
+}
+
+type workerEventsInput struct {
+	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"how many at most"`
 }
 
 func withNotFound(op huma.Operation) huma.Operation {

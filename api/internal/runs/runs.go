@@ -216,6 +216,25 @@ func (r *Reader) Timeline(ctx context.Context, tenant, id string) ([]step.Event,
 	}
 }
 
+// WorkerEvents lists what became of the tenant's worker hosts, the newest first.
+func (r *Reader) WorkerEvents(ctx context.Context, tenant string, most int) (wire.WorkerEvents, error) {
+	out := wire.WorkerEvents{Events: []wire.WorkerEvent{}}
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		rows, err := db.ListWorkerEvents(ctx, tenant, int32(most)) //nolint:gosec // the API bounds it
+		if err != nil {
+			return err
+		}
+		out.Events = make([]wire.WorkerEvent, 0, len(rows))
+		for _, e := range rows {
+			out.Events = append(out.Events, wire.WorkerEvent{
+				Type: step.EventType(e.Type), WorkerID: e.WorkerID, Worker: e.Name, Driver: e.Driver, Message: e.Message, CreatedAt: e.CreatedAt.UTC(),
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
 // Workers lists the tenant's worker hosts.
 func (r *Reader) Workers(ctx context.Context, tenant string) (wire.WorkerList, error) {
 	out := wire.WorkerList{Workers: []wire.WorkerInfo{}}

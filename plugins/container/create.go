@@ -19,7 +19,7 @@ func name(id string) string { return "nofx-" + id }
 
 // Create implements driver.Driver.
 func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
-	err := d.CheckSpec(spec)
+	err := d.checkSpec(spec)
 	var h driver.Handle
 	if err == nil {
 		h, err = d.Make(ctx, spec, d.start)
@@ -28,6 +28,14 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, e
 		d.counts.failed(err)
 	}
 	return h, err
+}
+
+// checkSpec refuses what this driver cannot do.
+func (d *Driver) checkSpec(spec driver.Spec) error {
+	if s, err := d.configured(); err == nil && s.config.WritableRoot && spec.Resources.DiskMB > 0 {
+		return step.Errorf(step.KindUnsupported, "driver container: with writable_root a disk cap is not enforced, so it is refused")
+	}
+	return d.CheckSpec(spec)
 }
 
 // start makes the container and joins it.

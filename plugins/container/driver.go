@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
@@ -78,7 +79,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
 		Capabilities: append(networks,
-			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput,
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
 	}
@@ -86,6 +87,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 		desc.Warnings = append(desc.Warnings, warning)
 	}
 	if s, err := d.configured(); err == nil && s.config.WritableRoot {
+		desc.Capabilities = slices.DeleteFunc(desc.Capabilities, func(c driver.Capability) bool { return c == driver.CapDisk })
 		desc.Warnings = append(desc.Warnings, "writable_root: what steps write to the container's own layer is not bounded")
 	}
 	return desc, nil

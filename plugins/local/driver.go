@@ -34,7 +34,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
 		Capabilities: append(networks,
-			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput,
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
 	}

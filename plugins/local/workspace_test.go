@@ -118,7 +118,7 @@ func TestRefusedSpecs(t *testing.T) {
 		"an odd rule":            {func(s *driver.Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"*"} }, step.KindInvalid},
 		"gvisor":                 {func(s *driver.Spec) { s.Isolation = "gvisor" }, step.KindUnsupported},
 		"an image":               {func(s *driver.Spec) { s.Image = "debian" }, step.KindUnsupported},
-		"a disk cap":             {func(s *driver.Spec) { s.Resources.DiskMB = 5 }, step.KindUnsupported},
+		"a disk cap":             {func(s *driver.Spec) { s.Resources.DiskMB = 5 }, step.KindInvalid},
 		"a deadline in the past": {func(s *driver.Spec) { s.Until = 1 }, step.KindInvalid},
 	} {
 		host := good

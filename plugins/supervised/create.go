@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -82,10 +83,11 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	switch {
 	case s.Isolation != "" && s.Isolation != "namespace":
 		return unsupported("isolation is namespace only")
-	case s.Resources.DiskMB > 0:
-		return unsupported("a disk cap is not enforced, so it is refused")
 	}
-	return b.checkHost(s)
+	if err := b.checkHost(s); err != nil {
+		return err
+	}
+	return checkDisk(s)
 }
 
 // checkHost refuses a spec whose part for the daemon's host lacks what a
@@ -108,6 +110,28 @@ func (b *Boxes) checkHost(s driver.Spec) error {
 		return step.Errorf(step.KindInvalid, "the workspace may not belong to root: a step could leave programs there that run as root")
 	}
 	return checkGroups(s)
+}
+
+// checkDisk refuses a disk cap that nothing bounds: the workspace is the only
+// disk that a step can write to, and the daemon makes it of that size.
+func checkDisk(s driver.Spec) error {
+	if s.Resources.DiskMB == 0 {
+		return nil
+	}
+	if s.Host.Workspace != "" {
+		own, err := volume.Mounted(s.Host.Workspace)
+		if err != nil {
+			return step.Errorf(step.KindInvalid, "the workspace: %w", err)
+		}
+		use, err := volume.Look(s.Host.Workspace)
+		if err != nil {
+			return step.Errorf(step.KindInternal, "the workspace: %w", err)
+		}
+		if own && use.Size <= s.Resources.DiskMB<<20 {
+			return nil
+		}
+	}
+	return step.Errorf(step.KindInvalid, "a disk cap of %d MiB is asked for and no workspace of that size is given", s.Resources.DiskMB)
 }
 
 func checkGroups(s driver.Spec) error {

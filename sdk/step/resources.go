@@ -6,7 +6,7 @@ type Resources struct {
 	CPU      float64 `json:"cpu,omitempty"`       // cores
 	MemoryMB int64   `json:"memory_mb,omitempty"` // MiB, swap is off
 	Pids     int64   `json:"pids,omitempty"`      // tasks: processes and threads
-	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB
+	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB of the workspace
 	OutputKB int64   `json:"output_kb,omitempty"` // KiB of stdout and stderr together
 }
 

@@ -56,3 +56,24 @@ func TestPresetsRefused(t *testing.T) {
 		}
 	}
 }
+
+// Steps that share a workspace have one disk limit.
+func TestSharedDisk(t *testing.T) {
+	t.Parallel()
+	steps, err := compile(t, `[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","resources":{"disk_mb":64}},
+		{"name":"c","tool":"test:echo","workspace":"step"},{"name":"d","tool":"test:echo","workspace":"step","resources":{"disk_mb":8}},
+		{"name":"e","tool":"test:echo","driver":"e2b"}]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int64{64, 64, 0, 8, 0} {
+		if got := steps[i].Resources.DiskMB; got != want {
+			t.Errorf("step %s: %d, want %d", steps[i].Name, got, want)
+		}
+	}
+	_, err = compile(t, `[{"name":"a","tool":"test:echo","resources":{"disk_mb":8}},{"name":"b","tool":"test:echo","resources":{"disk_mb":64}}]`)
+	var fault *step.Error
+	if !errors.As(err, &fault) || len(fault.Fields) != 1 || fault.Fields[0].Location != "body.plan.steps[1].resources.disk_mb" {
+		t.Errorf("%v", err)
+	}
+}

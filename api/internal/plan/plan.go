@@ -34,6 +34,8 @@ const (
 	maxFields    = 50  // faults told at once
 	maxTries     = 20
 	graceMS      = 10_000
+	minDiskMB    = 8
+	maxDiskMB    = 16 << 20
 )
 
 // Step is one step, ready to be stored.
@@ -117,11 +119,39 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 		return nil, offered.err
 	}
 	order(f, out, depends)
+	shareDisk(f, out)
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
 	return out, nil
 }
+
+// shareDisk gives the steps that share their run's workspace the one disk limit
+// that it can have: what any of them asks for.
+func shareDisk(f *faults, steps []Step) {
+	first := -1
+	for i, s := range steps {
+		if !s.Shares() || s.Resources.DiskMB == 0 {
+			continue
+		}
+		if first < 0 {
+			first = i
+		}
+		if want := steps[first].Resources.DiskMB; s.Resources.DiskMB != want {
+			f.add(fmt.Sprintf("body.plan.steps[%d].resources.disk_mb", i), s.Resources.DiskMB,
+				"the step shares the run's workspace with %q, which asks for %d: ask for the same, or give one of them a workspace of its own (workspace: step)", steps[first].Name, want)
+		}
+	}
+	for i := range steps {
+		if first >= 0 && steps[i].Shares() {
+			steps[i].Resources.DiskMB = steps[first].Resources.DiskMB
+		}
+	}
+}
+
+// Shares reports whether the step works in the workspace that its run keeps on
+// a worker's host.
+func (s Step) Shares() bool { return s.OnHost && s.Workspace == step.WorkspaceRun }
 
 func (f *faults) err() error {
 	first := f.list[0]
@@ -205,8 +235,8 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 			c.add(at+"."+limit.name, limit.value, "must be 1 to %d", limit.max)
 		}
 	}
-	if r.DiskMB != 0 {
-		c.add(at+".disk_mb", r.DiskMB, "a disk limit is not enforced yet, so it is refused")
+	if r.DiskMB < 0 || r.DiskMB > 0 && r.DiskMB < minDiskMB || r.DiskMB > maxDiskMB {
+		c.add(at+".disk_mb", r.DiskMB, "must be %d to %d", minDiskMB, maxDiskMB)
 	}
 	return *r
 }

@@ -96,7 +96,7 @@ func TestRefused(t *testing.T) {
 		`[{"name":"a","tool":"test:echo","network":"open","network_allow":["npm"]}]`:                              "body.plan.steps[0].network_allow",
 		`[{"name":"a","tool":"test:echo","network":"allow","network_allow":["npm","nosuch"]}]`:                    "body.plan.steps[0].network_allow[1]",
 		`[{"name":"a","tool":"test:echo","network":"allow","network_allow":["https://example.com"]}]`:             "body.plan.steps[0].network_allow[0]",
-		`[{"name":"a","tool":"test:echo","resources":{"disk_mb":10}}]`:                                            "body.plan.steps[0].resources.disk_mb",
+		`[{"name":"a","tool":"test:echo","resources":{"disk_mb":7}}]`:                                             "body.plan.steps[0].resources.disk_mb",
 		`[{"name":"a","tool":"test:echo","resources":{"cpu":-1}}]`:                                                "body.plan.steps[0].resources.cpu",
 		`[{"name":"a","tool":"test:echo","secrets_scope":["github"]}]`:                                            "body.plan.steps[0].secrets_scope",
 		`[{"name":"a","tool":"test:echo","inputs":{"_policy":{"secrets_scope":["github"]}}}]`:                     "body.plan.steps[0].secrets_scope",

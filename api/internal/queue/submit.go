@@ -295,7 +295,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.DepsLeft = append(p.DepsLeft, i32(left))
 		p.DependsOn = append(p.DependsOn, strings.Join(names, "\n"))
 		p.Dependants = append(p.Dependants, strings.Join(dependants[i], "\n"))
-		p.Shares = append(p.Shares, st.Workspace == step.WorkspaceRun && st.OnHost)
+		p.Shares = append(p.Shares, st.Shares())
 		p.Inputs = append(p.Inputs, string(st.Inputs))
 		p.Commands = append(p.Commands, string(command))
 		p.Reads = append(p.Reads, st.Reads)

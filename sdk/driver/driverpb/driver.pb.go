@@ -1428,6 +1428,7 @@ type Usage struct {
 	OutputBytes     int64                  `protobuf:"varint,7,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
 	NetRxBytes      int64                  `protobuf:"varint,8,opt,name=net_rx_bytes,json=netRxBytes,proto3" json:"net_rx_bytes,omitempty"`
 	NetTxBytes      int64                  `protobuf:"varint,9,opt,name=net_tx_bytes,json=netTxBytes,proto3" json:"net_tx_bytes,omitempty"`
+	DiskBytes       int64                  `protobuf:"varint,10,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1521,6 +1522,13 @@ func (x *Usage) GetNetRxBytes() int64 {
 func (x *Usage) GetNetTxBytes() int64 {
 	if x != nil {
 		return x.NetTxBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
 	}
 	return 0
 }
@@ -2826,7 +2834,7 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x0e2\x16.nofx.driver.v1.StreamR\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12(\n" +
-	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xb5\x02\n" +
+	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xd4\x02\n" +
 	"\x05Usage\x12\x17\n" +
 	"\awall_ms\x18\x01 \x01(\x03R\x06wallMs\x12\x19\n" +
 	"\bcpu_usec\x18\x02 \x01(\x03R\acpuUsec\x12*\n" +
@@ -2838,7 +2846,10 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\fnet_rx_bytes\x18\b \x01(\x03R\n" +
 	"netRxBytes\x12 \n" +
 	"\fnet_tx_bytes\x18\t \x01(\x03R\n" +
-	"netTxBytes\"\x8d\x02\n" +
+	"netTxBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\n" +
+	" \x01(\x03R\tdiskBytes\"\x8d\x02\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +

@@ -119,7 +119,7 @@ func exitToPB(x *driver.Exit) *driverpb.Exit {
 		Usage: &driverpb.Usage{
 			WallMs: x.Usage.WallMS, CpuUsec: x.Usage.CPUUsec, MemoryPeakBytes: x.Usage.MemoryPeakBytes, PidsPeak: x.Usage.PidsPeak,
 			IoReadBytes: x.Usage.IOReadBytes, IoWriteBytes: x.Usage.IOWriteBytes, OutputBytes: x.Usage.OutputBytes,
-			NetRxBytes: x.Usage.NetRxBytes, NetTxBytes: x.Usage.NetTxBytes,
+			NetRxBytes: x.Usage.NetRxBytes, NetTxBytes: x.Usage.NetTxBytes, DiskBytes: x.Usage.DiskBytes,
 		},
 		OutputBytes: x.OutputBytes, TotalBytes: x.TotalBytes, Truncated: x.Truncated,
 	}
@@ -135,7 +135,7 @@ func exitFromPB(p *driverpb.Exit) *driver.Exit {
 		Usage: step.Usage{
 			WallMS: u.GetWallMs(), CPUUsec: u.GetCpuUsec(), MemoryPeakBytes: u.GetMemoryPeakBytes(), PidsPeak: u.GetPidsPeak(),
 			IOReadBytes: u.GetIoReadBytes(), IOWriteBytes: u.GetIoWriteBytes(), OutputBytes: u.GetOutputBytes(),
-			NetRxBytes: u.GetNetRxBytes(), NetTxBytes: u.GetNetTxBytes(),
+			NetRxBytes: u.GetNetRxBytes(), NetTxBytes: u.GetNetTxBytes(), DiskBytes: u.GetDiskBytes(),
 		},
 		OutputBytes: p.GetOutputBytes(), TotalBytes: p.GetTotalBytes(), Truncated: p.GetTruncated(),
 	}

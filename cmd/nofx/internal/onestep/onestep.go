@@ -117,10 +117,12 @@ func (o Options) checkNetwork() error {
 
 func (o Options) resources() (*step.Resources, error) {
 	var r step.Resources
-	if o.Disk != "" {
-		return nil, step.Errorf(step.KindUnsupported, "--disk %s: a disk cap is not enforced yet, so it is refused rather than ignored", o.Disk)
-	}
 	var err error
+	if o.Disk != "" {
+		if r.DiskMB, err = parseSize("--disk", o.Disk, 1<<20); err != nil {
+			return nil, err
+		}
+	}
 	if o.CPU != "" {
 		if r.CPU, err = parseCPU(o.CPU); err != nil {
 			return nil, err

@@ -111,7 +111,7 @@ func TestPlanRefuses(t *testing.T) {
 		kind   step.Kind
 		want   string
 	}{
-		"disk":             {func(o *Options) { o.Disk = "1Gi" }, step.KindUnsupported, "not enforced yet"},
+		"odd disk":         {func(o *Options) { o.Disk = "1 Gi" }, step.KindInvalid, "--disk"},
 		"odd network":      {func(o *Options) { o.Network = "some" }, step.KindInvalid, "none, allow or open"},
 		"nobody to call":   {func(o *Options) { o.Network = "allow" }, step.KindInvalid, "needs --allow"},
 		"a stray list":     {func(o *Options) { o.Network, o.Allow = "open", []string{"go"} }, step.KindInvalid, "--allow goes with"},

@@ -132,14 +132,20 @@ func Mkdir(t T, dir string) {
 	})
 }
 
-// Limit puts the caps of the spec on its group, and gives it a workspace of the
-// size that it asks for.
-func (h *Host) Limit(t T, s *driver.Spec) {
+// Workspace gives the spec a workspace of the size that it asks for, if any.
+func (h *Host) Workspace(t T, s *driver.Spec) {
 	t.Helper()
 	if s.Resources.DiskMB > 0 && s.Host.Workspace == "" {
 		uid := s.Host.UIDBase + 1
 		s.Host.Workspace, s.Host.WorkspaceUID = h.volume(t, s.ID, s.Resources.DiskMB, uid), uid
 	}
+}
+
+// Limit puts the caps of the spec on its group, and gives it a workspace of the
+// size that it asks for.
+func (h *Host) Limit(t T, s *driver.Spec) {
+	t.Helper()
+	h.Workspace(t, s)
 	g, r := s.Host.Cgroup, s.Resources
 	write := func(dir, file string, v int64) {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(v, 10)), 0o644); err != nil {

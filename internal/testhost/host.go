@@ -98,7 +98,7 @@ func (h *Host) group(t T, name string) driver.Cgroup {
 		return driver.Cgroup{V2: dir}
 	}
 	g := driver.Cgroup{V1: map[string]string{}}
-	for _, c := range []string{"cpu", "cpuacct", "memory", "pids", "freezer"} {
+	for _, c := range []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"} {
 		dir := filepath.Join("/sys/fs/cgroup", c, h.name+"-"+name)
 		Mkdir(t, dir)
 		g.V1[c] = dir
@@ -158,6 +158,28 @@ func (h *Host) Limit(t T, s *driver.Spec) {
 			write(g.V2, "memory.oom.group", 1)
 		} else {
 			write(g.V1["memory"], "memory.limit_in_bytes", r.MemoryMB<<20)
+		}
+	}
+	if r.IOMBs > 0 {
+		dir := s.Host.Workspace
+		if dir == "" {
+			dir = os.TempDir()
+		}
+		d, err := volume.DeviceOf(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rate := strconv.FormatInt(r.IOMBs<<20, 10)
+		line := func(file, text string) {
+			if err := os.WriteFile(file, []byte(d.String()+" "+text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if g.V2 != "" {
+			line(filepath.Join(g.V2, "io.max"), "rbps="+rate+" wbps="+rate)
+		} else {
+			line(filepath.Join(g.V1["blkio"], "blkio.throttle.read_bps_device"), rate)
+			line(filepath.Join(g.V1["blkio"], "blkio.throttle.write_bps_device"), rate)
 		}
 	}
 	if r.Pids > 0 {

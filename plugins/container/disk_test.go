@@ -28,3 +28,13 @@ func TestDiskCap(t *testing.T) {
 		t.Errorf("writable_root: %v", err)
 	}
 }
+
+func TestBlockIO(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, _ := newBox(t, d, func(s *driver.Spec) { s.Resources.IOMBs = 2 })
+	r := run(t, d, h, "dd if=/dev/zero of=/workspace/f bs=1M count=6 oflag=direct 2>/dev/null")
+	if r.exit.Code != 0 || r.exit.Usage.WallMS < 1500 {
+		t.Errorf("6 MiB at 2 MiB a second: %+v", r)
+	}
+}

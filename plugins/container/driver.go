@@ -83,6 +83,9 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
 	}
+	if supervised.BlockIO() {
+		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
+	}
 	if warning != "" {
 		desc.Warnings = append(desc.Warnings, warning)
 	}
@@ -251,6 +254,9 @@ func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
 	}
 	if st, err := s.engine.inspect(ctx, name(id)); err == nil && st.oom {
 		x.Cause, x.Message = step.CauseOOM, "the container was out of memory"
+		if x.Usage.MemoryPeakBytes == 0 { // its group has gone: it had used all that it was given
+			x.Usage.MemoryPeakBytes = st.memory
+		}
 	}
 }
 

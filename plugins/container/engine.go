@@ -61,6 +61,7 @@ type seen struct {
 	oom     bool
 	exit    int
 	err     string
+	memory  int64 // its cap, bytes
 }
 
 func openEngine(host string) (*engine, error) {
@@ -166,7 +167,11 @@ func (e *engine) inspect(ctx context.Context, id string) (seen, error) {
 	if s == nil {
 		return seen{}, step.Errorf(step.KindInternal, "the container engine: inspect: no state")
 	}
-	return seen{running: s.Running, pid: s.Pid, oom: s.OOMKilled, exit: s.ExitCode, err: s.Error}, nil
+	out := seen{running: s.Running, pid: s.Pid, oom: s.OOMKilled, exit: s.ExitCode, err: s.Error}
+	if h := r.Container.HostConfig; h != nil {
+		out.memory = h.Memory
+	}
+	return out, nil
 }
 
 // remove removes a container with its anonymous volumes; one that is not there

@@ -34,6 +34,28 @@ func TestDiskCap(t *testing.T) {
 	}
 }
 
+// What a step reads and writes past the cache takes as long as its cap says.
+func TestBlockIO(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	const write = "dd if=/dev/zero of=/workspace/f bs=1M count=6 oflag=direct 2>/dev/null"
+	for _, disk := range []int64{0, 16} {
+		r := newBox(t, d, func(s *driver.Spec) { s.Resources.IOMBs, s.Resources.DiskMB = 2, disk }).sh(t, write)
+		if r.exit.Code != 0 || r.exit.Usage.WallMS < 1500 {
+			t.Errorf("6 MiB at 2 MiB a second, disk cap %d: %+v", disk, r)
+		}
+	}
+	if r := newBox(t, d).sh(t, write); r.exit.Code != 0 {
+		t.Errorf("without a cap: %+v", r)
+	}
+	s := driver.Spec{ID: "box-" + random(), Tags: driver.Tags{Owner: "test", ID: "x"}, Network: step.NetworkNone}
+	newHost().Fill(t, &s)
+	s.Resources.IOMBs = 2 // and no group that enforces it
+	if _, err := d.Create(t.Context(), s); !step.Is(err, step.KindInvalid) {
+		t.Errorf("a cap that nobody enforces: %v", err)
+	}
+}
+
 func TestDiskCapRefused(t *testing.T) {
 	t.Parallel()
 	d := newDriver(t)

@@ -38,6 +38,9 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
 	}
+	if supervised.BlockIO() {
+		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
+	}
 	if warning != "" {
 		desc.Warnings = append(desc.Warnings, warning)
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -106,6 +107,15 @@ func (b *Boxes) Networks() (caps driver.Capabilities, warning string) {
 		warning = "sandboxes can have no network: " + b.noEgress.Error()
 	}
 	return caps, warning
+}
+
+// BlockIO reports whether this host can bound what a group reads and writes.
+func BlockIO() bool {
+	if data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return slices.Contains(strings.Fields(string(data)), "io")
+	}
+	_, err := os.Stat("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+	return err == nil
 }
 
 // Close ends the spawner and closes the connections. Sandboxes go on.

@@ -87,7 +87,7 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	if err := b.checkHost(s); err != nil {
 		return err
 	}
-	return checkDisk(s)
+	return errors.Join(checkDisk(s), b.checkIO(s))
 }
 
 // checkHost refuses a spec whose part for the daemon's host lacks what a
@@ -110,6 +110,22 @@ func (b *Boxes) checkHost(s driver.Spec) error {
 		return step.Errorf(step.KindInvalid, "the workspace may not belong to root: a step could leave programs there that run as root")
 	}
 	return checkGroups(s)
+}
+
+// checkIO refuses a cap on block devices that nothing enforces. Where an engine
+// makes the groups, it enforces the cap.
+func (b *Boxes) checkIO(s driver.Spec) error {
+	if _, own := b.engine.(bare); s.Resources.IOMBs == 0 || !own {
+		return nil
+	}
+	file := filepath.Join(s.Host.Cgroup.V2, "io.max")
+	if s.Host.Cgroup.V2 == "" {
+		file = filepath.Join(s.Host.Cgroup.V1["blkio"], "blkio.throttle.write_bps_device")
+	}
+	if data, err := os.ReadFile(file); err != nil || len(data) == 0 {
+		return step.Errorf(step.KindInvalid, "a cap of %d MiB a second is asked for and no control group is given that enforces it", s.Resources.IOMBs)
+	}
+	return nil
 }
 
 // checkDisk refuses a disk cap that nothing bounds: the workspace is the only

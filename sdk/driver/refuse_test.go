@@ -18,6 +18,7 @@ func TestCapabilitiesCheck(t *testing.T) {
 		CapMemory:   func(s *Spec) { s.Resources.MemoryMB = 1 },
 		CapPids:     func(s *Spec) { s.Resources.Pids = 1 },
 		CapDisk:     func(s *Spec) { s.Resources.DiskMB = 1 },
+		CapBlockIO:  func(s *Spec) { s.Resources.IOMBs = 1 },
 		CapOutput:   func(s *Spec) { s.Resources.OutputKB = 1 },
 		CapNetNone:  func(s *Spec) { s.Network = step.NetworkNone },
 		CapNetAllow: func(s *Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"example.com"} },

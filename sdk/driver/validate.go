@@ -24,7 +24,7 @@ func (s Spec) Validate() error {
 		return step.Errorf(step.KindInvalid, "sandbox %s: both tags are needed", s.ID)
 	}
 	r := s.Resources
-	if r.CPU < 0 || r.MemoryMB < 0 || r.Pids < 0 || r.DiskMB < 0 || r.OutputKB < 0 {
+	if r.CPU < 0 || r.MemoryMB < 0 || r.Pids < 0 || r.DiskMB < 0 || r.IOMBs < 0 || r.OutputKB < 0 {
 		return step.Errorf(step.KindInvalid, "sandbox %s: a resource is negative", s.ID)
 	}
 	return s.validateEgress()

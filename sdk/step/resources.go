@@ -7,6 +7,7 @@ type Resources struct {
 	MemoryMB int64   `json:"memory_mb,omitempty"` // MiB, swap is off
 	Pids     int64   `json:"pids,omitempty"`      // tasks: processes and threads
 	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB of the workspace
+	IOMBs    int64   `json:"io_mb_s,omitempty"`   // MiB a second of block device reads, and of writes
 	OutputKB int64   `json:"output_kb,omitempty"` // KiB of stdout and stderr together
 }
 
@@ -23,6 +24,9 @@ func (r Resources) Merge(def Resources) Resources {
 	}
 	if r.DiskMB == 0 {
 		r.DiskMB = def.DiskMB
+	}
+	if r.IOMBs == 0 {
+		r.IOMBs = def.IOMBs
 	}
 	if r.OutputKB == 0 {
 		r.OutputKB = def.OutputKB

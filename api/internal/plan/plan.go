@@ -229,7 +229,7 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 		name       string
 		value, max int64
 	}{
-		{"memory_mb", r.MemoryMB, 16 << 20}, {"pids", r.Pids, 1 << 22}, {"output_kb", r.OutputKB, 16 << 20},
+		{"memory_mb", r.MemoryMB, 16 << 20}, {"pids", r.Pids, 1 << 22}, {"io_mb_s", r.IOMBs, 1 << 20}, {"output_kb", r.OutputKB, 16 << 20},
 	} {
 		if limit.value < 0 || limit.value > limit.max {
 			c.add(at+"."+limit.name, limit.value, "must be 1 to %d", limit.max)

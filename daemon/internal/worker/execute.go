@@ -12,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/internal/admission"
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -206,17 +207,36 @@ func (a *attempt) host(ctx context.Context) (*driver.HostSpec, error) {
 	switch {
 	case a.lease.Workspace != step.WorkspaceStep:
 		spec.Workspace, spec.WorkspaceUID, err = a.w.workspace(ctx, a.lease)
-	case a.ownVolume():
+	case a.ownWorkspace():
 		spec.WorkspaceUID = a.uid() + 1 // the step's
 		spec.Workspace, err = a.w.cfg.Workspaces.Make(ctx, a.id, spec.WorkspaceUID, a.lease.Resources.DiskMB)
+	}
+	if err == nil && a.lease.Resources.IOMBs > 0 {
+		err = a.limitIO(g, spec.Workspace)
 	}
 	return spec, err
 }
 
-// ownVolume reports whether the attempt has a workspace with a limit that
-// nobody shares. One without a limit is the driver's to make.
-func (a *attempt) ownVolume() bool {
-	return a.lease.Workspace == step.WorkspaceStep && a.lease.Resources.DiskMB > 0
+// ownWorkspace reports whether the daemon makes a workspace that nobody shares:
+// one with limits. Another is the driver's to make.
+func (a *attempt) ownWorkspace() bool {
+	return a.lease.Workspace == step.WorkspaceStep && (a.lease.Resources.DiskMB > 0 || a.lease.Resources.IOMBs > 0)
+}
+
+// limitIO bounds the reads and writes of the disk that the workspace is on, and
+// of the one below, on which the state of everything is.
+func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
+	var devices []string
+	for _, dir := range []string{workspace, a.w.cfg.JournalDir} {
+		d, err := volume.DeviceOf(dir)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(devices, d.String()) {
+			devices = append(devices, d.String())
+		}
+	}
+	return g.LimitIO(devices, a.lease.Resources.IOMBs)
 }
 
 // workspace is the run's shared folder and the uid that it belongs to.

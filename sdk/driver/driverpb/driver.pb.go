@@ -340,6 +340,7 @@ type Resources struct {
 	Pids          int64                  `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
 	DiskMb        int64                  `protobuf:"varint,4,opt,name=disk_mb,json=diskMb,proto3" json:"disk_mb,omitempty"`
 	OutputKb      int64                  `protobuf:"varint,5,opt,name=output_kb,json=outputKb,proto3" json:"output_kb,omitempty"`
+	IoMbS         int64                  `protobuf:"varint,6,opt,name=io_mb_s,json=ioMbS,proto3" json:"io_mb_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -405,6 +406,13 @@ func (x *Resources) GetDiskMb() int64 {
 func (x *Resources) GetOutputKb() int64 {
 	if x != nil {
 		return x.OutputKb
+	}
+	return 0
+}
+
+func (x *Resources) GetIoMbS() int64 {
+	if x != nil {
+		return x.IoMbS
 	}
 	return 0
 }
@@ -2751,13 +2759,14 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x11ConfigureResponse\",\n" +
 	"\x04Tags\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\x84\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x9c\x01\n" +
 	"\tResources\x12\x10\n" +
 	"\x03cpu\x18\x01 \x01(\x01R\x03cpu\x12\x1b\n" +
 	"\tmemory_mb\x18\x02 \x01(\x03R\bmemoryMb\x12\x12\n" +
 	"\x04pids\x18\x03 \x01(\x03R\x04pids\x12\x17\n" +
 	"\adisk_mb\x18\x04 \x01(\x03R\x06diskMb\x12\x1b\n" +
-	"\toutput_kb\x18\x05 \x01(\x03R\boutputKb\"\x7f\n" +
+	"\toutput_kb\x18\x05 \x01(\x03R\boutputKb\x12\x16\n" +
+	"\aio_mb_s\x18\x06 \x01(\x03R\x05ioMbS\"\x7f\n" +
 	"\x06Cgroup\x12\x0e\n" +
 	"\x02v2\x18\x01 \x01(\tR\x02v2\x12.\n" +
 	"\x02v1\x18\x02 \x03(\v2\x1e.nofx.driver.v1.Cgroup.V1EntryR\x02v1\x1a5\n" +

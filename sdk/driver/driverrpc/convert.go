@@ -32,7 +32,7 @@ func specToPB(s driver.Spec) *driverpb.Spec {
 		Tags: tagsToPB(s.Tags),
 		Resources: &driverpb.Resources{
 			Cpu: s.Resources.CPU, MemoryMb: s.Resources.MemoryMB, Pids: s.Resources.Pids,
-			DiskMb: s.Resources.DiskMB, OutputKb: s.Resources.OutputKB,
+			DiskMb: s.Resources.DiskMB, OutputKb: s.Resources.OutputKB, IoMbS: s.Resources.IOMBs,
 		},
 		Network:         string(s.Network),
 		NetworkAllow:    s.Egress.Allow,
@@ -59,7 +59,7 @@ func specFromPB(p *driverpb.Spec) driver.Spec {
 		Tags: tagsFromPB(p.GetTags()),
 		Resources: step.Resources{
 			CPU: r.GetCpu(), MemoryMB: r.GetMemoryMb(), Pids: r.GetPids(),
-			DiskMB: r.GetDiskMb(), OutputKB: r.GetOutputKb(),
+			DiskMB: r.GetDiskMb(), OutputKB: r.GetOutputKb(), IOMBs: r.GetIoMbS(),
 		},
 		Network:   step.Network(p.GetNetwork()),
 		Egress:    step.Egress{Allow: p.GetNetworkAllow(), Private: p.GetNetworkPrivate()},

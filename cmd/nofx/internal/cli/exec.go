@@ -61,6 +61,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Memory, "memory", "", "memory `size`, like 256Mi")
 	f.StringVar(&o.Pids, "pids", "", "`number` of processes and threads")
 	f.StringVar(&o.Disk, "disk", "", "`size` of the workspace, like 1Gi")
+	f.StringVar(&o.IO, "io", "", "`size` a second that it may read from disks, and write, like 10Mi")
 	f.StringVar(&o.Output, "output", "", "output `size`, like 1Mi; more is dropped and marked")
 	f.DurationVar(&o.Timeout, "timeout", 30*time.Second, "wall time")
 	f.StringVar(&o.Network, "network", string(step.NetworkNone), "none, allow (whom --allow names) or open (the Internet)")

@@ -37,6 +37,7 @@ type Options struct {
 	Memory    string
 	Pids      string
 	Disk      string
+	IO        string
 	Output    string
 	Timeout   time.Duration
 	Network   string
@@ -130,6 +131,11 @@ func (o Options) resources() (*step.Resources, error) {
 	}
 	if o.Memory != "" {
 		if r.MemoryMB, err = parseSize("--memory", o.Memory, 1<<20); err != nil {
+			return nil, err
+		}
+	}
+	if o.IO != "" {
+		if r.IOMBs, err = parseSize("--io", o.IO, 1<<20); err != nil {
 			return nil, err
 		}
 	}

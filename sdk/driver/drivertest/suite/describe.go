@@ -128,6 +128,7 @@ func refusesWhatItCannot(t T, fx *fixture) {
 		{driver.CapMemory, func(s *driver.Spec) { s.Resources.MemoryMB = 64 }},
 		{driver.CapPids, func(s *driver.Spec) { s.Resources.Pids = 16 }},
 		{driver.CapDisk, func(s *driver.Spec) { s.Resources.DiskMB = 64 }},
+		{driver.CapBlockIO, func(s *driver.Spec) { s.Resources.IOMBs = 64 }},
 		{driver.CapOutput, func(s *driver.Spec) { s.Resources.OutputKB = 64 }},
 		{driver.CapNetNone, func(s *driver.Spec) { s.Network = step.NetworkNone }},
 		{driver.CapNetAllow, func(s *driver.Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"example.com"} }},

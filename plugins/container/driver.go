@@ -31,6 +31,7 @@ type Driver struct {
 	images  sync.Mutex       // the account of pulled images
 	parents sync.RWMutex     // the groups above containers: held to remove some
 	counts  counts
+	heard   heard // of containers, from the engine
 
 	mu    sync.Mutex
 	setup *setup
@@ -252,7 +253,12 @@ func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
 	if err != nil {
 		return
 	}
-	if st, err := s.engine.inspect(ctx, name(id)); err == nil && st.oom {
+	said := d.heard.of(id)
+	if text := said.outside(); text != "" {
+		x.Message = text
+	}
+	st, err := s.engine.inspect(ctx, name(id))
+	if err == nil && st.oom || said.oom {
 		x.Cause, x.Message = step.CauseOOM, "the container was out of memory"
 		if x.Usage.MemoryPeakBytes == 0 { // its group has gone: it had used all that it was given
 			x.Usage.MemoryPeakBytes = st.memory

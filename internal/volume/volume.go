@@ -108,7 +108,7 @@ func Look(dir string) (Use, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return Use{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	block := int64(st.Bsize)
+	block := st.Bsize
 	return Use{
 		Size: int64(st.Blocks) * block, Used: int64(st.Blocks-st.Bfree) * block, //nolint:gosec // sizes of file systems
 		Full: int64(st.Bavail)*block < reserve || st.Files > 0 && st.Ffree == 0, //nolint:gosec // as above

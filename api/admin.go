@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -11,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Migrate brings the schema up to date as its owner and returns the names of
@@ -84,6 +86,32 @@ func SetTenantNetwork(ctx context.Context, ownerURL string, n TenantNetwork) err
 			return fmt.Errorf("there is no tenant %.80q", n.Tenant)
 		}
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: n.Tenant, Principal: "owner", Action: "tenant.network", Target: n.Tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
+// SetTenantCeiling changes, as the schema's owner, the most that a tenant's
+// steps may ask for.
+func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.TenantCeiling, clip bool) error {
+	if c.CPU < 0 || c.MemoryMB < 0 || c.Pids < 0 || c.DiskMB < 0 || c.IOMBs < 0 || c.OutputKB < 0 || c.TimeoutMS < 0 {
+		return errors.New("a ceiling is negative; leave it out for none")
+	}
+	ceiling, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	detail, err := json.Marshal(map[string]any{"ceiling": c, "clip": clip})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantCeiling(ctx, pgdb.SetTenantCeilingParams{TenantID: tenant, Ceiling: ceiling, Clip: clip})
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return fmt.Errorf("there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.limits", Target: tenant, Outcome: "allowed", Detail: detail})
 	})
 }
 

@@ -19,6 +19,8 @@ type Config struct {
 	TLSKeyFile        string `env:"NOFX_TLS_KEY_FILE,required,notEmpty"`
 	BlobDir           string `env:"NOFX_BLOB_DIR,required,notEmpty"`
 	HandlersDir       string `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
+	// ProfilesFile holds the named sizes of steps; "" = those that NOFX ships.
+	ProfilesFile string `env:"NOFX_PROFILES_FILE"`
 	// NetworkPresetsFile holds the names that a step's network list may use; ""
 	// = those that NOFX ships.
 	NetworkPresetsFile string        `env:"NOFX_NETWORK_PRESETS_FILE"`

@@ -26,7 +26,8 @@ type PlanStep struct {
 	Tool         string             `json:"tool"`
 	Inputs       json.RawMessage    `json:"inputs,omitempty"`
 	Driver       string             `json:"driver,omitempty"`
-	Image        string             `json:"image,omitempty"` // for drivers that have images; "" = the driver's default
+	Image        string             `json:"image,omitempty"`   // for drivers that have images; "" = the driver's default
+	Profile      string             `json:"profile,omitempty"` // a named size, for what resources leave open
 	Resources    *step.Resources    `json:"resources,omitempty"`
 	DependsOn    []string           `json:"depends_on,omitempty"`
 	Retry        *Retry             `json:"retry,omitempty"`
@@ -40,6 +41,13 @@ type PlanStep struct {
 	ToolsAllowed []string           `json:"tools_allowed,omitempty"`
 	EnvAllowed   []string           `json:"env_allowed,omitempty"`
 	SecretsScope []string           `json:"secrets_scope,omitempty"`
+}
+
+// TenantCeiling is the most that steps of a tenant may ask for. Zero is no
+// ceiling.
+type TenantCeiling struct {
+	step.Resources
+	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
 // Retry is a step's own retry policy.

@@ -101,6 +101,7 @@ type HandlerInfo struct {
 	Tool          string          `json:"tool"`
 	Description   string          `json:"description"`
 	DefaultDriver string          `json:"default_driver"`
+	Profile       string          `json:"profile,omitempty"` // the named size that it begins from
 	Resources     step.Resources  `json:"resources"`
 	TimeoutMS     int64           `json:"timeout_ms"`
 	Inputs        json.RawMessage `json:"inputs_schema"`

@@ -167,7 +167,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets})
+	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles})
 	if err != nil {
 		return nil, err
 	}

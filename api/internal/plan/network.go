@@ -69,29 +69,3 @@ func (c compiler) allow(at string, entries []string) []string {
 	}
 	return out
 }
-
-// Ceiling is what a tenant's policy lets its steps have of the network.
-type Ceiling struct {
-	Network step.Network // the most
-}
-
-// Check refuses steps that ask for more: forbidden, with every place.
-func (ce Ceiling) Check(steps []Step) error {
-	f := &faults{}
-	for i, s := range steps {
-		at := fmt.Sprintf("body.plan.steps[%d]", i)
-		if rank(s.Network) > rank(ce.Network) {
-			f.add(at+".network", string(s.Network), "is more than the tenant's policy allows, which is %s", ce.Network)
-		}
-	}
-	if len(f.list) == 0 {
-		return nil
-	}
-	first := f.list[0]
-	return &step.Error{Kind: step.KindForbidden, Message: first.Location + ": " + first.Message, Fields: f.list}
-}
-
-// rank orders networks by how much they let through.
-func rank(n step.Network) int {
-	return slices.Index([]step.Network{step.NetworkNone, step.NetworkAllow, step.NetworkOpen}, n)
-}

@@ -29,7 +29,7 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("%+v, %+v", steps[1], steps[2])
 	}
 	for most, refused := range map[step.Network]int{step.NetworkOpen: 0, step.NetworkAllow: 1, step.NetworkNone: 2} {
-		err := Ceiling{Network: most}.Check(steps)
+		err := Ceiling{Network: most}.Apply(steps)
 		if refused == 0 {
 			if err != nil {
 				t.Errorf("%s: %v", most, err)

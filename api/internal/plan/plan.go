@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -86,6 +87,7 @@ type Catalog struct {
 	Handlers *handler.Set
 	Drivers  Drivers
 	Presets  Presets
+	Profiles profile.Set
 }
 
 // Compile checks a plan. Its error is of kind invalid and names every fault,
@@ -109,7 +111,7 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 		return nil, err
 	}
 	offered := &offers{known: have.Drivers, list: list}
-	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets}
+	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles}
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
@@ -163,6 +165,7 @@ type compiler struct {
 	handlers *handler.Set
 	offers   *offers
 	presets  Presets
+	profiles profile.Set
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
@@ -192,7 +195,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 		c.add(at+"."+b.Location, b.Value, "%s", b.Message)
 	}
 	out.Command, out.Shown = rendered.Command, strings.ReplaceAll(rendered.Shown, "\x00", "")
-	out.Resources = c.resources(at, in.Resources).Merge(info.Resources)
+	out.Resources = c.resources(at, in.Resources).Merge(c.size(at, in.Profile)).Merge(info.Resources)
 	out.TimeoutMS = c.timeout(at, in.TimeoutMS, rendered.TimeoutMS, info.TimeoutMS)
 	if out.Workspace == "" {
 		out.Workspace = own.workspace
@@ -215,6 +218,15 @@ func (c compiler) image(at, name, driver string) string {
 		c.add(at+".image", name, "must be an image's name of 1 to %d bytes", maxImage)
 	}
 	return name
+}
+
+// size is what a profile stands for.
+func (c compiler) size(at, name string) step.Resources {
+	r, known := c.profiles[name]
+	if name != "" && !known {
+		c.add(at+".profile", name, "is none of %s", c.profiles.Names())
+	}
+	return r
 }
 
 func (c compiler) resources(at string, r *step.Resources) step.Resources {

@@ -52,6 +52,9 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		if err := db.EnsureProject(ctx, who.TenantID, s.ProjectID); err != nil {
 			return err
 		}
+		// Of its own: the transaction may run more than once.
+		s := s
+		s.Steps = slices.Clone(s.Steps)
 		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
 			return err
 		}
@@ -82,17 +85,18 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 	return answer, replayed, nil
 }
 
-// withinPolicy refuses steps that ask for more of the network than their
-// tenant's policy lets them have.
+// withinPolicy bounds steps by what their tenant's policy lets them have, and
+// refuses those that ask for more.
 func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
-	if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Network != step.NetworkNone }) {
-		return nil
-	}
-	row, err := db.TenantNetwork(ctx, who.TenantID)
+	row, err := db.TenantPolicy(ctx, who.TenantID)
 	if err != nil {
 		return err
 	}
-	return plan.Ceiling{Network: step.Network(row.Network)}.Check(steps)
+	c := wire.TenantCeiling{}
+	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
+		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+	}
+	return plan.Ceiling{Network: step.Network(row.Network), Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
 }
 
 func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, s Submission) (found bool, body []byte, err error) {

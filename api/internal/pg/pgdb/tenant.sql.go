@@ -9,6 +9,24 @@ import (
 	"context"
 )
 
+const setTenantCeiling = `-- name: SetTenantCeiling :execrows
+UPDATE nofx.tenant SET ceiling = $1, clip = $2 WHERE tenant_id = $3
+`
+
+type SetTenantCeilingParams struct {
+	Ceiling  []byte
+	Clip     bool
+	TenantID string
+}
+
+func (q *Queries) SetTenantCeiling(ctx context.Context, arg SetTenantCeilingParams) (int64, error) {
+	result, err := q.db.Exec(ctx, setTenantCeiling, arg.Ceiling, arg.Clip, arg.TenantID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const setTenantNetwork = `-- name: SetTenantNetwork :execrows
 UPDATE nofx.tenant SET network = $1, network_private = $2::text[] WHERE tenant_id = $3
 `
@@ -27,19 +45,20 @@ func (q *Queries) SetTenantNetwork(ctx context.Context, arg SetTenantNetworkPara
 	return result.RowsAffected(), nil
 }
 
-const tenantNetwork = `-- name: TenantNetwork :one
-SELECT network, network_private FROM nofx.tenant WHERE tenant_id = $1
+const tenantPolicy = `-- name: TenantPolicy :one
+SELECT network, ceiling, clip FROM nofx.tenant WHERE tenant_id = $1
 `
 
-type TenantNetworkRow struct {
-	Network        string
-	NetworkPrivate []string
+type TenantPolicyRow struct {
+	Network string
+	Ceiling []byte
+	Clip    bool
 }
 
-// TenantNetwork is what the tenant's policy lets its steps have of the network.
-func (q *Queries) TenantNetwork(ctx context.Context, tenantID string) (TenantNetworkRow, error) {
-	row := q.db.QueryRow(ctx, tenantNetwork, tenantID)
-	var i TenantNetworkRow
-	err := row.Scan(&i.Network, &i.NetworkPrivate)
+// TenantPolicy is the most that the tenant's steps may have.
+func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPolicyRow, error) {
+	row := q.db.QueryRow(ctx, tenantPolicy, tenantID)
+	var i TenantPolicyRow
+	err := row.Scan(&i.Network, &i.Ceiling, &i.Clip)
 	return i, err
 }

@@ -57,6 +57,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
 	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
+	f.StringVar(&o.Profile, "profile", "", "a named `size`, such as small, medium, large or heavy, for what the other flags leave open")
 	f.StringVar(&o.CPU, "cpu", "", "`cores`, like 0.5")
 	f.StringVar(&o.Memory, "memory", "", "memory `size`, like 256Mi")
 	f.StringVar(&o.Pids, "pids", "", "`number` of processes and threads")

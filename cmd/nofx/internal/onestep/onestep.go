@@ -33,6 +33,7 @@ type Options struct {
 	Driver    string
 	Image     string
 	Tool      string // bash, exec, python or node
+	Profile   string
 	CPU       string
 	Memory    string
 	Pids      string
@@ -90,6 +91,7 @@ func Plan(o Options) (wire.Plan, error) {
 			Inputs:    raw,
 			Driver:    o.Driver,
 			Image:     o.Image,
+			Profile:   o.Profile,
 			Resources: resources,
 			TimeoutMS: o.Timeout.Milliseconds(),
 			Network:   step.Network(o.Network), NetworkAllow: o.Allow,

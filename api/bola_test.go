@@ -59,6 +59,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/artifacts/runs/{run}/steps/{step}/{name}":      {"/artifacts/runs/" + run.ID + "/steps/" + l.StepID + "/x", "user", "", 404, ""},
 		"GET /api/runs":                                          {"/api/runs", "user", "", 200, `{"runs":[]}`},
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
+		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},
 		"GET /api/workers/events":                                {"/api/workers/events", "user", "", 200, `"worker":"rival-host"`},
 		"POST /api/worker/journal":                               {"/api/worker/journal", "worker", as(w.id, w.incarnation, `,"batches":[`+string(verdict)+`]`), 409, ""},
 		"POST /api/worker/journal as itself":                     {"/api/worker/journal", "worker", as(rival.id, rival.incarnation, `,"batches":[`+string(verdict)+`]`), 200, `"discard":["` + mine.AttemptID},

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -67,6 +68,43 @@ func TestTenantPolicy(t *testing.T) {
 	} {
 		if bad == nil {
 			t.Error("it was taken")
+		}
+	}
+}
+
+// What attempts used is added up by tool and driver, for their tenant alone.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	for range 2 {
+		r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"exec","inputs":{"argv":["true"]}}]`)
+		for range 2 {
+			v := exit(0)
+			v.Verdict.Usage = step.Usage{WallMS: 10, CPUUsec: 2000, MemoryPeakBytes: int64(100 * (w.claims + 1)), NetTxBytes: 7}
+			w.finish(w.one(), v)
+		}
+	}
+	user := r.client("acme", "user")
+	got, err := user.Usage(t.Context(), time.Time{}, time.Time{})
+	if err != nil || len(got.Rows) != 2 || got.Rows[0].Tool != "exec" || got.Rows[1].Tool != "test:echo" || got.Rows[0].Driver != "local" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if x := got.Rows[0]; x.Attempts != 2 || x.WallMS != 20 || x.CPUUsec != 4000 || x.NetTxBytes != 14 || x.MemoryPeakBytes < 200 {
+		t.Errorf("%+v", x)
+	}
+	if got.Total.Attempts != 4 || got.Total.WallMS != 40 || got.Total.MemoryPeakBytes != max(got.Rows[0].MemoryPeakBytes, got.Rows[1].MemoryPeakBytes) {
+		t.Errorf("%+v", got.Total)
+	}
+	if got, err := user.Usage(t.Context(), time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)); err != nil || len(got.Rows) != 0 {
+		t.Errorf("another time: %+v, %v", got, err)
+	}
+	if got, err := r.client("rival", "user").Usage(t.Context(), time.Time{}, time.Time{}); err != nil || got.Total.Attempts != 0 {
+		t.Errorf("another tenant: %+v, %v", got, err)
+	}
+	for _, span := range [][2]time.Time{{time.Now(), time.Now().Add(-time.Hour)}, {time.Now().AddDate(-5, 0, 0), {}}} {
+		if _, err := user.Usage(t.Context(), span[0], span[1]); !step.Is(err, step.KindInvalid) {
+			t.Errorf("%v: %v", span, err)
 		}
 	}
 }

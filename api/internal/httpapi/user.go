@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -124,6 +125,15 @@ func (s *server) userRoutes() {
 			list, err := s.Runs.Workers(ctx, who(ctx).TenantID)
 			return &ok[wire.WorkerList]{list}, err
 		})
+	route(s, operation(auth.User, http.MethodGet, "/api/usage", "get-usage", "What the tenant's attempts used, by tool and driver"),
+		func(ctx context.Context, in *usageInput) (*ok[wire.UsageReport], error) {
+			since, until, err := in.span(time.Now())
+			if err != nil {
+				return nil, err
+			}
+			report, err := s.Runs.Usage(ctx, who(ctx).TenantID, since, until)
+			return &ok[wire.UsageReport]{report}, err
+		})
 	route(s, operation(auth.User, http.MethodGet, "/api/workers/events", "list-worker-events", "What became of worker hosts and their drivers, the newest first"),
 		func(ctx context.Context, in *workerEventsInput) (*ok[wire.WorkerEvents], error) {
 			list, err := s.Runs.WorkerEvents(ctx, who(ctx).TenantID, in.Limit)
@@ -131,6 +141,32 @@ func (s *server) userRoutes() {
 		})
 	s.streamRoute()
 	s.artifactRoute()
+}
+
+type usageInput struct {
+	Since time.Time `query:"since" doc:"when they ended, at the earliest; the beginning of this month (UTC) when it is not given"`
+	Until time.Time `query:"until" doc:"before then; now when it is not given"`
+}
+
+// maxUsageSpan bounds what one request adds up.
+const maxUsageSpan = 400 * 24 * time.Hour
+
+func (in *usageInput) span(now time.Time) (since, until time.Time, _ error) {
+	now = now.UTC()
+	since, until = in.Since, in.Until
+	if since.IsZero() {
+		since = time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	}
+	if until.IsZero() {
+		until = now
+	}
+	switch {
+	case !since.Before(until):
+		return since, until, fieldError("query.since", "must be before until")
+	case until.Sub(since) > maxUsageSpan:
+		return since, until, fieldError("query.since", "must be at most 400 days before until")
+	}
+	return since, until, nil
 }
 
 type workerEventsInput struct {

@@ -65,6 +65,7 @@ func (a *app) root() *cobra.Command {
 		a.runsCommand(),
 		a.artifactsCommand(),
 		a.workersCommand(),
+		a.usageCommand(),
 		a.driversCommand(),
 		a.driverSanityCommand(),
 		a.handlersCommand(),

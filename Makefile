@@ -61,6 +61,10 @@ bench: setup build ## measure sandboxes next to bwrap, docker run and bare exec,
 	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
+.PHONY: hostile
+hostile: setup build ## run programs that try to get out, on every driver, and print what held
+	NOFX_HOSTILE=all go test -count=1 -v -timeout 30m ./test/hostile
+
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
 	scripts/acceptance.sh

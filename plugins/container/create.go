@@ -146,6 +146,15 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 	})
 }
 
+// maskedPaths are the engine's own default, and what else tells of the kernel
+// or of which host this is: as in sandboxes of the local driver.
+var maskedPaths = [...]string{
+	"/proc/acpi", "/proc/asound", "/proc/cmdline", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/key-users", "/proc/keys",
+	"/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+	"/proc/sys/kernel/random/boot_id", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
+	"/sys/devices/virtual/powercap", "/sys/firmware",
+}
+
 // describe says what the engine is to make. PID 1 is the supervisor's, with
 // what it takes to prepare the scratch folders, which it then drops, to become
 // the step's user and to signal it; the step itself has no capability, an id of its own, and the filter of every step.
@@ -175,6 +184,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 		LogConfig:     container.LogConfig{Type: "none"},
 		CapDrop:       []string{"ALL"}, CapAdd: []string{"CHOWN", "KILL", "SETUID", "SETGID", "SETPCAP"},
 		SecurityOpt: []string{"no-new-privileges"},
+		MaskedPaths: maskedPaths[:],
 		OomScoreAdj: 200, ShmSize: s.config.ShmMB << 20,
 		Mounts: []mount.Mount{bind(share, sharePath, true), bind(b.Workspace, "/workspace", false)},
 		Tmpfs:  map[string]string{"/tmp": scratch, "/home/step": scratch},

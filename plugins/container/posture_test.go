@@ -32,6 +32,7 @@ func TestPosture(t *testing.T) {
 		{"no descriptor but the three", `ls /proc/self/fd | wc -l`, "4\n"}, // and ls's own
 		{"no namespaces to be had", `unshare -r true 2>/dev/null; unshare -m true 2>/dev/null; echo $?`, "1\n"},
 		{"no mount", `mount -t tmpfs x /tmp 2>/dev/null || echo refused`, "refused\n"},
+		{"nothing of the kernel's own", `for f in kcore kallsyms kmsg keys timer_list sched_debug cmdline interrupts sys/kernel/random/boot_id; do head -c 64 /proc/$f 2>/dev/null; done; echo end`, "end\n"},
 		{"its environment is what it was given", `env | grep -v -E '^(PATH|PWD|SHLVL|_)='; echo end`, "end\n"},
 	} {
 		if r := run(t, d, h, tc.script); r.out != tc.want {

@@ -1,0 +1,42 @@
+package hostile
+
+import "github.com/nofx-run/nofx/sdk/step"
+
+// Row is one hostile program.
+type Row struct {
+	ID    string // of the table in the design
+	Name  string
+	Flags []string // for nofx exec
+	// Script is run by /bin/sh.
+	Script string
+	// Try is a command that must fail in the sandbox, as root's or not; with
+	// Control it must succeed on the host, where it does no harm.
+	Try     string
+	Control string
+	// Cause is how the step must end; exit, with code 0, when it is "".
+	Cause []step.Cause
+	// Out must be the step's whole standard output, when it is not "".
+	Out string
+	// Not lists what must not be in its output.
+	Not []string
+	// On is the one driver that the row is for, "" = each.
+	On string
+	// Short says that CI runs it; the others are for make hostile.
+	Short bool
+}
+
+// script is what the sandbox's shell gets.
+func (r Row) script() string {
+	if r.Try == "" {
+		return r.Script
+	}
+	return "if (" + r.Try + ") >/dev/null 2>&1; then echo BROKEN; else echo held; fi"
+}
+
+// out is what it must print.
+func (r Row) out() string {
+	if r.Try != "" {
+		return "held\n"
+	}
+	return r.Out
+}

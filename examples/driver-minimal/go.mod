@@ -1,6 +1,6 @@
 module example.com/nofx-driver-minimal
 
-go 1.26.0
+go 1.26.3
 
 require (
 	github.com/nofx-run/nofx v0.0.0

@@ -78,8 +78,10 @@ func (s *slot) reconfigure(ctx context.Context, config json.RawMessage) error {
 		s.mu.Unlock()
 		desc, err := p.configure(ctx, config)
 		if _, refused := refusedFor(err); err != nil && !refused {
-			// The driver may have gone half the way.
-			_, back := p.configure(context.WithoutCancel(ctx), old)
+			// The driver may have gone half the way; or it hangs, and will again.
+			again, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeouts.Start)
+			_, back := p.configure(again, old)
+			cancel()
 			if back != nil {
 				s.log.Error("the plugin does not take its earlier configuration again; ending it", "err", back)
 				p.child.End()

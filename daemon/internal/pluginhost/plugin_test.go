@@ -111,6 +111,9 @@ type faulty struct {
 
 func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 	defer f.configured.Store(true)
+	if f.fault == "stuck" && f.configured.Load() {
+		select {} // takes one configuration and no other, not even that one again
+	}
 	if f.fault == "picky" && strings.Contains(string(config), "no") {
 		_ = f.Driver.Configure(ctx, json.RawMessage(`{"message":"half way"}`))
 		return step.Errorf(step.KindInvalid, "message: I do not take no")

@@ -61,7 +61,7 @@ func unharmed(t *testing.T, r *rig) (stop func()) {
 // All the faults at once, and a driver beside them that does not notice.
 func TestFaultsHarmNoOther(t *testing.T) {
 	t.Parallel()
-	r := start(t, []string{"memory", "hang", "flood", "longline", "crash", "silent", "nonsense", "crafted", "mute", "huge", "hugestart", "verbose"}, func(c *Config) {
+	r := start(t, []string{"memory", "hang", "flood", "longline", "crash", "silent", "nonsense", "crafted", "mute", "huge", "hugestart", "verbose", "circle"}, func(c *Config) {
 		c.Timeouts.Call = 10 * time.Second
 		c.Timeouts.Start = 20 * time.Second
 		c.Timeouts.Wait = 300 * time.Millisecond
@@ -98,7 +98,7 @@ func TestFaultsHarmNoOther(t *testing.T) {
 		}
 	}
 	r.echo(t, "huge")
-	for _, name := range []string{"crash", "nonsense", "hugestart"} {
+	for _, name := range []string{"crash", "nonsense", "hugestart", "circle"} {
 		r.infoOf(t, name, "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
 	}
 	r.log.until(t, "lines were dropped")

@@ -140,6 +140,8 @@ func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 		}
 	case "liar":
 		d.Name = "somebody-else"
+	case "circle":
+		d.ConfigSchema = json.RawMessage(`{"allOf": [{"$ref": "#"}]}`)
 	case "schema":
 		d.ConfigSchema = json.RawMessage(`{"type": 7}`)
 	}

@@ -23,6 +23,6 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-// Inside NOFX's own tree only: a driver of yours leaves this line out and
-// requires the published module.
+// Inside NOFX's own tree only: a driver of yours requires the published module;
+// README.md has the commands.
 replace github.com/nofx-run/nofx => ../..

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -57,10 +58,42 @@ func (s Schema) Check(config json.RawMessage) error {
 		return step.Errorf(step.KindInvalid, "%w", err)
 	}
 	if err := s.resolved.Validate(value); err != nil {
-		return step.Errorf(step.KindInvalid, "%w", err)
+		return step.Errorf(step.KindInvalid, "%s", withoutValue(err.Error()))
 	}
 	return nil
 }
+
+// withoutValue leaves the configuration's value out of what the validator says:
+// it may be a secret, and what is said goes into logs and to everybody who lists
+// the drivers. Where it is and what the schema wants stay.
+func withoutValue(said string) string {
+	m := keyword.FindStringSubmatch(said)
+	if m == nil {
+		return said // names alone
+	}
+	after := ""
+	switch m[2] {
+	case "required", "dependentRequired", "oneOf", "anyOf", "not", "uniqueItems":
+		return said
+	case "type":
+		after = " has type "
+	case "enum", "const":
+		after = " does not equal "
+	case "pattern":
+		after = " does not match "
+	case "minLength", "maxLength":
+		after = " contains "
+	case "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum":
+		after = " is "
+	}
+	if i := strings.LastIndex(said, after); after != "" && i >= len(m[0]) {
+		return m[0] + "it" + said[i:]
+	}
+	return m[0] + "it does not hold"
+}
+
+// keyword is where the validator is and by what it judges.
+var keyword = regexp.MustCompile(`^((?:validating [^:]*: )*)([A-Za-z]+): `)
 
 // shallow refuses JSON that is nested too deep; reading a schema takes time
 // with the square of that.

@@ -69,3 +69,37 @@ func TestReferences(t *testing.T) {
 		}
 	}
 }
+
+// A configuration may hold a secret; what is said of it must not.
+func TestValuesAreNotTold(t *testing.T) {
+	t.Parallel()
+	s, err := Parse([]byte(`{"type": "object", "additionalProperties": false, "required": ["z"], "properties": {
+		"z": {"type": "integer"}, "pattern": {"pattern": "^x$"}, "enum": {"enum": ["x", "y"]}, "const": {"const": 7},
+		"length": {"maxLength": 3}, "type": {"items": {"type": "string"}}, "maximum": {"maximum": 3}, "multiple": {"multipleOf": 2},
+		"contains": {"contains": {"type": "null"}}, "not": {"not": {}}, "one": {"oneOf": [{"type": "null"}]}, "false": false}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, want := range map[string]string{
+		`{"z": 1, "pattern": "54321 has type is it: 54321"}`: `/properties/pattern: pattern: it does not match regular expression "^x$"`,
+		`{"z": 1, "enum": "54321"}`:                          `/properties/enum: enum: it does not equal any of: [x y]`,
+		`{"z": 1, "const": "54321"}`:                         `/properties/const: const: it does not equal 7`,
+		`{"z": 1, "length": "54321"}`:                        `/properties/length: maxLength: it contains 5 Unicode code points, more than 3`,
+		`{"z": 1, "type": [54321]}`:                          `/properties/type/items: type: it has type "integer", want "string"`,
+		`{"z": 1, "maximum": 54321}`:                         `/properties/maximum: maximum: it is greater than 3`,
+		`{"z": 1, "multiple": 54321}`:                        `/properties/multiple: multipleOf: it `,
+		`{"z": 1, "contains": [54321]}`:                      `/properties/contains: contains: `,
+		`{"z": 1, "not": 54321}`:                             `/properties/not: not: `,
+		`{"z": 1, "one": 54321}`:                             `/properties/one: oneOf: `,
+		`{"z": 1, "false": 54321}`:                           `/properties/false: `,
+		`{"z": 1, "zz": 54321}`:                              `unexpected additional properties ["zz"]`,
+		`{}`:                                                 `required: missing properties: ["z"]`,
+		`"54321"`:                                            `type: it has type "string", want "object"`,
+		`{"z": 54321`:                                        `unexpected end of JSON input`,
+	} {
+		err := s.Check([]byte(config))
+		if !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "54321") {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}

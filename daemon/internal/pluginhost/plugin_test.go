@@ -176,6 +176,13 @@ func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) erro
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	if f.fault == "chatty" {
+		for n := 0; ; n++ {
+			if err := sink(driver.Health{Healthy: n%2 == 0, Message: fmt.Sprint(n)}); err != nil {
+				return err
+			}
+		}
+	}
 	if f.fault == "sick" {
 		if err := sink(driver.Health{Healthy: false, Message: "I do not feel well"}); err != nil {
 			return err

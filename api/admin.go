@@ -2,12 +2,17 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Migrate brings the schema up to date as its owner and returns the names of
@@ -41,6 +46,73 @@ func CreateKey(ctx context.Context, ownerURL string, k NewKey) (text string, err
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: k.Tenant, Principal: "owner", Action: "key.create", Target: id, Outcome: "allowed"})
 	})
 	return key.Text, err
+}
+
+// TenantNetwork is what a tenant's steps may have of the network.
+type TenantNetwork struct {
+	Tenant  string
+	Most    string   // none, allow or open
+	Private []string // rules with prefixes: what may be called though it is not on the Internet
+}
+
+// SetTenantNetwork changes a tenant's policy as the schema's owner.
+func SetTenantNetwork(ctx context.Context, ownerURL string, n TenantNetwork) error {
+	switch step.Network(n.Most) {
+	case step.NetworkNone, step.NetworkAllow, step.NetworkOpen:
+	default:
+		return fmt.Errorf("network %.40q: none, allow or open", n.Most)
+	}
+	private := []string{}
+	for _, text := range n.Private {
+		r, err := step.ParseRule(text)
+		if err != nil {
+			return err
+		}
+		if r.Domain != "" {
+			return fmt.Errorf("%.100q: an address or a prefix is needed here, since it is the address that is judged", text)
+		}
+		private = append(private, r.String())
+	}
+	detail, err := json.Marshal(map[string]any{"network": n.Most, "private": private})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantNetwork(ctx, pgdb.SetTenantNetworkParams{TenantID: n.Tenant, Network: n.Most, Private: private})
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return fmt.Errorf("there is no tenant %.80q", n.Tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: n.Tenant, Principal: "owner", Action: "tenant.network", Target: n.Tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
+// SetTenantCeiling changes, as the schema's owner, the most that a tenant's
+// steps may ask for.
+func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.TenantCeiling, clip bool) error {
+	if c.CPU < 0 || c.MemoryMB < 0 || c.Pids < 0 || c.DiskMB < 0 || c.IOMBs < 0 || c.OutputKB < 0 || c.TimeoutMS < 0 {
+		return errors.New("a ceiling is negative; leave it out for none")
+	}
+	ceiling, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	detail, err := json.Marshal(map[string]any{"ceiling": c, "clip": clip})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantCeiling(ctx, pgdb.SetTenantCeilingParams{TenantID: tenant, Ceiling: ceiling, Clip: clip})
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return fmt.Errorf("there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.limits", Target: tenant, Outcome: "allowed", Detail: detail})
+	})
 }
 
 // OpenAPI is the API's document, as YAML.

@@ -21,6 +21,8 @@ import (
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
 	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
@@ -66,7 +68,15 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	if err != nil {
 		return a, err
 	}
-	handlers, err := handler.Load(dir)
+	sizes, err := profiles(cfg.ProfilesFile)
+	if err != nil {
+		return a, err
+	}
+	handlers, err := handler.Load(dir, sizes)
+	if err != nil {
+		return a, err
+	}
+	presets, err := networkPresets(cfg.NetworkPresetsFile)
 	if err != nil {
 		return a, err
 	}
@@ -86,7 +96,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, DriverWait: cfg.DriverWait}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
 	h, err := httpapi.New(httpapi.Services{
-		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
+		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
 		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
 	})
 	if err != nil {
@@ -111,6 +121,32 @@ func handlersDir(path string) (fs.FS, error) {
 		return nil, fmt.Errorf("NOFX_HANDLERS_DIR: %w", err)
 	}
 	return os.DirFS(path), nil
+}
+
+func profiles(path string) (profile.Set, error) {
+	data, err := configs.Profiles()
+	if path != "" {
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("NOFX_PROFILES_FILE: %w", err)
+	}
+	return profile.Parse(data)
+}
+
+func networkPresets(path string) (plan.Presets, error) {
+	data, err := configs.NetworkPresets()
+	if path != "" {
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("NOFX_NETWORK_PRESETS_FILE: %w", err)
+	}
+	p, err := plan.ParsePresets(data)
+	if err != nil {
+		return nil, fmt.Errorf("network presets: %w", err)
+	}
+	return p, nil
 }
 
 // Addr is where the replica listens, as https://HOST:PORT.

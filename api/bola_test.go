@@ -59,6 +59,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/artifacts/runs/{run}/steps/{step}/{name}":      {"/artifacts/runs/" + run.ID + "/steps/" + l.StepID + "/x", "user", "", 404, ""},
 		"GET /api/runs":                                          {"/api/runs", "user", "", 200, `{"runs":[]}`},
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
+		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},
+		"GET /api/workers/events":                                {"/api/workers/events", "user", "", 200, `"worker":"rival-host"`},
 		"POST /api/worker/journal":                               {"/api/worker/journal", "worker", as(w.id, w.incarnation, `,"batches":[`+string(verdict)+`]`), 409, ""},
 		"POST /api/worker/journal as itself":                     {"/api/worker/journal", "worker", as(rival.id, rival.incarnation, `,"batches":[`+string(verdict)+`]`), 200, `"discard":["` + mine.AttemptID},
 		"POST /api/worker/heartbeat":                             {"/api/worker/heartbeat", "worker", as(w.id, w.incarnation, `,"held":[`+string(fence)+`]`), 409, ""},
@@ -79,7 +81,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		}
 		method, _, _ := strings.Cut(route, " ")
 		resp, raw := r.call(method, tc.path, r.keys["rival "+tc.role], []byte(tc.body), proto...)
-		if resp.StatusCode != tc.status || !strings.Contains(string(raw), tc.want) || strings.Contains(string(raw), `"name":"host"`) {
+		if resp.StatusCode != tc.status || !strings.Contains(string(raw), tc.want) || strings.Contains(string(raw), `"name":"host"`) || strings.Contains(string(raw), `"worker":"host"`) {
 			t.Errorf("%s: %d %s", route, resp.StatusCode, raw)
 		}
 	}

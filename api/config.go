@@ -12,20 +12,25 @@ import (
 
 // Config comes from the environment.
 type Config struct {
-	DatabaseURL       string        `env:"NOFX_DATABASE_URL,required,notEmpty"`        // as nofx_api
-	SystemDatabaseURL string        `env:"NOFX_SYSTEM_DATABASE_URL,required,notEmpty"` // as nofx_system
-	Listen            string        `env:"NOFX_LISTEN" envDefault:"127.0.0.1:7443"`
-	TLSCertFile       string        `env:"NOFX_TLS_CERT_FILE,required,notEmpty"`
-	TLSKeyFile        string        `env:"NOFX_TLS_KEY_FILE,required,notEmpty"`
-	BlobDir           string        `env:"NOFX_BLOB_DIR,required,notEmpty"`
-	HandlersDir       string        `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
-	Lease             time.Duration `env:"NOFX_LEASE" envDefault:"90s"`
-	Heartbeat         time.Duration `env:"NOFX_HEARTBEAT" envDefault:"10s"`
-	Region            string        `env:"NOFX_REGION" envDefault:"local"`
-	DBConns           int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
-	DrainTimeout      time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
-	DriverWait        time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
-	WorkspaceWait     time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
+	DatabaseURL       string `env:"NOFX_DATABASE_URL,required,notEmpty"`        // as nofx_api
+	SystemDatabaseURL string `env:"NOFX_SYSTEM_DATABASE_URL,required,notEmpty"` // as nofx_system
+	Listen            string `env:"NOFX_LISTEN" envDefault:"127.0.0.1:7443"`
+	TLSCertFile       string `env:"NOFX_TLS_CERT_FILE,required,notEmpty"`
+	TLSKeyFile        string `env:"NOFX_TLS_KEY_FILE,required,notEmpty"`
+	BlobDir           string `env:"NOFX_BLOB_DIR,required,notEmpty"`
+	HandlersDir       string `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
+	// ProfilesFile holds the named sizes of steps; "" = those that NOFX ships.
+	ProfilesFile string `env:"NOFX_PROFILES_FILE"`
+	// NetworkPresetsFile holds the names that a step's network list may use; ""
+	// = those that NOFX ships.
+	NetworkPresetsFile string        `env:"NOFX_NETWORK_PRESETS_FILE"`
+	Lease              time.Duration `env:"NOFX_LEASE" envDefault:"90s"`
+	Heartbeat          time.Duration `env:"NOFX_HEARTBEAT" envDefault:"10s"`
+	Region             string        `env:"NOFX_REGION" envDefault:"local"`
+	DBConns            int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
+	DrainTimeout       time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
+	DriverWait         time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
+	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 }
 
 // maxDriverWait is less than how long it is remembered when a driver was there.

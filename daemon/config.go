@@ -27,7 +27,7 @@ type Config struct {
 	CAFile    string `yaml:"ca_file"`    // authorities to trust; "" = the system's
 	TokenFile string `yaml:"token_file"` // holds the worker's key, readable by its owner only
 	DataDir   string `yaml:"data_dir"`   // ledger, journals, workspaces, sandboxes' state
-	PluginDir string `yaml:"plugin_dir"` // nofx-driver-* and nofx-supervisor
+	PluginDir string `yaml:"plugin_dir"` // nofx-driver-*, nofx-supervisor and nofx-egress
 	PidDir    string `yaml:"pid_dir"`    // gets nofx-driver-<name>.pid; "" = none
 
 	Name   string `yaml:"name"`   // of this worker, stable; "" = the host's name

@@ -17,7 +17,7 @@ put() {
 put 755 "$from/bin/nofx" "$d/usr/local/bin/nofx"
 put 755 "$from/bin/nofxd" "$d/usr/local/sbin/nofxd"
 put 755 "$from/bin/nofx-api" "$d/usr/local/sbin/nofx-api"
-for f in "$from"/bin/nofx-driver-* "$from/bin/nofx-supervisor"; do
+for f in "$from"/bin/nofx-driver-* "$from/bin/nofx-supervisor" "$from/bin/nofx-egress"; do
 	put 755 "$f" "$d/usr/local/lib/nofx/${f##*/}"
 done
 for f in nofxd.service nofx-api.service nofx.slice; do

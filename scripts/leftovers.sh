@@ -15,7 +15,7 @@ snapshot() {
 		exe=$(readlink "$dir/exe" 2>/dev/null) || exe=
 		args=$({ tr '\0' ' ' <"$dir/cmdline" | head -c 300; } 2>/dev/null) || continue # it has ended
 		case "$exe $args" in
-		*/nofx-api\ * | */nofxd\ * | */nofx\ * | */nofx-driver-* | *nofx-supervisor* | */postgres\ *cluster_name=nofx*)
+		*/nofx-api\ * | */nofxd\ * | */nofx\ * | */nofx-driver-* | *nofx-supervisor* | *nofx-egress* | */postgres\ *cluster_name=nofx*)
 			[ "$pid" = "$$" ] || echo "process $pid $exe" ;;
 		esac
 		# Whatever runs in a cgroup of ours is a step's, whatever it is called.

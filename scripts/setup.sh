@@ -18,6 +18,8 @@ needs() {
 		make            | command -v make
 		bubblewrap      | command -v bwrap
 		iproute2        | command -v ip
+		util-linux      | command -v nsenter && command -v unshare
+		e2fsprogs       | command -v mkfs.ext4 && command -v e2fsck
 		busybox-static  | test -x /bin/busybox -o -x /usr/bin/busybox
 		jq              | command -v jq
 		git             | command -v git

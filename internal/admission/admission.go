@@ -22,6 +22,7 @@ func Needs(l wire.Lease, shares bool) []driver.Capability {
 		{l.Resources.MemoryMB > 0, driver.CapMemory},
 		{l.Resources.Pids > 0, driver.CapPids},
 		{l.Resources.DiskMB > 0, driver.CapDisk},
+		{l.Resources.IOMBs > 0, driver.CapBlockIO},
 		{l.TimeoutMS > 0, driver.CapWallTime},
 		{l.Resources.OutputKB > 0, driver.CapOutput},
 		{true, network(l.Network)},

@@ -4,15 +4,18 @@
 package testhost
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/driver"
 )
 
@@ -28,6 +31,9 @@ type T interface {
 // Host is the daemon's part of one test.
 type Host struct {
 	name string // of its control groups
+
+	mu      sync.Mutex
+	volumes map[string]string // by sandbox
 }
 
 var nextUID atomic.Uint32
@@ -40,7 +46,7 @@ func Random() string {
 }
 
 // New makes one with names of its own.
-func New() *Host { return &Host{name: "nofxtest-" + Random()} }
+func New() *Host { return &Host{name: "nofxtest-" + Random(), volumes: map[string]string{}} }
 
 // Fill completes a spec. The control groups and the workspace go at the end
 // of the test, after whoever asked has destroyed the sandbox.
@@ -53,6 +59,35 @@ func (h *Host) Fill(t T, s *driver.Spec) {
 	h.Limit(t, s)
 }
 
+// volume makes a workspace of a fixed size for a sandbox, once. It goes at the
+// end of the test.
+func (h *Host) volume(t T, id string, mb int64, uid uint32) string {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if dir, ok := h.volumes[id]; ok {
+		return dir
+	}
+	base, err := os.MkdirTemp("", "nofxtest-volume")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, dir := filepath.Join(base, "image"), filepath.Join(base, "dir")
+	t.Cleanup(func() {
+		if err := errors.Join(volume.Unmount(image, dir), os.RemoveAll(base)); err != nil {
+			t.Errorf("the volume: %v", err)
+		}
+	})
+	if err = os.Mkdir(dir, 0o700); err == nil {
+		err = volume.Mount(context.Background(), image, dir, mb, uid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.volumes[id] = dir
+	return dir
+}
+
 // group makes a group in each hierarchy, or in the unified one where there
 // is only that.
 func (h *Host) group(t T, name string) driver.Cgroup {
@@ -63,7 +98,7 @@ func (h *Host) group(t T, name string) driver.Cgroup {
 		return driver.Cgroup{V2: dir}
 	}
 	g := driver.Cgroup{V1: map[string]string{}}
-	for _, c := range []string{"cpu", "cpuacct", "memory", "pids", "freezer"} {
+	for _, c := range []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"} {
 		dir := filepath.Join("/sys/fs/cgroup", c, h.name+"-"+name)
 		Mkdir(t, dir)
 		g.V1[c] = dir
@@ -97,9 +132,20 @@ func Mkdir(t T, dir string) {
 	})
 }
 
-// Limit puts the caps of the spec on its group.
+// Workspace gives the spec a workspace of the size that it asks for, if any.
+func (h *Host) Workspace(t T, s *driver.Spec) {
+	t.Helper()
+	if s.Resources.DiskMB > 0 && s.Host.Workspace == "" {
+		uid := s.Host.UIDBase + 1
+		s.Host.Workspace, s.Host.WorkspaceUID = h.volume(t, s.ID, s.Resources.DiskMB, uid), uid
+	}
+}
+
+// Limit puts the caps of the spec on its group, and gives it a workspace of the
+// size that it asks for.
 func (h *Host) Limit(t T, s *driver.Spec) {
 	t.Helper()
+	h.Workspace(t, s)
 	g, r := s.Host.Cgroup, s.Resources
 	write := func(dir, file string, v int64) {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(v, 10)), 0o644); err != nil {
@@ -112,6 +158,28 @@ func (h *Host) Limit(t T, s *driver.Spec) {
 			write(g.V2, "memory.oom.group", 1)
 		} else {
 			write(g.V1["memory"], "memory.limit_in_bytes", r.MemoryMB<<20)
+		}
+	}
+	if r.IOMBs > 0 {
+		dir := s.Host.Workspace
+		if dir == "" {
+			dir = os.TempDir()
+		}
+		d, err := volume.DeviceOf(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rate := strconv.FormatInt(r.IOMBs<<20, 10)
+		line := func(file, text string) {
+			if err := os.WriteFile(file, []byte(d.String()+" "+text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if g.V2 != "" {
+			line(filepath.Join(g.V2, "io.max"), "rbps="+rate+" wbps="+rate)
+		} else {
+			line(filepath.Join(g.V1["blkio"], "blkio.throttle.read_bps_device"), rate)
+			line(filepath.Join(g.V1["blkio"], "blkio.throttle.write_bps_device"), rate)
 		}
 	}
 	if r.Pids > 0 {

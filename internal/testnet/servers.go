@@ -6,14 +6,13 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
-	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
 // Greeter serves TCP at an address: it says hello and then what it hears. It
 // counts the connections.
-func (n *Net) Greeter(t testing.TB, address string) *atomic.Int64 {
+func (n *Net) Greeter(t T, address string) *atomic.Int64 {
 	t.Helper()
 	var count atomic.Int64
 	l := n.Listen(t, address)
@@ -25,7 +24,7 @@ func (n *Net) Greeter(t testing.TB, address string) *atomic.Int64 {
 			}
 			count.Add(1)
 			go func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				if _, err := io.WriteString(c, "hello from "+address+"\n"); err == nil {
 					_, _ = io.Copy(c, c)
 				}
@@ -36,7 +35,7 @@ func (n *Net) Greeter(t testing.TB, address string) *atomic.Int64 {
 }
 
 // Echo serves UDP at an address.
-func (n *Net) Echo(t testing.TB, address string) *atomic.Int64 {
+func (n *Net) Echo(t T, address string) *atomic.Int64 {
 	t.Helper()
 	var count atomic.Int64
 	c := n.ListenPacket(t, address)
@@ -56,7 +55,7 @@ func (n *Net) Echo(t testing.TB, address string) *atomic.Int64 {
 
 // Names serves names at DNS: addresses by name, without a final dot. Names may
 // be changed by calling set. It counts the questions.
-func (n *Net) Names(t testing.TB, names map[string][]string) (count *atomic.Int64, set func(map[string][]string)) {
+func (n *Net) Names(t T, names map[string][]string) (count *atomic.Int64, set func(map[string][]string)) {
 	t.Helper()
 	var table atomic.Pointer[map[string][]string]
 	table.Store(&names)

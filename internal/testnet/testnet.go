@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,13 +39,22 @@ const (
 var world = []string{Server, OtherServer, DNS, Metadata, Alibaba, Azure, Private, Private2, Private3}
 var world6 = []string{Server6, Metadata6}
 
+// T is what a test is told; testing.TB is one.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(f func())
+	Context() context.Context
+}
+
 // Net is the namespaces of one test.
 type Net struct {
 	host, world string
 }
 
 // New makes them. They go when the test ends.
-func New(t testing.TB) *Net {
+func New(t T) *Net {
 	t.Helper()
 	var raw [5]byte
 	_, _ = rand.Read(raw[:]) // never fails
@@ -77,7 +85,7 @@ func New(t testing.TB) *Net {
 	return n
 }
 
-func run(t testing.TB, argv ...string) {
+func run(t T, argv ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
 	defer cancel()
@@ -95,7 +103,7 @@ func (n *Net) HostName() string { return n.host }
 
 // Within calls do on a thread that is in a namespace: what it opens and starts
 // is there. do must not start goroutines for that.
-func Within[T any](t testing.TB, ns string, do func() (T, error)) (T, error) {
+func Within[V any](t T, ns string, do func() (V, error)) (V, error) {
 	t.Helper()
 	f, err := os.Open(ns)
 	if err != nil {
@@ -103,7 +111,7 @@ func Within[T any](t testing.TB, ns string, do func() (T, error)) (T, error) {
 	}
 	defer f.Close()
 	type result struct {
-		v   T
+		v   V
 		err error
 	}
 	done := make(chan result, 1)
@@ -120,15 +128,17 @@ func Within[T any](t testing.TB, ns string, do func() (T, error)) (T, error) {
 }
 
 // Dial connects from a namespace.
-func Dial(t testing.TB, ns, network, address string) (net.Conn, error) {
+func Dial(t T, ns, network, address string) (net.Conn, error) {
 	t.Helper()
-	return Within(t, ns, func() (net.Conn, error) { return net.DialTimeout(network, address, 5*time.Second) })
+	return Within(t, ns, func() (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), network, address)
+	})
 }
 
 // Listen listens on TCP in the world.
-func (n *Net) Listen(t testing.TB, address string) net.Listener {
+func (n *Net) Listen(t T, address string) net.Listener {
 	t.Helper()
-	l, err := Within(t, n.World(), func() (net.Listener, error) { return net.Listen("tcp", address) })
+	l, err := Within(t, n.World(), func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(t.Context(), "tcp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,9 +147,9 @@ func (n *Net) Listen(t testing.TB, address string) net.Listener {
 }
 
 // ListenPacket listens on UDP in the world.
-func (n *Net) ListenPacket(t testing.TB, address string) net.PacketConn {
+func (n *Net) ListenPacket(t T, address string) net.PacketConn {
 	t.Helper()
-	c, err := Within(t, n.World(), func() (net.PacketConn, error) { return net.ListenPacket("udp", address) })
+	c, err := Within(t, n.World(), func() (net.PacketConn, error) { return (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}

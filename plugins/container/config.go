@@ -3,6 +3,7 @@ package container
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/distribution/reference"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -48,6 +50,10 @@ type Config struct {
 	// lies there counts against the sandbox's memory.
 	TmpMB int64 `json:"tmp_mb,omitempty"`
 	ShmMB int64 `json:"shm_mb,omitempty"`
+	// Egress is the path of nofx-egress; "" = beside the driver. Resolvers are
+	// the name servers that it asks, ADDRESS:PORT; none = those of the host.
+	Egress    string   `json:"egress,omitempty"`
+	Resolvers []string `json:"resolvers,omitempty"`
 	// MaxOutputMB bounds what is kept of one exec's output, in MiB, whatever
 	// limit the exec has itself.
 	MaxOutputMB int64 `json:"max_output_mb,omitempty"`
@@ -71,6 +77,8 @@ const configSchema = `{
     "require_digest": {"type": "boolean", "default": false, "description": "refuse an image that is named without its digest"},
     "runtime": {"type": "string", "description": "the engine's runtime; default: the engine's own default"},
     "writable_root": {"type": "boolean", "default": false, "description": "let steps write to the container's own layer, which no cap bounds"},
+    "egress": {"type": "string", "pattern": "^/", "description": "nofx-egress; default: beside the driver"},
+    "resolvers": {"type": "array", "maxItems": 8, "items": {"type": "string", "minLength": 1}, "description": "name servers to ask for sandboxes with a network, ADDRESS:PORT; default: those of the host"},
     "tmp_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 1024, "description": "size of /tmp and of /home/step in MiB, within the step's memory"},
     "shm_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 256, "description": "size of /dev/shm in MiB, within the step's memory"},
     "max_output_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 1024, "description": "most output that is kept of one exec, in MiB"},
@@ -93,7 +101,7 @@ func parseConfig(data json.RawMessage) (Config, error) {
 	if socket, ok := strings.CutPrefix(c.Host, "unix://"); !ok || !filepath.IsAbs(socket) {
 		return c, invalid("host", "%.100q is not unix:///PATH; the engine must be on this host", c.Host)
 	}
-	for name, p := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor} {
+	for name, p := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor, "egress": c.Egress} {
 		if p != "" && !filepath.IsAbs(p) {
 			return c, invalid(name, "not an absolute path")
 		}
@@ -109,7 +117,7 @@ func parseConfig(data json.RawMessage) (Config, error) {
 	if c.ImageCacheMB < 0 || c.ImageCacheMB > 1<<30 {
 		return c, invalid("image_cache_mb", "not between 0 and %d", 1<<30)
 	}
-	if err := c.checkImages(); err != nil {
+	if err := errors.Join(c.checkImages(), egress.CheckResolvers(c.Resolvers)); err != nil {
 		return c, err
 	}
 	return c.resolve()
@@ -159,6 +167,9 @@ func (c Config) resolve() (Config, error) {
 			return c, step.Errorf(step.KindInternal, "configuration: %w", err)
 		}
 		c.Supervisor = filepath.Join(filepath.Dir(self), "nofx-supervisor")
+	}
+	if c.Egress == "" {
+		c.Egress = filepath.Join(filepath.Dir(c.Supervisor), "nofx-egress")
 	}
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return c, invalid("state_dir", "%w", err)

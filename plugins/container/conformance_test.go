@@ -1,12 +1,27 @@
 package container
 
 import (
+	"context"
 	"testing"
 
 	"github.com/nofx-run/nofx/internal/testhost"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 )
+
+// housed gives a sandbox with a disk cap the workspace that the daemon would.
+type housed struct {
+	driver.Driver
+	t    *testing.T
+	host *testhost.Host
+}
+
+func (h housed) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
+	if s.Host != nil && s.Resources.DiskMB < 1<<20 {
+		h.host.Workspace(h.t, &s)
+	}
+	return h.Driver.Create(ctx, s)
+}
 
 // TestConformance runs the drivers' suite through real gRPC, on a real engine.
 // The caps are the engine's: the daemon's part only makes the group.
@@ -23,12 +38,12 @@ func TestConformance(t *testing.T) {
 			d := newDriver()
 			client, stop := drivertest.Serve(t, d)
 			t.Cleanup(func() { stop(); d.Close() })
-			return drivertest.Instance{Driver: client, Restart: func(t *testing.T) driver.Driver {
+			return drivertest.Instance{Driver: housed{client, t, h}, Restart: func(t *testing.T) driver.Driver {
 				stop()
 				d.Close()
 				d = newDriver()
 				client, stop = drivertest.Serve(t, d)
-				return client
+				return housed{client, t, h}
 			}}
 		},
 	})

@@ -22,6 +22,23 @@ type counts struct {
 	notPulled   int
 	pullSeconds float64
 	failures    map[string]int // creations, by reason
+	events      map[string]int // of the engine, by action
+}
+
+// told are the actions of containers that are counted; an engine tells of more.
+var told = [...]string{"create", "start", "die", "oom", "kill", "destroy"}
+
+// event counts one of the engine's.
+func (c *counts) event(action string) {
+	if !slices.Contains(told[:], action) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.events == nil {
+		c.events = map[string]int{}
+	}
+	c.events[action]++
 }
 
 func (c *counts) add(what *int) {
@@ -82,6 +99,9 @@ func (d *Driver) Metrics(context.Context) ([]driver.Sample, error) {
 		counter("created", float64(c.created)), counter("removed", float64(c.removed)), counter("swept", float64(c.swept)),
 		labelled("image_pulls", "result", "ok", float64(c.pulled)), labelled("image_pulls", "result", "failed", float64(c.notPulled)),
 		counter("image_pull_seconds", c.pullSeconds),
+	}
+	for _, action := range slices.Sorted(maps.Keys(c.events)) {
+		all = append(all, labelled("engine_events", "action", action, float64(c.events[action])))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(c.failures)) {
 		all = append(all, labelled("create_failures", "reason", reason, float64(c.failures[reason])))

@@ -27,6 +27,9 @@ func samples(t *testing.T, d *Driver) map[string]float64 {
 	}
 	values := map[string]float64{}
 	for _, s := range all {
+		if s.Name == engineEvents {
+			continue // they come when they come
+		}
 		key := s.Name
 		for _, value := range s.Labels {
 			key += " " + value
@@ -34,6 +37,59 @@ func samples(t *testing.T, d *Driver) map[string]float64 {
 		values[key] = s.Value
 	}
 	return values
+}
+
+const engineEvents = "nofx_container_engine_events_total"
+
+// What the engine says of containers is heard: it is counted, and tells how one
+// ended that is not there any more.
+func TestEngineEvents(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, s := newBox(t, d)
+	done := begin(t, d, h)
+	if err := docker.Do(t.Context(), "POST", "/containers/"+name(s.ID)+"/kill", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	eventually := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !ok(); <-time.After(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	eventually("the end is not told", func() bool { return d.heard.of(s.ID).died })
+	if err := docker.Do(t.Context(), "DELETE", "/containers/"+name(s.ID)+"?force=1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	st, err := d.Recover(t.Context(), h)
+	if err != nil || len(st.Execs) != 1 || st.Execs[0].Exit.Message != "the container ended from outside, by signal 9" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	eventually("its events are not counted", func() bool {
+		all, err := d.Metrics(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, m := range all {
+			if m.Name == engineEvents {
+				got[m.Labels["action"]] = m.Value
+			}
+		}
+		return got["die"] == 1 && got["destroy"] == 1 && got["kill"] == 1 && got["create"] == 1 && got["start"] == 1
+	})
+	if err := d.Destroy(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.sweep(t.Context(), d.setup, time.Now().Add(-orphanAge)); err != nil {
+		t.Fatal(err)
+	}
+	if d.heard.of(s.ID) != (ended{}) {
+		t.Error("it is not forgotten")
+	}
 }
 
 func TestCounts(t *testing.T) {
@@ -63,11 +119,11 @@ func TestCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, noNetwork := d.Create(t.Context(), newSpec(t, func(s *driver.Spec) { s.Network = step.NetworkOpen }))
+	_, noLevel := d.Create(t.Context(), newSpec(t, func(s *driver.Spec) { s.Isolation = "gvisor" }))
 	_, noName := d.Create(t.Context(), newSpec(t, on("UPPER case")))
 	_, noImage := d.Create(t.Context(), newSpec(t, on(r.name("team/counted")+"@sha256:"+fmt.Sprintf("%064d", 0))))
-	if !step.Is(noNetwork, step.KindUnsupported) || !step.Is(noName, step.KindInvalid) || noImage == nil {
-		t.Fatal(noNetwork, noName, noImage)
+	if !step.Is(noLevel, step.KindUnsupported) || !step.Is(noName, step.KindInvalid) || noImage == nil {
+		t.Fatal(noLevel, noName, noImage)
 	}
 	dir, err := d.Folder(h)
 	if err != nil {

@@ -3,11 +3,14 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -19,7 +22,7 @@ func name(id string) string { return "nofx-" + id }
 
 // Create implements driver.Driver.
 func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
-	err := d.CheckSpec(spec)
+	err := d.checkSpec(spec)
 	var h driver.Handle
 	if err == nil {
 		h, err = d.Make(ctx, spec, d.start)
@@ -28,6 +31,14 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, e
 		d.counts.failed(err)
 	}
 	return h, err
+}
+
+// checkSpec refuses what this driver cannot do.
+func (d *Driver) checkSpec(spec driver.Spec) error {
+	if s, err := d.configured(); err == nil && s.config.WritableRoot && spec.Resources.DiskMB > 0 {
+		return step.Errorf(step.KindUnsupported, "driver container: with writable_root a disk cap is not enforced, so it is refused")
+	}
+	return d.CheckSpec(spec)
 }
 
 // start makes the container and joins it.
@@ -58,6 +69,9 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 		return nil, err
 	}
 	c, h := describe(s, b, image, share, above)
+	if err := limitIO(h, b); err != nil {
+		return nil, err
+	}
 	d.parents.RLock() // nobody removes a group between the runtime's making it and using it
 	id, err := s.engine.create(ctx, name(b.Spec.ID), c, h)
 	if err == nil {
@@ -72,6 +86,27 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 		return nil, err
 	}
 	return d.join(ctx, s, b, id, door)
+}
+
+// limitIO bounds the reads and writes of the disk that the workspace is on, and
+// of the one that this driver's state is on.
+func limitIO(h *container.HostConfig, b *supervised.Box) error {
+	if b.Spec.Resources.IOMBs == 0 {
+		return nil
+	}
+	rate := uint64(b.Spec.Resources.IOMBs) << 20
+	for _, dir := range []string{b.Workspace, b.Dir} {
+		d, err := volume.DeviceOf(dir)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(h.BlkioDeviceReadBps, func(t *blkiodev.ThrottleDevice) bool { return t.Path == d.Path }) {
+			continue
+		}
+		limit := &blkiodev.ThrottleDevice{Path: d.Path, Rate: rate}
+		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = append(h.BlkioDeviceReadBps, limit), append(h.BlkioDeviceWriteBps, limit)
+	}
+	return nil
 }
 
 // join waits for the container's PID 1 and gives it a supervisor.
@@ -150,6 +185,9 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 	}
 	if r.Pids > 0 {
 		h.PidsLimit = &r.Pids
+	}
+	if b.Spec.Network == step.NetworkAllow || b.Spec.Network == step.NetworkOpen {
+		h.Mounts = append(h.Mounts, bind(s.resolvConf, "/etc/resolv.conf", true)) // the way there comes later
 	}
 	return c, h
 }

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/seccomp"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
@@ -29,6 +31,7 @@ type Driver struct {
 	images  sync.Mutex       // the account of pulled images
 	parents sync.RWMutex     // the groups above containers: held to remove some
 	counts  counts
+	heard   heard // of containers, from the engine
 
 	mu    sync.Mutex
 	setup *setup
@@ -41,6 +44,8 @@ type setup struct {
 	config Config
 	engine *engine
 	filter []byte
+	// resolvConf is the file that containers with a network get.
+	resolvConf string
 
 	mu      sync.Mutex
 	checked bool
@@ -71,14 +76,22 @@ func (d *Driver) Close() {
 
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
+	networks, warning := d.Networks()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: driver.Capabilities{
-			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
+		Capabilities: append(networks,
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
-		},
+		),
+	}
+	if supervised.BlockIO() {
+		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
+	}
+	if warning != "" {
+		desc.Warnings = append(desc.Warnings, warning)
 	}
 	if s, err := d.configured(); err == nil && s.config.WritableRoot {
+		desc.Capabilities = slices.DeleteFunc(desc.Capabilities, func(c driver.Capability) bool { return c == driver.CapDisk })
 		desc.Warnings = append(desc.Warnings, "writable_root: what steps write to the container's own layer is not bounded")
 	}
 	return desc, nil
@@ -111,10 +124,14 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	if err := copySupervisor(c.StateDir, c.Supervisor); err != nil {
 		return err
 	}
+	if s.resolvConf, err = egress.WriteResolvConf(c.StateDir); err != nil {
+		return err
+	}
 	l, err := supervisor.NewJoiner(c.Supervisor)
 	if err != nil {
 		return err
 	}
+	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
 	d.mu.Lock()
 	old := d.setup
 	d.setup = s
@@ -236,8 +253,16 @@ func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
 	if err != nil {
 		return
 	}
-	if st, err := s.engine.inspect(ctx, name(id)); err == nil && st.oom {
+	said := d.heard.of(id)
+	if text := said.outside(); text != "" {
+		x.Message = text
+	}
+	st, err := s.engine.inspect(ctx, name(id))
+	if err == nil && st.oom || said.oom {
 		x.Cause, x.Message = step.CauseOOM, "the container was out of memory"
+		if x.Usage.MemoryPeakBytes == 0 { // its group has gone: it had used all that it was given
+			x.Usage.MemoryPeakBytes = st.memory
+		}
 	}
 }
 

@@ -3,13 +3,16 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -61,6 +64,7 @@ type seen struct {
 	oom     bool
 	exit    int
 	err     string
+	memory  int64 // its cap, bytes
 }
 
 func openEngine(host string) (*engine, error) {
@@ -166,7 +170,30 @@ func (e *engine) inspect(ctx context.Context, id string) (seen, error) {
 	if s == nil {
 		return seen{}, step.Errorf(step.KindInternal, "the container engine: inspect: no state")
 	}
-	return seen{running: s.Running, pid: s.Pid, oom: s.OOMKilled, exit: s.ExitCode, err: s.Error}, nil
+	out := seen{running: s.Running, pid: s.Pid, oom: s.OOMKilled, exit: s.ExitCode, err: s.Error}
+	if h := r.Container.HostConfig; h != nil {
+		out.memory = h.Memory
+	}
+	return out, nil
+}
+
+// events calls sink with what becomes of the containers that have a label, from
+// a moment on, until the stream ends.
+func (e *engine) events(ctx context.Context, label, value string, since time.Time, sink func(event)) error {
+	r := e.api.Events(ctx, client.EventsListOptions{
+		Since:   strconv.FormatInt(since.Unix(), 10) + "." + fmt.Sprintf("%09d", since.Nanosecond()),
+		Filters: client.Filters{}.Add("label", label+"="+value).Add("type", string(events.ContainerEventType)),
+	})
+	for {
+		select {
+		case m := <-r.Messages:
+			if box := m.Actor.Attributes[labelBox]; box != "" {
+				sink(event{box: box, action: string(m.Action), exit: m.Actor.Attributes["exitCode"], at: time.Unix(0, m.TimeNano)})
+			}
+		case err := <-r.Err:
+			return wrong("events", err)
+		}
+	}
 }
 
 // remove removes a container with its anonymous volumes; one that is not there

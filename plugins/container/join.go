@@ -88,7 +88,7 @@ func (w *waiter) accept(ctx context.Context, pid int, ended func() error) (int, 
 	}
 	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err == nil && int(peer.Pid) != pid {
-		err = step.Errorf(step.KindInternal, "process %d called in place of the container's first, %d", peer.Pid, pid)
+		err = step.Errorf(step.KindInternal, "process %d called in place of the container's first, %d: the runtime must be one like runc, whose processes are the host's", peer.Pid, pid)
 	}
 	if err != nil {
 		_ = unix.Close(fd)

@@ -36,6 +36,12 @@ func TestMain(m *testing.M) {
 		return
 	}
 	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "nofx-egress"), "../egress/cmd/nofx-egress")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		return
+	}
 	if docker, err = testdocker.Start(context.Background(), dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return

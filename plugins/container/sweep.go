@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -21,8 +22,9 @@ func (d *Driver) beginSweeps(s *setup) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	d.stop, d.swept = cancel, done
-	go func() {
-		defer close(done)
+	var both sync.WaitGroup
+	both.Go(func() { d.follow(ctx, s) })
+	both.Go(func() {
 		for {
 			if err := errors.Join(d.sweep(ctx, s, time.Now().Add(-orphanAge)), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {
 				d.log.Warn("sweep", "err", err)
@@ -33,6 +35,10 @@ func (d *Driver) beginSweeps(s *setup) {
 				return
 			}
 		}
+	})
+	go func() {
+		both.Wait()
+		close(done)
 	}()
 }
 
@@ -49,6 +55,10 @@ func (d *Driver) endSweeps() {
 // sweep removes the containers of this state folder, made before that time,
 // that have no sandbox any more, in whatever state they are.
 func (d *Driver) sweep(ctx context.Context, s *setup, before time.Time) error {
+	d.heard.keep(func(box string) bool {
+		_, err := os.Lstat(filepath.Join(s.config.StateDir, box))
+		return err == nil
+	})
 	all, err := s.engine.list(ctx, labelState, s.config.StateDir)
 	if err != nil {
 		return err

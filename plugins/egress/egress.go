@@ -6,6 +6,7 @@ package egress
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,6 +83,26 @@ func NewHost(path string, resolvers []string) (*Host, error) {
 		resolvers = hostResolvers("/etc/resolv.conf")
 	}
 	return &Host{Path: path, Resolvers: resolvers}, nil
+}
+
+// CheckResolvers checks the form of name servers in a configuration.
+func CheckResolvers(list []string) error {
+	for _, text := range list {
+		if _, err := netip.ParseAddrPort(text); err != nil {
+			return step.Errorf(step.KindInvalid, "configuration: resolvers: %.80q is not ADDRESS:PORT, such as 192.0.2.53:53", text)
+		}
+	}
+	return nil
+}
+
+// WriteResolvConf makes a file that is shown as /etc/resolv.conf in sandboxes
+// whose root file system has one of its own, and gives its path.
+func WriteResolvConf(stateDir string) (string, error) {
+	path := filepath.Join(stateDir, ".resolv.conf")                       // no sandbox's id begins with a dot
+	if err := os.WriteFile(path, []byte(ResolvConf), 0o644); err != nil { //nolint:gosec // every step reads it
+		return "", step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
+	}
+	return path, nil
 }
 
 // hostResolvers are the name servers that a file like /etc/resolv.conf names.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -26,6 +27,10 @@ type Config struct {
 	// lies there counts against the sandbox's memory.
 	TmpMB int64 `json:"tmp_mb,omitempty"`
 	ShmMB int64 `json:"shm_mb,omitempty"`
+	// Egress is the path of nofx-egress; "" = beside the driver. Resolvers are
+	// the name servers that it asks, ADDRESS:PORT; none = those of the host.
+	Egress    string   `json:"egress,omitempty"`
+	Resolvers []string `json:"resolvers,omitempty"`
 	// MaxOutputMB bounds what is kept of one exec's output, in MiB, whatever
 	// limit the exec has itself.
 	MaxOutputMB int64 `json:"max_output_mb,omitempty"`
@@ -40,6 +45,8 @@ const configSchema = `{
     "state_dir": {"type": "string", "pattern": "^/", "description": "folder of root's own for the state of sandboxes"},
     "supervisor": {"type": "string", "pattern": "^/", "description": "nofx-supervisor; default: beside the driver"},
     "rootfs": {"type": "string", "pattern": "^(host|/.+)$", "default": "host", "description": "folder of an image, or host: the host's own /usr, for development only"},
+    "egress": {"type": "string", "pattern": "^/", "description": "nofx-egress; default: beside the driver"},
+    "resolvers": {"type": "array", "maxItems": 8, "items": {"type": "string", "minLength": 1}, "description": "name servers to ask for sandboxes with a network, ADDRESS:PORT; default: those of the host"},
     "tmp_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 1024, "description": "size of /tmp and of /home/step in MiB, within the step's memory"},
     "shm_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 256, "description": "size of /dev/shm in MiB, within the step's memory"},
     "max_output_mb": {"type": "integer", "minimum": 1, "maximum": 1048576, "default": 1024, "description": "most output that is kept of one exec, in MiB"}
@@ -54,7 +61,7 @@ func parseConfig(data json.RawMessage) (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
-	for name, path := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor} {
+	for name, path := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor, "egress": c.Egress} {
 		if path != "" && !filepath.IsAbs(path) {
 			return c, step.Errorf(step.KindInvalid, "configuration: %s is not an absolute path", name)
 		}
@@ -70,6 +77,9 @@ func parseConfig(data json.RawMessage) (Config, error) {
 			return c, step.Errorf(step.KindInvalid, "configuration: %s is not between 1 and %d", name, 1<<20)
 		}
 	}
+	if err := egress.CheckResolvers(c.Resolvers); err != nil {
+		return c, err
+	}
 	return c.resolve()
 }
 
@@ -81,6 +91,9 @@ func (c Config) resolve() (Config, error) {
 			return c, step.Errorf(step.KindInternal, "configuration: %w", err)
 		}
 		c.Supervisor = filepath.Join(filepath.Dir(self), "nofx-supervisor")
+	}
+	if c.Egress == "" {
+		c.Egress = filepath.Join(filepath.Dir(c.Supervisor), "nofx-egress")
 	}
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return c, step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)

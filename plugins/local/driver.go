@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/seccomp"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
@@ -29,12 +30,19 @@ func New() *Driver { return &Driver{Boxes: supervised.New(Name, nil)} }
 
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
+	networks, warning := d.Networks()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: driver.Capabilities{
-			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapWallTime, driver.CapOutput, driver.CapNetNone,
+		Capabilities: append(networks,
+			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
-		},
+		),
+	}
+	if supervised.BlockIO() {
+		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
+	}
+	if warning != "" {
+		desc.Warnings = append(desc.Warnings, warning)
 	}
 	if d.hostRoot.Load() {
 		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; set rootfs to the folder of an image")
@@ -48,7 +56,7 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	t, err := rootTemplate(c.RootFS)
+	t, err := rootTemplate(c.RootFS, c.StateDir)
 	if err != nil {
 		return err
 	}
@@ -62,6 +70,7 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
+	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
 	d.hostRoot.Store(c.RootFS == RootHost)
 	return d.Use(c.StateDir, l)
 }

@@ -30,6 +30,16 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	supervisorPath = filepath.Join(dir, "nofx-supervisor")
+	// Where there is no Go, it is there already.
+	gateway := exec.Command("cp", "../egress/nofx-egress", dir)
+	if _, err := exec.LookPath("go"); err == nil {
+		gateway = exec.Command("go", "build", "-o", filepath.Join(dir, "nofx-egress"), "../egress/cmd/nofx-egress")
+		gateway.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
+	if out, err := gateway.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		os.Exit(1)
+	}
 	probePath = filepath.Join(dir, "probe")
 	if out, err := exec.Command("gcc", "-static", "-O1", "-w", "-o", probePath, "testdata/probe.c").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the probe: %v\n%s", err, out)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -12,13 +13,13 @@ import (
 // rootTemplate says what the sandboxes' root looks like: a folder of our own,
 // into which each top-level entry of the root file system is bound, so that
 // every mount target is ours and no link of an image can redirect one.
-func rootTemplate(rootfs string) (*supervisor.Template, error) {
+func rootTemplate(rootfs, stateDir string) (*supervisor.Template, error) {
 	t := &supervisor.Template{}
 	skeleton(t)
 	if rootfs == RootHost {
 		return t, hostRoot(t)
 	}
-	return t, imageRoot(t, rootfs)
+	return t, imageRoot(t, rootfs, stateDir)
 }
 
 // ours are the top-level names that no image fills.
@@ -48,10 +49,10 @@ func skeleton(t *supervisor.Template) {
 var etcFiles = map[string]string{
 	"passwd":        "root:x:0:0:root:/root:/bin/sh\nstep:x:1000:1000:step:/home/step:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 	"group":         "root:x:0:\nstep:x:1000:\nnogroup:x:65534:\n",
-	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	"hosts":         "127.0.0.1 localhost sandbox\n::1 localhost\n",
 	"hostname":      "sandbox\n",
-	"resolv.conf":   "",
+	"resolv.conf":   egress.ResolvConf,                    // nobody answers in a sandbox without a network
 	"machine-id":    "6e6f66782073616e64626f7820696400\n", // the same everywhere
 	"shells":        "/bin/sh\n",
 	"profile":       "",
@@ -93,7 +94,7 @@ func ownEtc(t *supervisor.Template) {
 	t.Link("etc/mtab", "/proc/self/mounts")
 }
 
-func imageRoot(t *supervisor.Template, rootfs string) error {
+func imageRoot(t *supervisor.Template, rootfs, stateDir string) error {
 	entries, err := os.ReadDir(rootfs)
 	if err != nil {
 		return step.Errorf(step.KindInvalid, "rootfs: %w", err)
@@ -111,7 +112,24 @@ func imageRoot(t *supervisor.Template, rootfs string) error {
 	if !etc {
 		t.Dir("etc", 0o755)
 		ownEtc(t)
+		return nil
 	}
+	return ownResolver(t, rootfs, stateDir)
+}
+
+// ownResolver puts our resolv.conf over that of an image, which knows other
+// name servers. An image without one, or with a link there, keeps what it has.
+func ownResolver(t *supervisor.Template, rootfs, stateDir string) error {
+	for _, path := range []string{"etc", "etc/resolv.conf"} {
+		if st, err := os.Lstat(filepath.Join(rootfs, path)); err != nil || !st.IsDir() && !st.Mode().IsRegular() {
+			return nil //nolint:nilerr // there is nothing to cover
+		}
+	}
+	file, err := egress.WriteResolvConf(stateDir)
+	if err != nil {
+		return err
+	}
+	t.Bind("etc/resolv.conf", file)
 	return nil
 }
 

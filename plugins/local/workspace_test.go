@@ -113,11 +113,12 @@ func TestRefusedSpecs(t *testing.T) {
 		"a missing workspace":    {func(s *driver.Spec) { s.Host.Workspace, s.Host.WorkspaceUID = "/no/such/folder", 5 }, step.KindInternal},
 		"a missing group":        {func(s *driver.Spec) { s.Host.Cgroup.V1 = map[string]string{"pids": "/sys/fs/cgroup/pids/no-such"} }, step.KindInternal},
 		"a cap without a group":  {func(s *driver.Spec) { s.Resources.MemoryMB = 5 }, step.KindInvalid},
-		"network open":           {func(s *driver.Spec) { s.Network = step.NetworkOpen }, step.KindUnsupported},
-		"network allow":          {func(s *driver.Spec) { s.Network = step.NetworkAllow }, step.KindUnsupported},
+		"an odd network":         {func(s *driver.Spec) { s.Network = "some" }, step.KindInvalid},
+		"nobody to call":         {func(s *driver.Spec) { s.Network = step.NetworkAllow }, step.KindInvalid},
+		"an odd rule":            {func(s *driver.Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"*"} }, step.KindInvalid},
 		"gvisor":                 {func(s *driver.Spec) { s.Isolation = "gvisor" }, step.KindUnsupported},
 		"an image":               {func(s *driver.Spec) { s.Image = "debian" }, step.KindUnsupported},
-		"a disk cap":             {func(s *driver.Spec) { s.Resources.DiskMB = 5 }, step.KindUnsupported},
+		"a disk cap":             {func(s *driver.Spec) { s.Resources.DiskMB = 5 }, step.KindInvalid},
 		"a deadline in the past": {func(s *driver.Spec) { s.Until = 1 }, step.KindInvalid},
 	} {
 		host := good

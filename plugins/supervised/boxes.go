@@ -7,12 +7,15 @@ package supervised
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -44,6 +47,8 @@ type Boxes struct {
 	mu       sync.Mutex
 	stateDir string
 	launcher *supervisor.Launcher
+	egress   *egress.Host                // nil: no sandbox can have a network here
+	noEgress error                       // why
 	idle     map[string]*supervisor.Conn // by sandbox folder: one connection to use next
 }
 
@@ -66,6 +71,51 @@ func (b *Boxes) Use(stateDir string, l *supervisor.Launcher) error {
 		old.Close()
 	}
 	return removeRemains(stateDir)
+}
+
+// UseNetwork says how sandboxes get a network, or why they cannot.
+func (b *Boxes) UseNetwork(h *egress.Host, why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.egress, b.noEgress = h, why
+}
+
+// network gives what sandboxes get a network with.
+func (b *Boxes) network() (*egress.Host, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.egress == nil {
+		why := b.noEgress
+		if why == nil {
+			why = errors.New("the driver has no configuration yet")
+		}
+		return nil, step.Errorf(step.KindUnsupported, "driver %s: sandboxes can have no network on this host: %w", b.name, why)
+	}
+	return b.egress, nil
+}
+
+// Networks are the capabilities that a driver has for the network, and a
+// warning for operators when it lacks some.
+func (b *Boxes) Networks() (caps driver.Capabilities, warning string) {
+	caps = driver.Capabilities{driver.CapNetNone}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.egress != nil:
+		caps = append(caps, driver.CapNetAllow, driver.CapNetOpen)
+	case b.noEgress != nil:
+		warning = "sandboxes can have no network: " + b.noEgress.Error()
+	}
+	return caps, warning
+}
+
+// BlockIO reports whether this host can bound what a group reads and writes.
+func BlockIO() bool {
+	if data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return slices.Contains(strings.Fields(string(data)), "io")
+	}
+	_, err := os.Stat("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+	return err == nil
 }
 
 // Close ends the spawner and closes the connections. Sandboxes go on.

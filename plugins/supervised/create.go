@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/volume"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -72,17 +74,20 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	switch s.Network {
 	case "", step.NetworkNone:
 	case step.NetworkAllow, step.NetworkOpen:
-		return unsupported("network " + string(s.Network) + " is not enforced, so it is refused; only none is")
+		if _, err := b.network(); err != nil {
+			return err
+		}
 	default:
 		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
 	}
 	switch {
 	case s.Isolation != "" && s.Isolation != "namespace":
 		return unsupported("isolation is namespace only")
-	case s.Resources.DiskMB > 0:
-		return unsupported("a disk cap is not enforced, so it is refused")
 	}
-	return b.checkHost(s)
+	if err := b.checkHost(s); err != nil {
+		return err
+	}
+	return errors.Join(checkDisk(s), b.checkIO(s))
 }
 
 // checkHost refuses a spec whose part for the daemon's host lacks what a
@@ -105,6 +110,44 @@ func (b *Boxes) checkHost(s driver.Spec) error {
 		return step.Errorf(step.KindInvalid, "the workspace may not belong to root: a step could leave programs there that run as root")
 	}
 	return checkGroups(s)
+}
+
+// checkIO refuses a cap on block devices that nothing enforces. Where an engine
+// makes the groups, it enforces the cap.
+func (b *Boxes) checkIO(s driver.Spec) error {
+	if _, own := b.engine.(bare); s.Resources.IOMBs == 0 || !own {
+		return nil
+	}
+	file := filepath.Join(s.Host.Cgroup.V2, "io.max")
+	if s.Host.Cgroup.V2 == "" {
+		file = filepath.Join(s.Host.Cgroup.V1["blkio"], "blkio.throttle.write_bps_device")
+	}
+	if data, err := os.ReadFile(file); err != nil || len(data) == 0 {
+		return step.Errorf(step.KindInvalid, "a cap of %d MiB a second is asked for and no control group is given that enforces it", s.Resources.IOMBs)
+	}
+	return nil
+}
+
+// checkDisk refuses a disk cap that nothing bounds: the workspace is the only
+// disk that a step can write to, and the daemon makes it of that size.
+func checkDisk(s driver.Spec) error {
+	if s.Resources.DiskMB == 0 {
+		return nil
+	}
+	if s.Host.Workspace != "" {
+		own, err := volume.Mounted(s.Host.Workspace)
+		if err != nil {
+			return step.Errorf(step.KindInvalid, "the workspace: %w", err)
+		}
+		use, err := volume.Look(s.Host.Workspace)
+		if err != nil {
+			return step.Errorf(step.KindInternal, "the workspace: %w", err)
+		}
+		if own && use.Size <= s.Resources.DiskMB<<20 {
+			return nil
+		}
+	}
+	return step.Errorf(step.KindInvalid, "a disk cap of %d MiB is asked for and no workspace of that size is given", s.Resources.DiskMB)
 }
 
 func checkGroups(s driver.Spec) error {
@@ -168,7 +211,7 @@ func (b *Boxes) existing(ctx context.Context, dir string, spec driver.Spec) (boo
 		return false, step.Errorf(step.KindInternal, "sandbox %s: %w", spec.ID, err)
 	}
 	old, err := readSpec(dir)
-	if err != nil || !life.Complete {
+	if err != nil || !life.Complete || networked(old.Spec) && !egress.Ready(dir) {
 		return false, b.wipe(ctx, dir, life)
 	}
 	old.Spec.Until, spec.Until = 0, 0
@@ -213,8 +256,38 @@ func (b *Boxes) make(ctx context.Context, box *Box, start func(context.Context, 
 	if err != nil {
 		return err
 	}
+	if networked(box.Spec) {
+		if err := b.connectOut(ctx, box); err != nil {
+			conn.Close()
+			return err
+		}
+	}
 	b.release(box.Dir, conn)
 	return nil
+}
+
+func networked(s driver.Spec) bool {
+	return s.Network == step.NetworkAllow || s.Network == step.NetworkOpen
+}
+
+// connectOut gives the sandbox its network, before anything runs in it.
+func (b *Boxes) connectOut(ctx context.Context, box *Box) error {
+	host, err := b.network()
+	if err != nil {
+		return err
+	}
+	life, err := supervisor.Look(box.Dir)
+	if err != nil {
+		return step.Errorf(step.KindInternal, "sandbox %s: %w", box.Spec.ID, err)
+	}
+	if !life.Complete || !life.Alive {
+		return step.Errorf(step.KindUnavailable, "sandbox %s ended as it began", box.Spec.ID)
+	}
+	return host.Start(ctx, egress.Sandbox{
+		Dir: box.Dir, PID: int(life.State.InitPID), Supervisor: int(life.State.SupervisorPID),
+		UID: box.Spec.Host.UIDBase, Group: box.Spec.Host.Supervisor,
+		Policy: egress.Policy{Open: box.Spec.Network == step.NetworkOpen, Allow: box.Spec.Egress.Allow, Private: box.Spec.Egress.Private},
+	})
 }
 
 // privateWorkspace makes one that lies in the sandbox's folder and goes with it.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/internal/rmtree"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -66,6 +67,9 @@ func (b *Boxes) end(ctx context.Context, dir string) error {
 // supervisor, and removes its folder.
 func (b *Boxes) wipe(ctx context.Context, dir string, life supervisor.Life) error {
 	if err := killRemains(dir, life); err != nil {
+		return err
+	}
+	if err := egress.Stop(ctx, dir); err != nil {
 		return err
 	}
 	if err := b.engine.Remove(ctx, filepath.Base(dir), dir); err != nil {

@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/volume"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -111,10 +113,35 @@ func signalOf(name string) (unix.Signal, error) {
 	return 0, step.Errorf(step.KindInvalid, "there is no signal %.40q", name)
 }
 
+// disk tells of a workspace with a cap, and that a step failed with it full.
+func disk(dir string, x *driver.Exit) {
+	s, err := readSpec(dir)
+	if err != nil || s.Spec.Resources.DiskMB == 0 || s.Spec.Host == nil {
+		return
+	}
+	use, err := volume.Look(s.Spec.Host.Workspace)
+	if err != nil {
+		return
+	}
+	x.Usage.DiskBytes = use.Used
+	if use.Full && (x.Cause == step.CauseExit && x.Code != 0 || x.Cause == step.CauseSignal) {
+		x.Cause, x.Message = step.CauseDisk, "the workspace is full"
+	}
+}
+
 // exitOf reads a supervisor's record, and asks the engine about an end that
 // the supervisor has no reason for.
 func (b *Boxes) exitOf(ctx context.Context, dir string, r *supervisor.Record) (*driver.Exit, error) {
 	x, err := exitOf(r)
+	if err == nil {
+		disk(dir, x)
+	}
+	if u, uerr := egress.ReadUse(dir); err == nil && uerr == nil {
+		x.Usage.NetRxBytes, x.Usage.NetTxBytes = u.Received, u.Sent
+		if u.Refused > 0 && x.Message == "" && x.Code != 0 {
+			x.Message = fmt.Sprintf("the network refused %d calls, the first: %s", u.Refused, u.Refusal)
+		}
+	}
 	if err == nil && r.Why == supervisor.WhyLost {
 		b.engine.Amend(ctx, filepath.Base(dir), x)
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -24,12 +25,16 @@ func (b *Boxes) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) 
 	if err != nil {
 		return driver.Stats{}, step.Errorf(step.KindInternal, "%w", err)
 	}
+	rx, tx := int64(-1), int64(-1)
+	if u, err := egress.ReadUse(dir); err == nil {
+		rx, tx = u.Received, u.Sent
+	}
 	g := s.Group
 	if g.V2 != "" {
 		return driver.Stats{
 			CPUUsec: keyed(g.V2, "cpu.stat", "usage_usec"), MemoryBytes: number(g.V2, "memory.current"), MemoryPeak: number(g.V2, "memory.peak"),
 			Pids: number(g.V2, "pids.current"), PidsPeak: number(g.V2, "pids.peak"),
-			IOReadBytes: ioSum(g.V2, "rbytes="), IOWriteBytes: ioSum(g.V2, "wbytes="), NetRxBytes: -1, NetTxBytes: -1,
+			IOReadBytes: ioSum(g.V2, "rbytes="), IOWriteBytes: ioSum(g.V2, "wbytes="), NetRxBytes: rx, NetTxBytes: tx,
 		}, nil
 	}
 	cpu := number(g.V1["cpuacct"], "cpuacct.usage")
@@ -39,7 +44,7 @@ func (b *Boxes) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) 
 	return driver.Stats{
 		CPUUsec: cpu, MemoryBytes: number(g.V1["memory"], "memory.usage_in_bytes"), MemoryPeak: number(g.V1["memory"], "memory.max_usage_in_bytes"),
 		Pids: number(g.V1["pids"], "pids.current"), PidsPeak: number(g.V1["pids"], "pids.peak"),
-		IOReadBytes: -1, IOWriteBytes: -1, NetRxBytes: -1, NetTxBytes: -1,
+		IOReadBytes: -1, IOWriteBytes: -1, NetRxBytes: rx, NetTxBytes: tx,
 	}, nil
 }
 

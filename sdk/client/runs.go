@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -89,6 +90,26 @@ func (c *Client) Handlers(ctx context.Context) (wire.HandlerList, error) {
 func (c *Client) Workers(ctx context.Context) (wire.WorkerList, error) {
 	var out wire.WorkerList
 	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers"}, &out)
+}
+
+// Usage adds up what the tenant's attempts used that ended in a span of time.
+// Zero times are the API's defaults: from the beginning of the month until now.
+func (c *Client) Usage(ctx context.Context, since, until time.Time) (wire.UsageReport, error) {
+	q := url.Values{}
+	for name, t := range map[string]time.Time{"since": since, "until": until} {
+		if !t.IsZero() {
+			q.Set(name, t.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	var out wire.UsageReport
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/usage?" + q.Encode()}, &out)
+}
+
+// WorkerEvents lists what became of worker hosts and their drivers, the newest
+// first, limit at most.
+func (c *Client) WorkerEvents(ctx context.Context, limit int) (wire.WorkerEvents, error) {
+	var out wire.WorkerEvents
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers/events?limit=" + strconv.Itoa(limit)}, &out)
 }
 
 // Health asks the API how it is. An API that is not ready answers 503, which

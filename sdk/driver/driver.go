@@ -12,7 +12,8 @@ import (
 // Driver runs sandboxes. Every method is safe for concurrent use and returns
 // when its context ends.
 type Driver interface {
-	// Describe tells what the driver is and can do. It works before Configure.
+	// Describe tells what the driver is and can do. It works before Configure,
+	// and again after it: what a driver can do may depend on its configuration.
 	Describe(ctx context.Context) (Description, error)
 
 	// Configure takes the driver's configuration, valid against

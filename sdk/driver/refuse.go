@@ -26,6 +26,7 @@ func (cs Capabilities) CheckSpec(s Spec) error {
 		{CapMemory, r.MemoryMB > 0},
 		{CapPids, r.Pids > 0},
 		{CapDisk, r.DiskMB > 0},
+		{CapBlockIO, r.IOMBs > 0},
 		{CapOutput, r.OutputKB > 0},
 		{CapNetNone, s.Network == step.NetworkNone},
 		{CapNetAllow, s.Network == step.NetworkAllow},

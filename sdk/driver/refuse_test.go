@@ -18,9 +18,10 @@ func TestCapabilitiesCheck(t *testing.T) {
 		CapMemory:   func(s *Spec) { s.Resources.MemoryMB = 1 },
 		CapPids:     func(s *Spec) { s.Resources.Pids = 1 },
 		CapDisk:     func(s *Spec) { s.Resources.DiskMB = 1 },
+		CapBlockIO:  func(s *Spec) { s.Resources.IOMBs = 1 },
 		CapOutput:   func(s *Spec) { s.Resources.OutputKB = 1 },
 		CapNetNone:  func(s *Spec) { s.Network = step.NetworkNone },
-		CapNetAllow: func(s *Spec) { s.Network = step.NetworkAllow },
+		CapNetAllow: func(s *Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"example.com"} },
 		CapNetOpen:  func(s *Spec) { s.Network = step.NetworkOpen },
 		CapLease:    func(s *Spec) { s.Until = 1 },
 		CapHost:     func(s *Spec) { s.Host = &HostSpec{} },
@@ -34,9 +35,12 @@ func TestCapabilitiesCheck(t *testing.T) {
 			t.Errorf("%s asked of one that has it: %v", want, err)
 		}
 	}
-	bad := spec
+	bad, alone, stray, odd := spec, spec, spec, spec
 	bad.Network = "moon"
-	for _, s := range []Spec{{}, bad} {
+	alone.Network = step.NetworkAllow
+	stray.Egress.Allow = []string{"example.com"}
+	odd.Network, odd.Egress.Allow = step.NetworkAllow, []string{"https://example.com"}
+	for _, s := range []Spec{{}, bad, alone, stray, odd} {
 		if err := (Capabilities{}).CheckSpec(s); !step.Is(err, step.KindInvalid) {
 			t.Errorf("%+v: %v", s, err)
 		}

@@ -12,9 +12,10 @@ type Spec struct {
 	Tags      Tags
 	Resources step.Resources // zero = no cap asked for
 	Network   step.Network
-	Image     string   // "" = the driver's default
-	Isolation string   // "" = the driver's default; for local: namespace or gvisor
-	Until     Deadline // killed then, unless Extend moves it; 0 = never
+	Egress    step.Egress // whom it may call, with a network
+	Image     string      // "" = the driver's default
+	Isolation string      // "" = the driver's default; for local: namespace or gvisor
+	Until     Deadline    // killed then, unless Extend moves it; 0 = never
 	Host      *HostSpec
 }
 

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/nofx-run/nofx/sdk/step"
@@ -23,8 +24,29 @@ func (s Spec) Validate() error {
 		return step.Errorf(step.KindInvalid, "sandbox %s: both tags are needed", s.ID)
 	}
 	r := s.Resources
-	if r.CPU < 0 || r.MemoryMB < 0 || r.Pids < 0 || r.DiskMB < 0 || r.OutputKB < 0 {
+	if r.CPU < 0 || r.MemoryMB < 0 || r.Pids < 0 || r.DiskMB < 0 || r.IOMBs < 0 || r.OutputKB < 0 {
 		return step.Errorf(step.KindInvalid, "sandbox %s: a resource is negative", s.ID)
+	}
+	return s.validateEgress()
+}
+
+// MaxRules bounds a sandbox's rules about the network, of either kind.
+const MaxRules = 256
+
+func (s Spec) validateEgress() error {
+	e := s.Egress
+	switch {
+	case len(e.Allow) > MaxRules || len(e.Private) > MaxRules:
+		return step.Errorf(step.KindInvalid, "sandbox %s: more than %d rules about the network", s.ID, MaxRules)
+	case s.Network == step.NetworkAllow && len(e.Allow) == 0:
+		return step.Errorf(step.KindInvalid, "sandbox %s: network allow needs a list of whom it may call", s.ID)
+	case s.Network != step.NetworkAllow && len(e.Allow) > 0:
+		return step.Errorf(step.KindInvalid, "sandbox %s: a list of whom it may call goes with network allow only", s.ID)
+	}
+	for _, text := range slices.Concat(e.Allow, e.Private) {
+		if _, err := step.ParseRule(text); err != nil {
+			return step.Errorf(step.KindInvalid, "sandbox %s: network: %w", s.ID, err)
+		}
 	}
 	return nil
 }

@@ -35,6 +35,13 @@ const (
 	EventGateFailed      EventType = "gate.failed"
 	EventBreakerOpened   EventType = "breaker.opened"
 	EventBreakerClosed   EventType = "breaker.closed"
+
+	// Of worker hosts, not of a run.
+	EventWorkerUp      EventType = "worker.up"      // registered, or came back
+	EventWorkerLost    EventType = "worker.lost"    // silent for a lease
+	EventDriverUp      EventType = "driver.up"      // healthy
+	EventDriverDown    EventType = "driver.down"    // not healthy any more
+	EventDriverRefused EventType = "driver.refused" // the daemon does not run the plugin
 )
 
 // Event is one entry of a run's timeline. Seq counts 1..n within the run

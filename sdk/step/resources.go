@@ -6,7 +6,8 @@ type Resources struct {
 	CPU      float64 `json:"cpu,omitempty"`       // cores
 	MemoryMB int64   `json:"memory_mb,omitempty"` // MiB, swap is off
 	Pids     int64   `json:"pids,omitempty"`      // tasks: processes and threads
-	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB
+	DiskMB   int64   `json:"disk_mb,omitempty"`   // MiB of the workspace
+	IOMBs    int64   `json:"io_mb_s,omitempty"`   // MiB a second of block device reads, and of writes
 	OutputKB int64   `json:"output_kb,omitempty"` // KiB of stdout and stderr together
 }
 
@@ -23,6 +24,9 @@ func (r Resources) Merge(def Resources) Resources {
 	}
 	if r.DiskMB == 0 {
 		r.DiskMB = def.DiskMB
+	}
+	if r.IOMBs == 0 {
+		r.IOMBs = def.IOMBs
 	}
 	if r.OutputKB == 0 {
 		r.OutputKB = def.OutputKB
@@ -46,6 +50,15 @@ const (
 	NetworkAllow Network = "allow"
 	NetworkOpen  Network = "open"
 )
+
+// Egress is whom a step with a network may call.
+type Egress struct {
+	// Allow are the rules of NetworkAllow, as ParseRule reads them.
+	Allow []string `json:"allow,omitempty"`
+	// Private are rules with prefixes: what may be called though it is not on
+	// the Internet. They are the tenant's, not the step's.
+	Private []string `json:"private,omitempty"`
+}
 
 // WorkspaceMode says whether a step shares the run's workspace.
 type WorkspaceMode string

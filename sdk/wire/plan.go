@@ -26,19 +26,28 @@ type PlanStep struct {
 	Tool         string             `json:"tool"`
 	Inputs       json.RawMessage    `json:"inputs,omitempty"`
 	Driver       string             `json:"driver,omitempty"`
-	Image        string             `json:"image,omitempty"` // for drivers that have images; "" = the driver's default
+	Image        string             `json:"image,omitempty"`   // for drivers that have images; "" = the driver's default
+	Profile      string             `json:"profile,omitempty"` // a named size, for what resources leave open
 	Resources    *step.Resources    `json:"resources,omitempty"`
 	DependsOn    []string           `json:"depends_on,omitempty"`
 	Retry        *Retry             `json:"retry,omitempty"`
 	TimeoutMS    int64              `json:"timeout,omitempty"` // milliseconds
 	Workspace    step.WorkspaceMode `json:"workspace,omitempty"`
 	Network      step.Network       `json:"network,omitempty"`
+	NetworkAllow []string           `json:"network_allow,omitempty"` // with network allow: rules and names of presets
 	OnOutput     step.OutputMode    `json:"on_output_limit,omitempty"`
 	Artifacts    []string           `json:"artifacts,omitempty"` // paths below the workspace to keep
 	Idempotent   bool               `json:"idempotent,omitempty"`
 	ToolsAllowed []string           `json:"tools_allowed,omitempty"`
 	EnvAllowed   []string           `json:"env_allowed,omitempty"`
 	SecretsScope []string           `json:"secrets_scope,omitempty"`
+}
+
+// TenantCeiling is the most that steps of a tenant may ask for. Zero is no
+// ceiling.
+type TenantCeiling struct {
+	step.Resources
+	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
 // Retry is a step's own retry policy.

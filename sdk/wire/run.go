@@ -101,6 +101,7 @@ type HandlerInfo struct {
 	Tool          string          `json:"tool"`
 	Description   string          `json:"description"`
 	DefaultDriver string          `json:"default_driver"`
+	Profile       string          `json:"profile,omitempty"` // the named size that it begins from
 	Resources     step.Resources  `json:"resources"`
 	TimeoutMS     int64           `json:"timeout_ms"`
 	Inputs        json.RawMessage `json:"inputs_schema"`
@@ -137,7 +138,67 @@ type DriverInfo struct {
 	Protocol     int      `json:"protocol,omitempty"` // the version that plugin and daemon settled on; 0 = none runs
 	Healthy      bool     `json:"healthy"`
 	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
+	Refused      string   `json:"refused,omitempty"` // the reason in a word when the daemon does not run this plugin: unsigned, swapped, …
 	Capabilities []string `json:"capabilities"`
+}
+
+// UsageReport is the answer to GET /api/usage: what the tenant's attempts used
+// that ended from Since on and before Until.
+type UsageReport struct {
+	Since time.Time  `json:"since"`
+	Until time.Time  `json:"until"`
+	Rows  []UsageRow `json:"rows"` // by tool, then driver
+	Total UsageSum   `json:"total"`
+}
+
+// UsageRow is the use of one tool on one driver.
+type UsageRow struct {
+	Tool   string `json:"tool"`
+	Driver string `json:"driver"`
+	UsageSum
+}
+
+// UsageSum adds up attempts; of memory it has the highest peak.
+type UsageSum struct {
+	Attempts        int64 `json:"attempts"`
+	Lost            int64 `json:"lost"` // of them, whose use nobody knows
+	WallMS          int64 `json:"wall_ms"`
+	CPUUsec         int64 `json:"cpu_usec"`
+	MemoryPeakBytes int64 `json:"memory_peak_bytes"`
+	IOReadBytes     int64 `json:"io_read_bytes"`
+	IOWriteBytes    int64 `json:"io_write_bytes"`
+	NetRxBytes      int64 `json:"net_rx_bytes"`
+	NetTxBytes      int64 `json:"net_tx_bytes"`
+	OutputBytes     int64 `json:"output_bytes"`
+}
+
+// Add adds another sum.
+func (u *UsageSum) Add(o UsageSum) {
+	u.Attempts += o.Attempts
+	u.Lost += o.Lost
+	u.WallMS += o.WallMS
+	u.CPUUsec += o.CPUUsec
+	u.MemoryPeakBytes = max(u.MemoryPeakBytes, o.MemoryPeakBytes)
+	u.IOReadBytes += o.IOReadBytes
+	u.IOWriteBytes += o.IOWriteBytes
+	u.NetRxBytes += o.NetRxBytes
+	u.NetTxBytes += o.NetTxBytes
+	u.OutputBytes += o.OutputBytes
+}
+
+// WorkerEvents is the answer to GET /api/workers/events, the newest first.
+type WorkerEvents struct {
+	Events []WorkerEvent `json:"events"`
+}
+
+// WorkerEvent is one change that operators of worker hosts want to know about.
+type WorkerEvent struct {
+	Type      step.EventType `json:"type"` // worker.… or driver.…
+	WorkerID  string         `json:"worker_id"`
+	Worker    string         `json:"worker"`
+	Driver    string         `json:"driver,omitempty"`
+	Message   string         `json:"message,omitempty"`
+	CreatedAt time.Time      `json:"created_at"`
 }
 
 // Health is the answer to GET /health.

@@ -73,6 +73,7 @@ type Lease struct {
 	Resources     step.Resources     `json:"resources"` // complete: no field is zero that the driver enforces
 	OnOutput      step.OutputMode    `json:"on_output_limit"`
 	Network       step.Network       `json:"network"`
+	Egress        step.Egress        `json:"egress,omitzero"`
 	Workspace     step.WorkspaceMode `json:"workspace"`
 	TimeoutMS     int64              `json:"timeout_ms"`
 	GraceMS       int64              `json:"grace_ms"` // between TERM and KILL

@@ -35,8 +35,10 @@ func TestExec(t *testing.T) {
 			{[]string{"--timeout", "1s", "--", "sleep", "600"}, 124, "", "ended by timeout"},
 			{[]string{"--memory", "64Mi", "--", "sh", "-c", "head -c 200000000 /dev/zero | tail"}, 125, "", "ended by oom"},
 			{[]string{"--", "sh", "-c", "kill -SEGV $$"}, 125, "", "ended by signal SIGSEGV"},
-			{[]string{"--disk", "1Gi", "--", "true"}, 125, "", "not enforced yet"},
-			{[]string{"--network", "open", "--", "true"}, 125, "", "not filtered yet"},
+			{[]string{"--disk", "16Mi", "--", "sh", "-c", "head -c 4000000 /dev/zero >f; wc -c <f"}, 0, "4000000\n", ""},
+			{[]string{"--disk", "16Mi", "--", "sh", "-c", "head -c 40000000 /dev/zero >f"}, 125, "", "ended by disk"},
+			{[]string{"--disk", "1Mi", "--", "true"}, 125, "", "disk_mb"},
+			{[]string{"--network", "some", "--", "true"}, 125, "", "none, allow or open"},
 			{[]string{"--driver", "nowhere", "--", "true"}, 125, "", "nowhere"},
 		} {
 			r := s.Nofx("", append([]string{"exec"}, tc.args...)...)
@@ -143,4 +145,42 @@ func count(name string, lines int) (script, want string) {
 		fmt.Fprintf(&b, "%s line %d\n", name, i)
 	}
 	return fmt.Sprintf("for i in $(seq 1 %d); do echo %s line $i; sleep 0.02; done", lines, name), b.String()
+}
+
+// One limit holds for all steps that share a workspace, and another for a step
+// that has its own; nothing of either is left.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	write := func(name string, mb int, more string) string {
+		return fmt.Sprintf(`{"name": %q, "tool": "bash", "inputs": {"command": "head -c %d000000 /dev/zero >%s"}%s}`, name, mb, name, more)
+	}
+	plan := filepath.Join(t.TempDir(), "plan.json")
+	text := `{"goal": "disk", "steps": [` + strings.Join([]string{
+		write("first", 10, `, "resources": {"disk_mb": 16}`),
+		write("second", 10, `, "depends_on": ["first"]`),
+		write("own", 20, `, "workspace": "step", "resources": {"disk_mb": 32}`),
+		write("own-full", 20, `, "workspace": "step", "resources": {"disk_mb": 16}`),
+	}, ",") + `]}`
+	if err := os.WriteFile(plan, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := s.Nofx("", "run", "-f", plan, "--follow", "--json")
+	if r.Code != 1 {
+		t.Fatalf("%+v", r)
+	}
+	runs, err := s.API().Runs(t.Context(), 1, "")
+	if err != nil || len(runs.Runs) != 1 {
+		t.Fatal(runs, err)
+	}
+	d, err := s.API().Run(t.Context(), runs.Runs[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"first": "exit 0", "second": "disk", "own": "exit 0", "own-full": "disk"}
+	for _, st := range d.Steps {
+		if st.Verdict == nil || st.Verdict.String() != want[st.Name] || st.Verdict.Usage.DiskBytes < 10_000_000 {
+			t.Errorf("%s: %+v", st.Name, st.Verdict)
+		}
+	}
 }

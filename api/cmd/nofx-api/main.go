@@ -12,14 +12,19 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const usage = `usage: nofx-api serve
        nofx-api migrate
        nofx-api keys create --tenant T --name N --role user|worker
+       nofx-api tenants network --tenant T --most none|allow|open [--private RULE]...
+       nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
+                               [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
        nofx-api openapi
        nofx-api version
 Configuration comes from the environment (NOFX_*).`
@@ -52,6 +57,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return migrate(ctx, out)
 	case "keys":
 		return createKey(ctx, args[1:], out)
+	case "tenants":
+		return tenants(ctx, args[1:])
 	case "openapi":
 		text, err := api.OpenAPI()
 		if err != nil {
@@ -129,4 +136,66 @@ func createKey(ctx context.Context, args []string, out io.Writer) error {
 	}
 	_, err = fmt.Fprintln(out, text)
 	return err
+}
+
+func tenants(ctx context.Context, args []string) error {
+	switch {
+	case len(args) == 0:
+		return errUsage
+	case args[0] == "network":
+		return setNetwork(ctx, args)
+	case args[0] == "limits":
+		return setLimits(ctx, args)
+	}
+	return errUsage
+}
+
+// setLimits says all ceilings of a tenant anew: what is not given has none.
+func setLimits(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("nofx-api tenants limits", flag.ContinueOnError)
+	var c wire.TenantCeiling
+	var timeout time.Duration
+	tenant := flags.String("tenant", "", "the tenant's id")
+	flags.Float64Var(&c.CPU, "cpu", 0, "cores")
+	flags.Int64Var(&c.MemoryMB, "memory-mb", 0, "MiB")
+	flags.Int64Var(&c.Pids, "pids", 0, "processes and threads")
+	flags.Int64Var(&c.DiskMB, "disk-mb", 0, "MiB of the workspace")
+	flags.Int64Var(&c.IOMBs, "io-mb-s", 0, "MiB a second from and to disks")
+	flags.Int64Var(&c.OutputKB, "output-kb", 0, "KiB of output")
+	flags.DurationVar(&timeout, "timeout", 0, "wall time")
+	clip := flags.Bool("clip", false, "a step that asks for more gets the most, in place of a refusal")
+	if err := flags.Parse(args[1:]); err != nil {
+		return errUsage
+	}
+	if *tenant == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	c.TimeoutMS = timeout.Milliseconds()
+	return api.SetTenantCeiling(ctx, url, *tenant, c, *clip)
+}
+
+func setNetwork(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("nofx-api tenants network", flag.ContinueOnError)
+	var n api.TenantNetwork
+	flags.StringVar(&n.Tenant, "tenant", "", "the tenant's id")
+	flags.StringVar(&n.Most, "most", "", "the most that a step may ask for: none, allow or open")
+	flags.Func("private", "what may be called though it is not on the Internet, such as 10.1.2.0/24:5432; may be repeated", func(rule string) error {
+		n.Private = append(n.Private, rule)
+		return nil
+	})
+	if err := flags.Parse(args[1:]); err != nil {
+		return errUsage
+	}
+	if n.Tenant == "" || n.Most == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	return api.SetTenantNetwork(ctx, url, n)
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -33,15 +33,16 @@ const (
 
 // manifest is the YAML file.
 type manifest struct {
-	Tool        string          `yaml:"tool"`
-	Description string          `yaml:"description"`
-	Driver      string          `yaml:"driver"`
-	Resources   resources       `yaml:"resources"`
-	TimeoutMS   int64           `yaml:"timeout_ms"`
-	Inputs      map[string]any  `yaml:"inputs"`
-	Command     commandManifest `yaml:"command"`
-	Shown       value           `yaml:"shown"`
-	Outputs     string          `yaml:"outputs"`
+	Tool        string            `yaml:"tool"`
+	Description string            `yaml:"description"`
+	Driver      string            `yaml:"driver"`
+	Profile     string            `yaml:"profile"` // a named size, for what resources leave open
+	Resources   profile.Resources `yaml:"resources"`
+	TimeoutMS   int64             `yaml:"timeout_ms"`
+	Inputs      map[string]any    `yaml:"inputs"`
+	Command     commandManifest   `yaml:"command"`
+	Shown       value             `yaml:"shown"`
+	Outputs     string            `yaml:"outputs"`
 }
 
 type resources struct {
@@ -78,8 +79,9 @@ type Set struct {
 	prefixes []*Handler // the longest first
 }
 
-// Load reads every *.yaml in dir. One bad manifest makes it fail.
-func Load(dir fs.FS) (*Set, error) {
+// Load reads every *.yaml in dir, with the sizes that they may name. One bad
+// manifest makes it fail.
+func Load(dir fs.FS, sizes profile.Set) (*Set, error) {
 	names, err := fs.Glob(dir, "*.yaml")
 	if err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func Load(dir fs.FS) (*Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		h, err := parse(raw)
+		h, err := parse(raw, sizes)
 		if err != nil {
 			return nil, fmt.Errorf("handler %s: %w", name, err)
 		}
@@ -111,7 +113,7 @@ func Load(dir fs.FS) (*Set, error) {
 	return s, nil
 }
 
-func parse(raw []byte) (*Handler, error) {
+func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 	h := &Handler{}
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	dec.KnownFields(true)
@@ -127,12 +129,20 @@ func parse(raw []byte) (*Handler, error) {
 		return nil, fmt.Errorf("bad tool %q", m.Tool)
 	case m.Driver == "" || m.Description == "":
 		return nil, errors.New("driver and description are needed")
-	case m.TimeoutMS <= 0 || m.Resources.CPU <= 0 || m.Resources.MemoryMB <= 0 || m.Resources.Pids <= 0 || m.Resources.OutputKB <= 0:
-		return nil, errors.New("timeout_ms and resources cpu, memory_mb, pids, output_kb are needed")
+	case m.TimeoutMS <= 0:
+		return nil, errors.New("timeout_ms is needed")
 	case len(m.Command.Argv) == 0:
 		return nil, errors.New("command.argv is needed")
 	case m.Outputs != ReadShell && m.Outputs != ReadStdoutJSON:
 		return nil, fmt.Errorf("outputs: %q is neither %s nor %s", m.Outputs, ReadShell, ReadStdoutJSON)
+	}
+	size, known := sizes[m.Profile]
+	if m.Profile != "" && !known {
+		return nil, fmt.Errorf("profile %q is none of %s", m.Profile, sizes.Names())
+	}
+	caps := m.Resources.Step().Merge(size)
+	if err := (profile.Resources{CPU: caps.CPU, MemoryMB: caps.MemoryMB, Pids: caps.Pids, DiskMB: caps.DiskMB, IOMBs: caps.IOMBs, OutputKB: caps.OutputKB}).Check(); err != nil {
+		return nil, fmt.Errorf("resources: %w; or name a profile", err)
 	}
 	text, err := json.Marshal(m.Inputs)
 	if err != nil {
@@ -150,7 +160,7 @@ func parse(raw []byte) (*Handler, error) {
 	}
 	h.info = wire.HandlerInfo{
 		Tool: m.Tool, Description: m.Description, DefaultDriver: m.Driver, TimeoutMS: m.TimeoutMS, Inputs: text,
-		Resources: step.Resources{CPU: m.Resources.CPU, MemoryMB: m.Resources.MemoryMB, Pids: m.Resources.Pids, OutputKB: m.Resources.OutputKB},
+		Profile: m.Profile, Resources: caps,
 	}
 	return h, nil
 }

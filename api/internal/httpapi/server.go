@@ -18,6 +18,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
@@ -36,6 +37,8 @@ const (
 type Services struct {
 	Auth     *auth.Checker
 	Handlers *handler.Set
+	Presets  plan.Presets // of network lists
+	Profiles profile.Set  // named sizes of steps
 	Drivers  plan.Drivers // those that workers have
 	Queue    *queue.Queue
 	Runs     *runs.Reader

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -124,8 +125,52 @@ func (s *server) userRoutes() {
 			list, err := s.Runs.Workers(ctx, who(ctx).TenantID)
 			return &ok[wire.WorkerList]{list}, err
 		})
+	route(s, operation(auth.User, http.MethodGet, "/api/usage", "get-usage", "What the tenant's attempts used, by tool and driver"),
+		func(ctx context.Context, in *usageInput) (*ok[wire.UsageReport], error) {
+			since, until, err := in.span(time.Now())
+			if err != nil {
+				return nil, err
+			}
+			report, err := s.Runs.Usage(ctx, who(ctx).TenantID, since, until)
+			return &ok[wire.UsageReport]{report}, err
+		})
+	route(s, operation(auth.User, http.MethodGet, "/api/workers/events", "list-worker-events", "What became of worker hosts and their drivers, the newest first"),
+		func(ctx context.Context, in *workerEventsInput) (*ok[wire.WorkerEvents], error) {
+			list, err := s.Runs.WorkerEvents(ctx, who(ctx).TenantID, in.Limit)
+			return &ok[wire.WorkerEvents]{list}, err
+		})
 	s.streamRoute()
 	s.artifactRoute()
+}
+
+type usageInput struct {
+	Since time.Time `query:"since" doc:"when they ended, at the earliest; the beginning of this month (UTC) when it is not given"`
+	Until time.Time `query:"until" doc:"before then; now when it is not given"`
+}
+
+// maxUsageSpan bounds what one request adds up.
+const maxUsageSpan = 400 * 24 * time.Hour
+
+func (in *usageInput) span(now time.Time) (since, until time.Time, _ error) {
+	now = now.UTC()
+	since, until = in.Since, in.Until
+	if since.IsZero() {
+		since = time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	}
+	if until.IsZero() {
+		until = now
+	}
+	switch {
+	case !since.Before(until):
+		return since, until, fieldError("query.since", "must be before until")
+	case until.Sub(since) > maxUsageSpan:
+		return since, until, fieldError("query.since", "must be at most 400 days before until")
+	}
+	return since, until, nil
+}
+
+type workerEventsInput struct {
+	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"how many at most"`
 }
 
 func withNotFound(op huma.Operation) huma.Operation {
@@ -158,7 +203,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(ctx, in.Body.Plan, s.Handlers, s.Drivers)
+	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles})
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -34,32 +35,35 @@ const (
 	maxFields    = 50  // faults told at once
 	maxTries     = 20
 	graceMS      = 10_000
+	minDiskMB    = 8
+	maxDiskMB    = 16 << 20
 )
 
 // Step is one step, ready to be stored.
 type Step struct {
-	Name       string
-	Tool       string
-	Driver     string
-	OnHost     bool            // the driver's workspaces are folders of its worker
-	DependsOn  []int           // places in the plan
-	Inputs     json.RawMessage // compact, in the order that they came in
-	InputsHash string          // first 12 hex digits, for the idempotency key
-	Command    wire.Command
-	Reads      string // how the outputs are read, see package handler
-	Shown      string // the command, for people
-	Resources  step.Resources
-	OnOutput   step.OutputMode
-	Network    step.Network
-	Image      string
-	Workspace  step.WorkspaceMode
-	TimeoutMS  int64
-	GraceMS    int64
-	Artifacts  []string
-	Idempotent bool
-	Tries      int // attempts in all that the step itself asks for
-	BackoffMS  int64
-	Denied     string // why policy refuses it; "" = allowed
+	Name         string
+	Tool         string
+	Driver       string
+	OnHost       bool            // the driver's workspaces are folders of its worker
+	DependsOn    []int           // places in the plan
+	Inputs       json.RawMessage // compact, in the order that they came in
+	InputsHash   string          // first 12 hex digits, for the idempotency key
+	Command      wire.Command
+	Reads        string // how the outputs are read, see package handler
+	Shown        string // the command, for people
+	Resources    step.Resources
+	OnOutput     step.OutputMode
+	Network      step.Network
+	NetworkAllow []string // rules, with network allow
+	Image        string
+	Workspace    step.WorkspaceMode
+	TimeoutMS    int64
+	GraceMS      int64
+	Artifacts    []string
+	Idempotent   bool
+	Tries        int // attempts in all that the step itself asks for
+	BackoffMS    int64
+	Denied       string // why policy refuses it; "" = allowed
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -78,9 +82,17 @@ func (f *faults) add(where string, value any, format string, args ...any) {
 	}
 }
 
+// Catalog is what plans can name.
+type Catalog struct {
+	Handlers *handler.Set
+	Drivers  Drivers
+	Presets  Presets
+	Profiles profile.Set
+}
+
 // Compile checks a plan. Its error is of kind invalid and names every fault,
-// or it is that of known.
-func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Drivers) ([]Step, error) {
+// or it is that of have.Drivers.
+func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	f := &faults{}
 	if len(p.Goal) > maxGoal || !printable(p.Goal) {
 		f.add("body.plan.goal", p.Goal, "must be text of at most %d bytes", maxGoal)
@@ -94,12 +106,12 @@ func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Driv
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
-	list, err := known.Known(ctx, false)
+	list, err := have.Drivers.Known(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	offered := &offers{known: known, list: list}
-	c := compiler{faults: f, handlers: handlers, offers: offered}
+	offered := &offers{known: have.Drivers, list: list}
+	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles}
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
@@ -109,11 +121,39 @@ func Compile(ctx context.Context, p wire.Plan, handlers *handler.Set, known Driv
 		return nil, offered.err
 	}
 	order(f, out, depends)
+	shareDisk(f, out)
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
 	return out, nil
 }
+
+// shareDisk gives the steps that share their run's workspace the one disk limit
+// that it can have: what any of them asks for.
+func shareDisk(f *faults, steps []Step) {
+	first := -1
+	for i, s := range steps {
+		if !s.Shares() || s.Resources.DiskMB == 0 {
+			continue
+		}
+		if first < 0 {
+			first = i
+		}
+		if want := steps[first].Resources.DiskMB; s.Resources.DiskMB != want {
+			f.add(fmt.Sprintf("body.plan.steps[%d].resources.disk_mb", i), s.Resources.DiskMB,
+				"the step shares the run's workspace with %q, which asks for %d: ask for the same, or give one of them a workspace of its own (workspace: step)", steps[first].Name, want)
+		}
+	}
+	for i := range steps {
+		if first >= 0 && steps[i].Shares() {
+			steps[i].Resources.DiskMB = steps[first].Resources.DiskMB
+		}
+	}
+}
+
+// Shares reports whether the step works in the workspace that its run keeps on
+// a worker's host.
+func (s Step) Shares() bool { return s.OnHost && s.Workspace == step.WorkspaceRun }
 
 func (f *faults) err() error {
 	first := f.list[0]
@@ -124,12 +164,14 @@ type compiler struct {
 	*faults
 	handlers *handler.Set
 	offers   *offers
+	presets  Presets
+	profiles profile.Set
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
 	out := Step{
 		Name: in.Name, Tool: in.Tool, Idempotent: in.Idempotent, GraceMS: graceMS,
-		OnOutput: in.OnOutput, Network: step.NetworkNone, Workspace: in.Workspace, Tries: 1,
+		OnOutput: in.OnOutput, Workspace: in.Workspace, Tries: 1,
 	}
 	if in.Name == "" || len(in.Name) > maxName || !oneLine(in.Name) {
 		c.add(at+".name", in.Name, "must be one line of 1 to %d bytes", maxName)
@@ -153,12 +195,13 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 		c.add(at+"."+b.Location, b.Value, "%s", b.Message)
 	}
 	out.Command, out.Shown = rendered.Command, strings.ReplaceAll(rendered.Shown, "\x00", "")
-	out.Resources = c.resources(at, in.Resources).Merge(info.Resources)
+	out.Resources = c.resources(at, in.Resources).Merge(c.size(at, in.Profile)).Merge(info.Resources)
 	out.TimeoutMS = c.timeout(at, in.TimeoutMS, rendered.TimeoutMS, info.TimeoutMS)
 	if out.Workspace == "" {
 		out.Workspace = own.workspace
 	}
 	c.modes(at, in, &out)
+	c.network(at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in.Retry, &out)
 	return out, in.DependsOn
@@ -177,6 +220,15 @@ func (c compiler) image(at, name, driver string) string {
 	return name
 }
 
+// size is what a profile stands for.
+func (c compiler) size(at, name string) step.Resources {
+	r, known := c.profiles[name]
+	if name != "" && !known {
+		c.add(at+".profile", name, "is none of %s", c.profiles.Names())
+	}
+	return r
+}
+
 func (c compiler) resources(at string, r *step.Resources) step.Resources {
 	if r == nil {
 		return step.Resources{}
@@ -189,14 +241,14 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 		name       string
 		value, max int64
 	}{
-		{"memory_mb", r.MemoryMB, 16 << 20}, {"pids", r.Pids, 1 << 22}, {"output_kb", r.OutputKB, 16 << 20},
+		{"memory_mb", r.MemoryMB, 16 << 20}, {"pids", r.Pids, 1 << 22}, {"io_mb_s", r.IOMBs, 1 << 20}, {"output_kb", r.OutputKB, 16 << 20},
 	} {
 		if limit.value < 0 || limit.value > limit.max {
 			c.add(at+"."+limit.name, limit.value, "must be 1 to %d", limit.max)
 		}
 	}
-	if r.DiskMB != 0 {
-		c.add(at+".disk_mb", r.DiskMB, "a disk limit is not enforced yet, so it is refused")
+	if r.DiskMB < 0 || r.DiskMB > 0 && r.DiskMB < minDiskMB || r.DiskMB > maxDiskMB {
+		c.add(at+".disk_mb", r.DiskMB, "must be %d to %d", minDiskMB, maxDiskMB)
 	}
 	return *r
 }
@@ -230,13 +282,6 @@ func (c compiler) modes(at string, in wire.PlanStep, out *Step) {
 	case step.WorkspaceRun, step.WorkspaceStep:
 	default:
 		c.add(at+".workspace", string(out.Workspace), "must be run or step")
-	}
-	switch in.Network {
-	case "", step.NetworkNone:
-	case step.NetworkAllow, step.NetworkOpen:
-		c.add(at+".network", string(in.Network), "a network policy other than none is not enforced yet, so it is refused")
-	default:
-		c.add(at+".network", string(in.Network), "must be none")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/api/internal/handler"
+	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/configs"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -22,11 +23,37 @@ func shipped(t *testing.T) *handler.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := handler.Load(dir)
+	set, err := handler.Load(dir, profiles(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return set
+}
+
+func profiles(t *testing.T) profile.Set {
+	t.Helper()
+	data, err := configs.Profiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := profile.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func presets(t *testing.T) Presets {
+	t.Helper()
+	data, err := configs.NetworkPresets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ParsePresets(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func compile(t *testing.T, steps string) ([]Step, error) {
@@ -35,7 +62,7 @@ func compile(t *testing.T, steps string) ([]Step, error) {
 	if err := json.Unmarshal([]byte(`{"goal":"g","steps":`+steps+`}`), &p); err != nil {
 		t.Fatal(err)
 	}
-	return Compile(t.Context(), p, shipped(t), none{})
+	return Compile(t.Context(), p, Catalog{Handlers: shipped(t), Drivers: none{}, Presets: presets(t), Profiles: profiles(t)})
 }
 
 // none is workers that offer no driver.
@@ -77,8 +104,14 @@ func TestRefused(t *testing.T) {
 		`[{"name":"a","tool":"exec","inputs":{"argv":["x"],"files":[{"path":"x","content_base64":"!"}]}}]`:        "body.plan.steps[0].inputs.files",
 		`[{"name":"a","tool":"exec","inputs":{"argv":["x"],"env":{"A=B":"c"}}}]`:                                  "body.plan.steps[0].inputs.env",
 		`[{"name":"a","tool":"exec","env_allowed":["C"],"inputs":{"argv":["x"],"env":{"B":"c"}}}]`:                "body.plan.steps[0].inputs.env.B",
-		`[{"name":"a","tool":"test:echo","network":"open"}]`:                                                      "body.plan.steps[0].network",
-		`[{"name":"a","tool":"test:echo","resources":{"disk_mb":10}}]`:                                            "body.plan.steps[0].resources.disk_mb",
+		`[{"name":"a","tool":"test:echo","profile":"huge"}]`:                                                      "body.plan.steps[0].profile",
+		`[{"name":"a","tool":"test:echo","network":"some"}]`:                                                      "body.plan.steps[0].network",
+		`[{"name":"a","tool":"test:echo","network":"allow"}]`:                                                     "body.plan.steps[0].network_allow",
+		`[{"name":"a","tool":"test:echo","network_allow":["npm"]}]`:                                               "body.plan.steps[0].network_allow",
+		`[{"name":"a","tool":"test:echo","network":"open","network_allow":["npm"]}]`:                              "body.plan.steps[0].network_allow",
+		`[{"name":"a","tool":"test:echo","network":"allow","network_allow":["npm","nosuch"]}]`:                    "body.plan.steps[0].network_allow[1]",
+		`[{"name":"a","tool":"test:echo","network":"allow","network_allow":["https://example.com"]}]`:             "body.plan.steps[0].network_allow[0]",
+		`[{"name":"a","tool":"test:echo","resources":{"disk_mb":7}}]`:                                             "body.plan.steps[0].resources.disk_mb",
 		`[{"name":"a","tool":"test:echo","resources":{"cpu":-1}}]`:                                                "body.plan.steps[0].resources.cpu",
 		`[{"name":"a","tool":"test:echo","secrets_scope":["github"]}]`:                                            "body.plan.steps[0].secrets_scope",
 		`[{"name":"a","tool":"test:echo","inputs":{"_policy":{"secrets_scope":["github"]}}}]`:                     "body.plan.steps[0].secrets_scope",

@@ -145,11 +145,19 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// egress is whom a step with a network may call.
+func egress(r pgdb.LeasesOfClaimRow) step.Egress {
+	if r.Network == string(step.NetworkNone) {
+		return step.Egress{}
+	}
+	return step.Egress{Allow: r.NetworkAllow, Private: r.NetworkPrivate}
+}
+
 func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 	l := wire.Lease{
 		Fence:    wire.Fence{AttemptID: r.ID, Generation: int(r.Generation), Attempt: int(r.Number), Epoch: r.Epoch},
 		TenantID: r.TenantID, RunID: r.RunID, StepID: r.StepID, StepName: r.Name, Tool: r.Tool, Driver: r.Driver,
-		OnOutput: step.OutputMode(r.OnOutput), Network: step.Network(r.Network), Image: r.Image, Workspace: step.WorkspaceMode(r.Workspace),
+		OnOutput: step.OutputMode(r.OnOutput), Network: step.Network(r.Network), Egress: egress(r), Image: r.Image, Workspace: step.WorkspaceMode(r.Workspace),
 		TimeoutMS: r.TimeoutMs, GraceMS: r.GraceMs, Artifacts: r.Artifacts, LeaseMS: max(r.LeaseMs, 0), CorrelationID: r.CorrelationID,
 	}
 	if err := json.Unmarshal(r.Command, &l.Command); err != nil {

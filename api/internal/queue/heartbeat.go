@@ -84,12 +84,22 @@ func (b *beat) renew(ctx context.Context) error {
 	}
 	q, in, f := b.q, b.in, b.fences
 	return q.db.System(ctx, func(db *pgdb.Queries) error {
-		_, err := db.SeeWorker(ctx, pgdb.SeeWorkerParams{Held: i32(len(in.Held)), Drivers: drivers, Draining: in.Draining,
+		old, err := db.SeeWorker(ctx, pgdb.SeeWorkerParams{Held: i32(len(in.Held)), Drivers: drivers, Draining: in.Draining,
 			ID: in.WorkerID, Incarnation: in.Incarnation, KeyID: b.who.KeyID})
 		if none(err) {
 			return known(ctx, db, b.who, in.WorkerID, in.Incarnation)
 		}
 		if err != nil {
+			return err
+		}
+		news, err := newsOf(old.Drivers, in.Drivers)
+		if err != nil {
+			return err
+		}
+		if old.Status == "lost" {
+			news = append(news, workerEvent{kind: step.EventWorkerUp})
+		}
+		if err := news.write(ctx, db, old.TenantID, in.WorkerID); err != nil {
 			return err
 		}
 		rows, err := db.RenewLeases(ctx, pgdb.RenewLeasesParams{LeaseSeconds: seconds(q.cfg.Lease), WorkerID: in.WorkerID, Incarnation: in.Incarnation,

@@ -123,8 +123,14 @@ func (q *Queue) loseWorkers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(lost) > 0 {
-			q.log.LogAttrs(ctx, slog.LevelWarn, "workers lost", slog.Any("workers", lost))
+		for _, w := range lost {
+			q.log.LogAttrs(ctx, slog.LevelWarn, "worker lost", slog.String("worker", w.ID))
+			if err := (workerNews{{kind: step.EventWorkerLost}}).write(ctx, db, w.TenantID, w.ID); err != nil {
+				return err
+			}
+		}
+		if err := db.DropWorkerEvents(ctx, keepWorkerEvents.Seconds()); err != nil {
+			return err
 		}
 		runs, err := db.UnpinRuns(ctx)
 		if err != nil || len(runs) == 0 {

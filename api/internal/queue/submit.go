@@ -52,6 +52,12 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		if err := db.EnsureProject(ctx, who.TenantID, s.ProjectID); err != nil {
 			return err
 		}
+		// Of its own: the transaction may run more than once.
+		s := s
+		s.Steps = slices.Clone(s.Steps)
+		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
+			return err
+		}
 		n := newRun(who, s)
 		if err := n.store(ctx, db, q.cfg.Region); err != nil {
 			return err
@@ -77,6 +83,20 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		q.hub.Queued(st.Driver, "")
 	}
 	return answer, replayed, nil
+}
+
+// withinPolicy bounds steps by what their tenant's policy lets them have, and
+// refuses those that ask for more.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
+	row, err := db.TenantPolicy(ctx, who.TenantID)
+	if err != nil {
+		return err
+	}
+	c := wire.TenantCeiling{}
+	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
+		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+	}
+	return plan.Ceiling{Network: step.Network(row.Network), Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
 }
 
 func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, s Submission) (found bool, body []byte, err error) {
@@ -279,7 +299,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.DepsLeft = append(p.DepsLeft, i32(left))
 		p.DependsOn = append(p.DependsOn, strings.Join(names, "\n"))
 		p.Dependants = append(p.Dependants, strings.Join(dependants[i], "\n"))
-		p.Shares = append(p.Shares, st.Workspace == step.WorkspaceRun && st.OnHost)
+		p.Shares = append(p.Shares, st.Shares())
 		p.Inputs = append(p.Inputs, string(st.Inputs))
 		p.Commands = append(p.Commands, string(command))
 		p.Reads = append(p.Reads, st.Reads)
@@ -287,6 +307,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Resources = append(p.Resources, string(resources))
 		p.Workspaces = append(p.Workspaces, string(st.Workspace))
 		p.Networks = append(p.Networks, string(st.Network))
+		p.NetworksAllow = append(p.NetworksAllow, strings.Join(st.NetworkAllow, "\n"))
 		p.OnOutputs = append(p.OnOutputs, string(st.OnOutput))
 		p.Images = append(p.Images, st.Image)
 		p.TimeoutsMs = append(p.TimeoutsMs, st.TimeoutMS)

@@ -47,6 +47,10 @@ func (q *Queue) Register(ctx context.Context, who auth.Principal, in wire.Regist
 			return err
 		}
 		out.InstallationID = installation.ID
+		old, err := before(ctx, db, who.TenantID, in.Name)
+		if err != nil {
+			return err
+		}
 		out.WorkerID, err = db.RegisterWorker(ctx, pgdb.RegisterWorkerParams{
 			ID: NewID("wrk"), TenantID: who.TenantID, KeyID: who.KeyID, Name: in.Name, Incarnation: in.Incarnation,
 			Region: in.Region, Version: in.Version, Slots: i32(in.Slots), Drivers: drivers,
@@ -54,7 +58,14 @@ func (q *Queue) Register(ctx context.Context, who auth.Principal, in wire.Regist
 		if none(err) {
 			return step.Errorf(step.KindConflict, "another key's worker is called %q and is alive", in.Name)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		news, err := registered(old, in.Drivers, in.Version)
+		if err != nil {
+			return err
+		}
+		return news.write(ctx, db, who.TenantID, out.WorkerID)
 	})
 	return out, err
 }

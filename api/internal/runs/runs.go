@@ -216,6 +216,47 @@ func (r *Reader) Timeline(ctx context.Context, tenant, id string) ([]step.Event,
 	}
 }
 
+// Usage adds up what the tenant's attempts used that ended in a span of time.
+func (r *Reader) Usage(ctx context.Context, tenant string, since, until time.Time) (wire.UsageReport, error) {
+	out := wire.UsageReport{Since: since.UTC(), Until: until.UTC(), Rows: []wire.UsageRow{}}
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		rows, err := db.TenantUsage(ctx, pgdb.TenantUsageParams{TenantID: tenant, Since: since, Until: until})
+		if err != nil {
+			return err
+		}
+		out.Rows, out.Total = make([]wire.UsageRow, 0, len(rows)), wire.UsageSum{}
+		for _, u := range rows {
+			row := wire.UsageRow{Tool: u.Tool, Driver: u.Driver, UsageSum: wire.UsageSum{
+				Attempts: u.Attempts, Lost: u.Lost, WallMS: u.WallMs, CPUUsec: u.CpuUsec, MemoryPeakBytes: u.MemoryPeakBytes,
+				IOReadBytes: u.IoReadBytes, IOWriteBytes: u.IoWriteBytes, NetRxBytes: u.NetRxBytes, NetTxBytes: u.NetTxBytes, OutputBytes: u.OutputBytes,
+			}}
+			out.Rows = append(out.Rows, row)
+			out.Total.Add(row.UsageSum)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// WorkerEvents lists what became of the tenant's worker hosts, the newest first.
+func (r *Reader) WorkerEvents(ctx context.Context, tenant string, most int) (wire.WorkerEvents, error) {
+	out := wire.WorkerEvents{Events: []wire.WorkerEvent{}}
+	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
+		rows, err := db.ListWorkerEvents(ctx, tenant, int32(most)) //nolint:gosec // the API bounds it
+		if err != nil {
+			return err
+		}
+		out.Events = make([]wire.WorkerEvent, 0, len(rows))
+		for _, e := range rows {
+			out.Events = append(out.Events, wire.WorkerEvent{
+				Type: step.EventType(e.Type), WorkerID: e.WorkerID, Worker: e.Name, Driver: e.Driver, Message: e.Message, CreatedAt: e.CreatedAt.UTC(),
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
 // Workers lists the tenant's worker hosts.
 func (r *Reader) Workers(ctx context.Context, tenant string) (wire.WorkerList, error) {
 	out := wire.WorkerList{Workers: []wire.WorkerInfo{}}

@@ -42,6 +42,8 @@ const mountPoint = "/sys/fs/cgroup"
 // v1Controllers are the v1 hierarchies that an attempt's group lives in.
 var v1Controllers = [...]string{"cpu", "cpuacct", "memory", "pids", "freezer"}
 
+const blkio = "blkio"
+
 // Tree is the daemon's part of the host's control groups.
 type Tree struct {
 	root  string // below a mount point
@@ -72,6 +74,10 @@ func Open(root string) (*Tree, error) {
 			if err := t.addV1(c); err != nil {
 				return nil, err
 			}
+		}
+		// A kernel may come without it; then nobody's input and output is bounded.
+		if err := t.addV1(blkio); err != nil && !step.Is(err, step.KindUnsupported) {
+			return nil, err
 		}
 		return t, nil
 	}

@@ -171,6 +171,29 @@ func (g *Group) limit(r step.Resources) error {
 	return nil
 }
 
+// LimitIO bounds what the group reads from each device in a second, and what it
+// writes: mb MiB.
+func (g *Group) LimitIO(devices []string, mb int64) error {
+	rate := strconv.FormatInt(mb<<20, 10)
+	c := g.Cgroup()
+	for _, d := range devices {
+		var err error
+		switch {
+		case g.tree.v2:
+			err = write(filepath.Join(c.V2, "io.max"), d+" rbps="+rate+" wbps="+rate)
+		case c.V1[blkio] == "":
+			err = step.Errorf(step.KindUnsupported, "the cgroup controller blkio is not mounted")
+		default:
+			err = errors.Join(write(filepath.Join(c.V1[blkio], "blkio.throttle.read_bps_device"), d+" "+rate),
+				write(filepath.Join(c.V1[blkio], "blkio.throttle.write_bps_device"), d+" "+rate))
+		}
+		if err != nil {
+			return fmt.Errorf("limit of device %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
 // Kill ends every process of the group and returns when none is left, or when
 // ctx ends.
 func (g *Group) Kill(ctx context.Context) error {

@@ -11,7 +11,6 @@ package journal
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -49,6 +48,7 @@ type Journal struct {
 	started  bool
 	verdict  bool
 	closed   bool
+	frame    []byte // that of the last record: the next one's place
 }
 
 // segment is one file: records first .. first+len(at)-1, each at its offset.
@@ -150,7 +150,8 @@ func (s *segment) read(at, end int64) (rec wire.Record, next int64, err error) {
 	if checksum(body) != binary.BigEndian.Uint32(head[4:]) {
 		return rec, 0, errTorn
 	}
-	return rec, at + header + size, json.Unmarshal(body, &rec)
+	rec, err = decode(body)
+	return rec, at + header + size, err
 }
 
 // note keeps in mind what a record means for the journal.
@@ -180,21 +181,15 @@ func (j *Journal) Append(rec wire.Record) (n int64, err error) {
 		return 0, step.Errorf(step.KindConflict, "output at %d does not follow on %d", rec.Output.Offset, j.output)
 	}
 	rec.N = j.last + 1
-	body, err := json.Marshal(rec)
+	frame, err := encode(j.frame[:0], rec)
 	if err != nil {
 		return 0, err
 	}
-	if len(body) > maxRecord {
-		return 0, step.Errorf(step.KindTooLarge, "a record of %d bytes, more than %d", len(body), maxRecord)
-	}
+	j.frame = frame
 	s, err := j.writable()
 	if err != nil {
 		return 0, err
 	}
-	frame := make([]byte, header, header+len(body))
-	binary.BigEndian.PutUint32(frame[:4], uint32(len(body)))
-	binary.BigEndian.PutUint32(frame[4:], checksum(body))
-	frame = append(frame, body...)
 	if _, err := s.file.WriteAt(frame, s.size); err != nil {
 		return 0, err // what was written of it is overwritten, or cut off as torn
 	}

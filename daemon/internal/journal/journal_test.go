@@ -2,6 +2,9 @@ package journal
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -216,4 +219,42 @@ func TestModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// A journal that an earlier version left holds output as JSON like the rest.
+func TestOutputAsJSON(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := output(0, "hello")
+	first.N = 1
+	body, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	frame = append(binary.BigEndian.AppendUint32(frame, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))), body...)
+	if err := os.WriteFile(filepath.Join(dir, "00000000000000000001.journal"), frame, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if _, err := j.Append(output(5, "\x00\xff world")); err != nil {
+		t.Fatal(err)
+	}
+	recs, err := j.Read(1, 1<<20)
+	if err != nil || len(recs) != 2 || string(recs[0].Output.Data) != "hello" || string(recs[1].Output.Data) != "\x00\xff world" {
+		t.Errorf("%+v, %v", recs, err)
+	}
+}
+
+func TestDecodeBroken(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{"\x01", "\x01\x00\x00\x00\x09{}", "\x01\xff\xff\xff\xff{}", "\x01\x00\x00\x00\x02{}data", "\x01\x00\x00\x00\x01{}", "{", "\x02"} {
+		if rec, err := decode([]byte(body)); err == nil {
+			t.Errorf("%q: %+v", body, rec)
+		}
+	}
 }

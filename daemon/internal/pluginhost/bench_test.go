@@ -4,12 +4,24 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverpb"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // benchDriver is the in-memory driver as a plugin, mutual TLS included.
@@ -50,6 +62,87 @@ func benchDriver(b *testing.B) driver.Driver {
 	return d
 }
 
+// bareEnv names the socket on which this program serves a driver over gRPC and
+// nothing else: no plugin host, no mutual TLS.
+const bareEnv = "NOFX_TEST_BARE_GRPC"
+
+func serveBare(socket string) {
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		panic(err)
+	}
+	s := grpc.NewServer(driverrpc.ServerOptions()...)
+	driverpb.RegisterDriverServer(s, driverrpc.NewServer(memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: "memory"})))
+	_, _ = fmt.Println("ready")
+	if err := s.Serve(l); err != nil {
+		panic(err)
+	}
+}
+
+// bareDriver is the in-memory driver in another process over bare gRPC.
+func bareDriver(b *testing.B) driver.Driver {
+	b.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	socket := filepath.Join(b.TempDir(), "s")
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), bareEnv+"="+socket)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		b.Fatal(err)
+	}
+	conn, err := grpc.NewClient("unix:"+socket, append(driverrpc.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	return driverrpc.NewClient(conn)
+}
+
+// BenchmarkCall is one small call to a plugin through the host, in turns with
+// the same over bare gRPC.
+func BenchmarkCall(b *testing.B) {
+	contenders := []struct {
+		name string
+		d    driver.Driver
+		took []time.Duration
+	}{{name: "plugin", d: benchDriver(b)}, {name: "bare-grpc", d: bareDriver(b)}}
+	var handles []driver.Handle
+	for _, c := range contenders {
+		h, err := c.d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		handles = append(handles, h)
+	}
+	for b.Loop() {
+		for i := range contenders {
+			begun := time.Now()
+			if _, err := contenders[i].d.Recover(b.Context(), handles[i]); err != nil {
+				b.Fatal(err)
+			}
+			contenders[i].took = append(contenders[i].took, time.Since(begun))
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	medians := make([]float64, len(contenders))
+	for i, c := range contenders {
+		slices.Sort(c.took)
+		medians[i] = float64(c.took[len(c.took)/2].Nanoseconds()) / 1e3
+		b.ReportMetric(medians[i], c.name+"-p50-µs")
+	}
+	b.ReportMetric(medians[0]/medians[1], "plugin/bare")
+}
+
 func ignoreEvent(driver.ExecEvent) error { return nil }
 
 func BenchmarkStep(b *testing.B) {
@@ -76,6 +169,46 @@ func BenchmarkOutput(b *testing.B) {
 	b.SetBytes(size)
 	for b.Loop() {
 		if err := d.Attach(b.Context(), h, "main", 0, ignoreEvent); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOutputToDisk is BenchmarkOutput into an attempt's journal, as the
+// worker keeps it.
+func BenchmarkOutputToDisk(b *testing.B) {
+	d := benchDriver(b)
+	const size = 64 << 20
+	h, err := d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := d.Exec(b.Context(), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "flood", strconv.Itoa(size)}}, ignoreEvent); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(size)
+	for b.Loop() {
+		j, err := journal.Open(filepath.Join(b.TempDir(), "journal"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		sink := func(e driver.ExecEvent) error {
+			for data, at := e.Data, e.Offset; len(data) > 0; {
+				n := min(len(data), wire.MaxOutputRecord)
+				if _, err := j.Append(wire.Record{Type: wire.RecordOutput, Output: &wire.OutputRecord{Stream: wire.Stdout, Offset: at, Data: data[:n]}}); err != nil {
+					return err
+				}
+				data, at = data[n:], at+int64(n)
+			}
+			return nil
+		}
+		if err := d.Attach(b.Context(), h, "main", 0, sink); err != nil {
+			b.Fatal(err)
+		}
+		if got := j.Position().Output; got != size {
+			b.Fatalf("the journal has %d bytes", got)
+		}
+		if err := j.Remove(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -140,7 +140,9 @@ func TestRefusedPlugins(t *testing.T) {
 					r.infoOf(t, driver, "healthy", healthy)
 					continue
 				}
-				r.infoOf(t, driver, "refused", func(i wire.DriverInfo) bool { return !i.Healthy && strings.HasPrefix(i.Message, "quarantined") })
+				r.infoOf(t, driver, "refused", func(i wire.DriverInfo) bool {
+					return !i.Healthy && i.Refused == reason && strings.HasPrefix(i.Message, "quarantined")
+				})
 				r.log.until(t, `"msg":"the plugin is refused","driver":"`+driver+`","reason":"`+reason+`"`)
 			}
 			if !c.all {

@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		servePlugin(name)
 		return
 	}
+	if socket := os.Getenv(bareEnv); socket != "" {
+		serveBare(socket)
+		return
+	}
 	if base := os.Getenv(hostEnv); base != "" {
 		runHostProcess(base)
 		return

@@ -87,7 +87,7 @@ func (s *slot) run(ctx context.Context, tried func()) {
 		}
 	}
 	s.down("it is not run any more")
-	s.giveUp("it is not run any more", time.Time{})
+	s.giveUp("it is not run any more", "", time.Time{})
 	s.old.Wait()
 	s.cfg.Observer.PluginGone(s.name)
 }
@@ -192,7 +192,8 @@ func (s *slot) quarantine(ctx context.Context, why error) {
 	before := filesOf(s.cfg, s.name)
 	until := time.Now().Add(s.cfg.QuarantineFor)
 	s.log.Error("the plugin is quarantined", "err", why, "until", until)
-	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), until)
+	reason, _ := refusedFor(why)
+	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), reason, until)
 	for ctx.Err() == nil && time.Now().Before(until) && filesOf(s.cfg, s.name) == before {
 		if woken := s.rest(ctx, min(2*time.Second, time.Until(until))); woken {
 			break

@@ -56,11 +56,12 @@ func (s *slot) setNote(p *process, note string) {
 	s.changed()
 }
 
-// giveUp fails calls at once; until is when another try may help, if ever.
-func (s *slot) giveUp(why string, until time.Time) {
+// giveUp fails calls at once; until is when another try may help, if ever, and
+// refused the reason why the plugin is not run.
+func (s *slot) giveUp(why, refused string, until time.Time) {
 	s.mu.Lock()
 	s.failed, s.until = why, until
-	s.state.Healthy, s.state.Protocol, s.state.Message = false, 0, why
+	s.state.Healthy, s.state.Protocol, s.state.Message, s.state.Refused = false, 0, why, refused
 	close(s.up) // whoever waits for it need not
 	s.mu.Unlock()
 	s.changed()

@@ -197,6 +197,12 @@ func (a *attempt) clean(ctx context.Context) {
 		a.log.Error("the cgroup stays; the sweep tries again", "err", err)
 		return
 	}
+	if a.ownWorkspace() {
+		if err := a.w.cfg.Workspaces.Remove(a.id); err != nil {
+			a.log.Error("the workspace stays; the sweep tries again", "err", err)
+			return
+		}
+	}
 	if uid := a.uid(); uid != 0 {
 		a.w.cfg.UIDs.Free(uid)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/internal/admission"
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -143,11 +144,12 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 		Tags:      driver.Tags{Owner: owner, ID: tag(a.lease)},
 		Resources: a.lease.Resources,
 		Network:   a.lease.Network,
+		Egress:    a.lease.Egress,
 		Image:     a.lease.Image,
 		Until:     until,
 	}
 	if onHost {
-		if spec.Host, err = a.host(); err != nil {
+		if spec.Host, err = a.host(ctx); err != nil {
 			return err
 		}
 	}
@@ -171,7 +173,7 @@ func tag(l wire.Lease) string {
 
 // host prepares what a driver on this host needs: control group, uids,
 // workspace.
-func (a *attempt) host() (*driver.HostSpec, error) {
+func (a *attempt) host(ctx context.Context) (*driver.HostSpec, error) {
 	if a.uid() == 0 {
 		uid, err := a.w.cfg.UIDs.Take()
 		if err != nil {
@@ -202,32 +204,68 @@ func (a *attempt) host() (*driver.HostSpec, error) {
 		Cgroup: g.Cgroup(), Supervisor: supervisors,
 		UIDBase: a.uid(), UIDCount: a.w.cfg.UIDs.Count(),
 	}
-	if a.lease.Workspace != step.WorkspaceStep {
-		if spec.Workspace, spec.WorkspaceUID, err = a.w.workspace(a.lease); err != nil {
-			return nil, err
+	switch {
+	case a.lease.Workspace != step.WorkspaceStep:
+		spec.Workspace, spec.WorkspaceUID, err = a.w.workspace(ctx, a.lease)
+	case a.ownWorkspace():
+		spec.WorkspaceUID = a.uid() + 1 // the step's
+		spec.Workspace, err = a.w.cfg.Workspaces.Make(ctx, a.id, spec.WorkspaceUID, a.lease.Resources.DiskMB)
+	}
+	if err == nil && a.lease.Resources.IOMBs > 0 {
+		err = a.limitIO(g, spec.Workspace)
+	}
+	return spec, err
+}
+
+// ownWorkspace reports whether the daemon makes a workspace that nobody shares:
+// one with limits. Another is the driver's to make.
+func (a *attempt) ownWorkspace() bool {
+	return a.lease.Workspace == step.WorkspaceStep && (a.lease.Resources.DiskMB > 0 || a.lease.Resources.IOMBs > 0)
+}
+
+// limitIO bounds the reads and writes of the disk that the workspace is on, and
+// of the one below, on which the state of everything is.
+func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
+	var devices []string
+	for _, dir := range []string{workspace, a.w.cfg.JournalDir} {
+		d, err := volume.DeviceOf(dir)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(devices, d.String()) {
+			devices = append(devices, d.String())
 		}
 	}
-	return spec, nil
+	return g.LimitIO(devices, a.lease.Resources.IOMBs)
 }
 
 // workspace is the run's shared folder and the uid that it belongs to.
-func (w *Worker) workspace(l wire.Lease) (string, uint32, error) {
+func (w *Worker) workspace(ctx context.Context, l wire.Lease) (string, uint32, error) {
+	run, err := w.runOf(l)
+	if err != nil {
+		return "", 0, err
+	}
+	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
+	return path, run.UID, err
+}
+
+// runOf is the run as the ledger has it, from its first step here on.
+func (w *Worker) runOf(l wire.Lease) (ledger.Run, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	run, ok := w.runs[l.RunID]
-	if !ok {
-		uid, err := w.cfg.UIDs.Take()
-		if err != nil {
-			return "", 0, err
-		}
-		run = ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid}
-		if err := w.cfg.Ledger.PutRun(run); err != nil {
-			return "", 0, err
-		}
-		w.runs[l.RunID] = run
+	if run, ok := w.runs[l.RunID]; ok {
+		return run, nil
 	}
-	path, err := w.cfg.Workspaces.Make(run.ID, run.UID)
-	return path, run.UID, err
+	uid, err := w.cfg.UIDs.Take()
+	if err != nil {
+		return ledger.Run{}, err
+	}
+	run := ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid}
+	if err := w.cfg.Ledger.PutRun(run); err != nil {
+		return ledger.Run{}, err
+	}
+	w.runs[l.RunID] = run
+	return run, nil
 }
 
 // follow runs the command and delivers its output until it has exited, over

@@ -113,10 +113,10 @@ func (w *Worker) sweepWorkspaces() {
 		w.mu.Lock()
 		_, known := w.runs[id]
 		w.mu.Unlock()
-		if known {
+		if known || w.held(id) != nil {
 			continue
 		}
 		err := w.cfg.Workspaces.Remove(id)
-		w.log.Warn("sweep: removed a workspace", "run", id, "reason", "no run of the ledger has it", "err", err)
+		w.log.Warn("sweep: removed a workspace", "name", id, "reason", "no run and no attempt of the ledger has it", "err", err)
 	}
 }

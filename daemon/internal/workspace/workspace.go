@@ -4,21 +4,30 @@
 package workspace
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/nofx-run/nofx/internal/rmtree"
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // Store is the folder with the workspaces of all runs.
-type Store struct{ dir string }
+type Store struct {
+	dir    string
+	making singleflight.Group // of volumes, by name
+}
 
-// goneMark begins the names of folders that are being removed.
-const goneMark = ".gone-"
+const (
+	goneMark  = ".gone-"  // begins the names of folders that are being removed
+	imageMark = ".image-" // and those of the files of workspaces with a limit
+)
 
 // Open makes the folder if it is missing, closed to all but root.
 func Open(dir string) (*Store, error) {
@@ -28,24 +37,38 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, os.Chmod(dir, 0o700)
 }
 
-// Make makes the run's workspace for uid, unless it is there, and returns its
-// path.
-func (s *Store) Make(run string, uid uint32) (string, error) {
-	if !names(run) {
-		return "", step.Errorf(step.KindInvalid, "run id %.80q cannot name a folder", run)
+// Make makes a workspace for uid, unless it is there, and returns its path. It
+// holds mb MiB, or what the disk has when mb is 0. The name is a run's, or that
+// of an attempt with a workspace of its own.
+func (s *Store) Make(ctx context.Context, name string, uid uint32, mb int64) (string, error) {
+	if !names(name) {
+		return "", step.Errorf(step.KindInvalid, "id %.80q cannot name a folder", name)
 	}
-	path := filepath.Join(s.dir, run)
+	path := filepath.Join(s.dir, name)
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
-	return path, os.Lchown(path, int(uid), int(uid))
+	if mb == 0 {
+		return path, os.Lchown(path, int(uid), int(uid))
+	}
+	// Steps of one run may begin at the same time.
+	_, err, _ := s.making.Do(name, func() (any, error) {
+		return nil, volume.Mount(ctx, s.image(name), path, mb, uid)
+	})
+	return path, err
 }
+
+// image is the file that a workspace with a limit lies in.
+func (s *Store) image(name string) string { return filepath.Join(s.dir, imageMark+name) }
 
 // Remove removes the run's workspace, whatever its steps have made in it. One
 // that is not there is no error.
 func (s *Store) Remove(run string) error {
 	if !names(run) {
 		return step.Errorf(step.KindInvalid, "run id %.80q cannot name a folder", run)
+	}
+	if err := volume.Unmount(s.image(run), filepath.Join(s.dir, run)); err != nil {
+		return err
 	}
 	gone := filepath.Join(s.dir, goneMark+run)
 	// Out of the way first, so that it is whole or not there.
@@ -55,12 +78,16 @@ func (s *Store) Remove(run string) error {
 	return rmtree.Remove(gone)
 }
 
-// Runs lists the runs that have a workspace, after removing what earlier
+// Runs lists the names that have a workspace, after removing what earlier
 // removals left.
 func (s *Store) Runs() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
+	}
+	there := map[string]bool{}
+	for _, e := range entries {
+		there[e.Name()] = e.IsDir()
 	}
 	var runs []string
 	for _, e := range entries {
@@ -68,6 +95,13 @@ func (s *Store) Runs() ([]string, error) {
 			if err := rmtree.TryRemove(filepath.Join(s.dir, e.Name())); err != nil {
 				return nil, err
 			}
+			continue
+		}
+		if name, ok := strings.CutPrefix(e.Name(), imageMark); ok {
+			if name, _, _ = strings.Cut(name, "."); there[name] {
+				continue // told by its folder
+			}
+			runs = append(runs, name)
 			continue
 		}
 		runs = append(runs, e.Name())

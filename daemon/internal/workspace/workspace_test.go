@@ -1,8 +1,12 @@
 package workspace
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,7 +22,7 @@ func TestLife(t *testing.T) {
 	}
 	const uid = 1_879_900_000
 	for range 2 { // the second step of a run finds what the first has left
-		path, err := s.Make("run-1", uid)
+		path, err := s.Make(t.Context(), "run-1", uid, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,11 +64,75 @@ func TestNamesThatLeaveTheFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "..", "a/b", "../x", ".gone-x", "a\x00", "a b"} {
-		if _, err := s.Make(bad, 70000); !step.Is(err, step.KindInvalid) {
+		if _, err := s.Make(t.Context(), bad, 70000, 0); !step.Is(err, step.KindInvalid) {
 			t.Errorf("make %q: %v", bad, err)
 		}
 		if err := s.Remove(bad); !step.Is(err, step.KindInvalid) {
 			t.Errorf("remove %q: %v", bad, err)
 		}
+	}
+}
+
+// A workspace with a limit is a file system of its own; it goes with its file,
+// whatever holds it.
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "work")
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Remove("run_1"); err != nil {
+			t.Error(err)
+		}
+	})
+	var group sync.WaitGroup
+	for range 4 { // as steps of one run that begin together
+		group.Go(func() {
+			if _, err := s.Make(t.Context(), "run_1", 1234, 16); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	path := filepath.Join(dir, "run_1")
+	if err := os.WriteFile(filepath.Join(path, "big"), make([]byte, 32<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("32 MiB in 16: %v", err)
+	}
+	if data, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Count(string(data), path+" ") != 1 {
+		t.Errorf("mounts of it: %d, %v", strings.Count(string(data), path+" "), err)
+	}
+	if runs, err := s.Runs(); err != nil || !slices.Equal(runs, []string{"run_1"}) {
+		t.Errorf("%v, %v", runs, err)
+	}
+	open, err := os.Open(filepath.Join(path, "big"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if err := s.Remove("run_1"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	// What a process left that died in the middle is told and removed.
+	for _, name := range []string{imageMark + "run_2", imageMark + "run_3.part"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs, err := s.Runs()
+	if err != nil || !slices.Equal(runs, []string{"run_2", "run_3"}) {
+		t.Errorf("%v, %v", runs, err)
+	}
+	for _, r := range runs {
+		if err := s.Remove(r); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 }

@@ -65,7 +65,8 @@ static bool bind(const char *from, const char *path)
 		if (mkdir(path, 0755) != 0)
 			return false;
 	} else if (S_ISREG(st.st_mode)) {
-		if (!make_file(path, 0444, NULL, 0))
+		/* It may cover a file of an image, and no link. */
+		if (!(lstat(path, &st) == 0 && S_ISREG(st.st_mode)) && !make_file(path, 0444, NULL, 0))
 			return false;
 	} else {
 		errno = EINVAL;

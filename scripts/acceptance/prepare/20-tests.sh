@@ -10,3 +10,5 @@ for p in daemon/internal/cgroup plugins/local daemon/internal/worker; do
 	[ ! -d "$p/testdata" ] || cp -r "$p/testdata" "$share/tests/$p/"
 done
 cp -r plugins/supervisor "$share/tests/plugins/"
+mkdir -p "$share/tests/plugins/egress"
+CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$share/tests/plugins/egress/nofx-egress" ./plugins/egress/cmd/nofx-egress

@@ -340,6 +340,7 @@ type Resources struct {
 	Pids          int64                  `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
 	DiskMb        int64                  `protobuf:"varint,4,opt,name=disk_mb,json=diskMb,proto3" json:"disk_mb,omitempty"`
 	OutputKb      int64                  `protobuf:"varint,5,opt,name=output_kb,json=outputKb,proto3" json:"output_kb,omitempty"`
+	IoMbS         int64                  `protobuf:"varint,6,opt,name=io_mb_s,json=ioMbS,proto3" json:"io_mb_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -405,6 +406,13 @@ func (x *Resources) GetDiskMb() int64 {
 func (x *Resources) GetOutputKb() int64 {
 	if x != nil {
 		return x.OutputKb
+	}
+	return 0
+}
+
+func (x *Resources) GetIoMbS() int64 {
+	if x != nil {
+		return x.IoMbS
 	}
 	return 0
 }
@@ -555,6 +563,8 @@ type Spec struct {
 	Isolation       string                 `protobuf:"bytes,6,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	UntilBoottimeNs int64                  `protobuf:"varint,7,opt,name=until_boottime_ns,json=untilBoottimeNs,proto3" json:"until_boottime_ns,omitempty"`
 	Host            *HostSpec              `protobuf:"bytes,8,opt,name=host,proto3" json:"host,omitempty"`
+	NetworkAllow    []string               `protobuf:"bytes,9,rep,name=network_allow,json=networkAllow,proto3" json:"network_allow,omitempty"`        // rules, with network "allow"
+	NetworkPrivate  []string               `protobuf:"bytes,10,rep,name=network_private,json=networkPrivate,proto3" json:"network_private,omitempty"` // what may be called though it is not on the Internet
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -641,6 +651,20 @@ func (x *Spec) GetUntilBoottimeNs() int64 {
 func (x *Spec) GetHost() *HostSpec {
 	if x != nil {
 		return x.Host
+	}
+	return nil
+}
+
+func (x *Spec) GetNetworkAllow() []string {
+	if x != nil {
+		return x.NetworkAllow
+	}
+	return nil
+}
+
+func (x *Spec) GetNetworkPrivate() []string {
+	if x != nil {
+		return x.NetworkPrivate
 	}
 	return nil
 }
@@ -1410,6 +1434,9 @@ type Usage struct {
 	IoReadBytes     int64                  `protobuf:"varint,5,opt,name=io_read_bytes,json=ioReadBytes,proto3" json:"io_read_bytes,omitempty"`
 	IoWriteBytes    int64                  `protobuf:"varint,6,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
 	OutputBytes     int64                  `protobuf:"varint,7,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	NetRxBytes      int64                  `protobuf:"varint,8,opt,name=net_rx_bytes,json=netRxBytes,proto3" json:"net_rx_bytes,omitempty"`
+	NetTxBytes      int64                  `protobuf:"varint,9,opt,name=net_tx_bytes,json=netTxBytes,proto3" json:"net_tx_bytes,omitempty"`
+	DiskBytes       int64                  `protobuf:"varint,10,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1489,6 +1516,27 @@ func (x *Usage) GetIoWriteBytes() int64 {
 func (x *Usage) GetOutputBytes() int64 {
 	if x != nil {
 		return x.OutputBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetNetRxBytes() int64 {
+	if x != nil {
+		return x.NetRxBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetNetTxBytes() int64 {
+	if x != nil {
+		return x.NetTxBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
 	}
 	return 0
 }
@@ -2711,13 +2759,14 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x11ConfigureResponse\",\n" +
 	"\x04Tags\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\x84\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x9c\x01\n" +
 	"\tResources\x12\x10\n" +
 	"\x03cpu\x18\x01 \x01(\x01R\x03cpu\x12\x1b\n" +
 	"\tmemory_mb\x18\x02 \x01(\x03R\bmemoryMb\x12\x12\n" +
 	"\x04pids\x18\x03 \x01(\x03R\x04pids\x12\x17\n" +
 	"\adisk_mb\x18\x04 \x01(\x03R\x06diskMb\x12\x1b\n" +
-	"\toutput_kb\x18\x05 \x01(\x03R\boutputKb\"\x7f\n" +
+	"\toutput_kb\x18\x05 \x01(\x03R\boutputKb\x12\x16\n" +
+	"\aio_mb_s\x18\x06 \x01(\x03R\x05ioMbS\"\x7f\n" +
 	"\x06Cgroup\x12\x0e\n" +
 	"\x02v2\x18\x01 \x01(\tR\x02v2\x12.\n" +
 	"\x02v1\x18\x02 \x03(\v2\x1e.nofx.driver.v1.Cgroup.V1EntryR\x02v1\x1a5\n" +
@@ -2732,7 +2781,7 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\buid_base\x18\x03 \x01(\rR\auidBase\x12\x1b\n" +
 	"\tuid_count\x18\x04 \x01(\rR\buidCount\x12\x1c\n" +
 	"\tworkspace\x18\x05 \x01(\tR\tworkspace\x12#\n" +
-	"\rworkspace_uid\x18\x06 \x01(\rR\fworkspaceUid\"\xa1\x02\n" +
+	"\rworkspace_uid\x18\x06 \x01(\rR\fworkspaceUid\"\xef\x02\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
 	"\x04tags\x18\x02 \x01(\v2\x14.nofx.driver.v1.TagsR\x04tags\x127\n" +
@@ -2741,7 +2790,10 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1c\n" +
 	"\tisolation\x18\x06 \x01(\tR\tisolation\x12*\n" +
 	"\x11until_boottime_ns\x18\a \x01(\x03R\x0funtilBoottimeNs\x12,\n" +
-	"\x04host\x18\b \x01(\v2\x18.nofx.driver.v1.HostSpecR\x04host\"^\n" +
+	"\x04host\x18\b \x01(\v2\x18.nofx.driver.v1.HostSpecR\x04host\x12#\n" +
+	"\rnetwork_allow\x18\t \x03(\tR\fnetworkAllow\x12'\n" +
+	"\x0fnetwork_private\x18\n" +
+	" \x03(\tR\x0enetworkPrivate\"^\n" +
 	"\x06Handle\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -2791,7 +2843,7 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x0e2\x16.nofx.driver.v1.StreamR\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12(\n" +
-	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xf1\x01\n" +
+	"\x04exit\x18\x04 \x01(\v2\x14.nofx.driver.v1.ExitR\x04exit\"\xd4\x02\n" +
 	"\x05Usage\x12\x17\n" +
 	"\awall_ms\x18\x01 \x01(\x03R\x06wallMs\x12\x19\n" +
 	"\bcpu_usec\x18\x02 \x01(\x03R\acpuUsec\x12*\n" +
@@ -2799,7 +2851,14 @@ const file_sdk_driver_driverpb_driver_proto_rawDesc = "" +
 	"\tpids_peak\x18\x04 \x01(\x03R\bpidsPeak\x12\"\n" +
 	"\rio_read_bytes\x18\x05 \x01(\x03R\vioReadBytes\x12$\n" +
 	"\x0eio_write_bytes\x18\x06 \x01(\x03R\fioWriteBytes\x12!\n" +
-	"\foutput_bytes\x18\a \x01(\x03R\voutputBytes\"\x8d\x02\n" +
+	"\foutput_bytes\x18\a \x01(\x03R\voutputBytes\x12 \n" +
+	"\fnet_rx_bytes\x18\b \x01(\x03R\n" +
+	"netRxBytes\x12 \n" +
+	"\fnet_tx_bytes\x18\t \x01(\x03R\n" +
+	"netTxBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\n" +
+	" \x01(\x03R\tdiskBytes\"\x8d\x02\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +

@@ -32,9 +32,11 @@ func specToPB(s driver.Spec) *driverpb.Spec {
 		Tags: tagsToPB(s.Tags),
 		Resources: &driverpb.Resources{
 			Cpu: s.Resources.CPU, MemoryMb: s.Resources.MemoryMB, Pids: s.Resources.Pids,
-			DiskMb: s.Resources.DiskMB, OutputKb: s.Resources.OutputKB,
+			DiskMb: s.Resources.DiskMB, OutputKb: s.Resources.OutputKB, IoMbS: s.Resources.IOMBs,
 		},
 		Network:         string(s.Network),
+		NetworkAllow:    s.Egress.Allow,
+		NetworkPrivate:  s.Egress.Private,
 		Image:           s.Image,
 		Isolation:       s.Isolation,
 		UntilBoottimeNs: int64(s.Until),
@@ -57,9 +59,10 @@ func specFromPB(p *driverpb.Spec) driver.Spec {
 		Tags: tagsFromPB(p.GetTags()),
 		Resources: step.Resources{
 			CPU: r.GetCpu(), MemoryMB: r.GetMemoryMb(), Pids: r.GetPids(),
-			DiskMB: r.GetDiskMb(), OutputKB: r.GetOutputKb(),
+			DiskMB: r.GetDiskMb(), OutputKB: r.GetOutputKb(), IOMBs: r.GetIoMbS(),
 		},
 		Network:   step.Network(p.GetNetwork()),
+		Egress:    step.Egress{Allow: p.GetNetworkAllow(), Private: p.GetNetworkPrivate()},
 		Image:     p.GetImage(),
 		Isolation: p.GetIsolation(),
 		Until:     driver.Deadline(p.GetUntilBoottimeNs()),
@@ -116,6 +119,7 @@ func exitToPB(x *driver.Exit) *driverpb.Exit {
 		Usage: &driverpb.Usage{
 			WallMs: x.Usage.WallMS, CpuUsec: x.Usage.CPUUsec, MemoryPeakBytes: x.Usage.MemoryPeakBytes, PidsPeak: x.Usage.PidsPeak,
 			IoReadBytes: x.Usage.IOReadBytes, IoWriteBytes: x.Usage.IOWriteBytes, OutputBytes: x.Usage.OutputBytes,
+			NetRxBytes: x.Usage.NetRxBytes, NetTxBytes: x.Usage.NetTxBytes, DiskBytes: x.Usage.DiskBytes,
 		},
 		OutputBytes: x.OutputBytes, TotalBytes: x.TotalBytes, Truncated: x.Truncated,
 	}
@@ -131,6 +135,7 @@ func exitFromPB(p *driverpb.Exit) *driver.Exit {
 		Usage: step.Usage{
 			WallMS: u.GetWallMs(), CPUUsec: u.GetCpuUsec(), MemoryPeakBytes: u.GetMemoryPeakBytes(), PidsPeak: u.GetPidsPeak(),
 			IOReadBytes: u.GetIoReadBytes(), IOWriteBytes: u.GetIoWriteBytes(), OutputBytes: u.GetOutputBytes(),
+			NetRxBytes: u.GetNetRxBytes(), NetTxBytes: u.GetNetTxBytes(), DiskBytes: u.GetDiskBytes(),
 		},
 		OutputBytes: p.GetOutputBytes(), TotalBytes: p.GetTotalBytes(), Truncated: p.GetTruncated(),
 	}

@@ -38,6 +38,7 @@ type System struct {
 	Bin  string // the folder of the binaries
 	args []string
 	env  []string
+	net  string // network namespace of everything in it, "" = ours
 	cmd  *exec.Cmd
 	log  *buffer
 	done chan error
@@ -54,10 +55,17 @@ func Start(t testing.TB, env ...string) *System {
 // StartWith is Start with further arguments for `nofx up`.
 func StartWith(t testing.TB, args []string, env ...string) *System {
 	t.Helper()
+	return StartIn(t, "", args, env...)
+}
+
+// StartIn is StartWith in the network namespace of that path, from where it
+// cannot be reached but with Nofx.
+func StartIn(t testing.TB, net string, args []string, env ...string) *System {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes sandboxes: run it as root")
 	}
-	s := &System{t: t, Dir: filepath.Join(t.TempDir(), "data"), Bin: binDir(t), args: args, env: env}
+	s := &System{t: t, Dir: filepath.Join(t.TempDir(), "data"), Bin: binDir(t), args: args, env: env, net: net}
 	s.Up()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -73,7 +81,7 @@ func StartWith(t testing.TB, args []string, env ...string) *System {
 func (s *System) Up() {
 	s.t.Helper()
 	s.log, s.done = &buffer{}, make(chan error, 1)
-	s.cmd = exec.CommandContext(context.Background(), filepath.Join(s.Bin, "nofx"), append([]string{"up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json"}, s.args...)...)
+	s.cmd = s.command(context.Background(), append([]string{"up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--json"}, s.args...)...)
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
@@ -162,6 +170,15 @@ func (s *System) ClientEnv() map[string]string {
 	return env
 }
 
+// command is a call of the CLI where the system is.
+func (s *System) command(ctx context.Context, args ...string) *exec.Cmd {
+	nofx := filepath.Join(s.Bin, "nofx")
+	if s.net == "" {
+		return exec.CommandContext(ctx, nofx, args...)
+	}
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.net, nofx}, args...)...)
+}
+
 // Result is what a command line did.
 type Result struct {
 	Code   int
@@ -177,7 +194,7 @@ func (s *System) Nofx(dir string, args ...string) Result {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "nofx"), args...)
+	cmd := s.command(ctx, args...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	for k, v := range s.ClientEnv() {
@@ -191,6 +208,21 @@ func (s *System) Nofx(dir string, args ...string) Result {
 		s.t.Fatalf("nofx %v: %v", args, err)
 	}
 	return Result{Code: cmd.ProcessState.ExitCode(), Stdout: out.String(), Stderr: errs.String()}
+}
+
+// Admin runs nofx-api as the owner of the database.
+func (s *System) Admin(args ...string) error {
+	s.t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Pid("nofx-api")))
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(s.t.Context(), filepath.Join(s.Bin, "nofx-api"), args...)
+	cmd.Env = strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nofx-api %v: %w: %s", args, err, out)
+	}
+	return nil
 }
 
 // Pid is the id in DIR/run/NAME.pid, 0 when there is none.
@@ -268,7 +300,7 @@ func binDir(t testing.TB) string {
 		dir = filepath.Dir(dir)
 	}
 	bin := filepath.Join(dir, "bin")
-	for _, name := range []string{"nofx", "nofxd", "nofx-api", "nofx-driver-local", "nofx-supervisor"} {
+	for _, name := range []string{"nofx", "nofxd", "nofx-api", "nofx-driver-local", "nofx-supervisor", "nofx-egress"} {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			t.Fatalf("%v: run make build first", err)
 		}

@@ -385,3 +385,74 @@ func (q *Queries) ReleaseAttempts(ctx context.Context, arg ReleaseAttemptsParams
 	}
 	return items, nil
 }
+
+const tenantUsage = `-- name: TenantUsage :many
+SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
+       coalesce(sum((a.verdict -> 'usage' ->> 'wall_ms')::bigint), 0)::bigint AS wall_ms,
+       coalesce(sum((a.verdict -> 'usage' ->> 'cpu_usec')::bigint), 0)::bigint AS cpu_usec,
+       coalesce(max((a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint), 0)::bigint AS memory_peak_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'io_read_bytes')::bigint), 0)::bigint AS io_read_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'io_write_bytes')::bigint), 0)::bigint AS io_write_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'net_rx_bytes')::bigint), 0)::bigint AS net_rx_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'net_tx_bytes')::bigint), 0)::bigint AS net_tx_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'output_bytes')::bigint), 0)::bigint AS output_bytes
+FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
+WHERE a.tenant_id = $1 AND a.ended_at >= $2::timestamptz AND a.ended_at < $3::timestamptz AND a.status <> 'released'
+GROUP BY s.tool, s.driver
+ORDER BY s.tool, s.driver
+`
+
+type TenantUsageParams struct {
+	TenantID string
+	Since    time.Time
+	Until    time.Time
+}
+
+type TenantUsageRow struct {
+	Tool            string
+	Driver          string
+	Attempts        int64
+	Lost            int64
+	WallMs          int64
+	CpuUsec         int64
+	MemoryPeakBytes int64
+	IoReadBytes     int64
+	IoWriteBytes    int64
+	NetRxBytes      int64
+	NetTxBytes      int64
+	OutputBytes     int64
+}
+
+// TenantUsage adds up what the attempts used that ended in a span of time.
+func (q *Queries) TenantUsage(ctx context.Context, arg TenantUsageParams) ([]TenantUsageRow, error) {
+	rows, err := q.db.Query(ctx, tenantUsage, arg.TenantID, arg.Since, arg.Until)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []TenantUsageRow{}
+	for rows.Next() {
+		var i TenantUsageRow
+		if err := rows.Scan(
+			&i.Tool,
+			&i.Driver,
+			&i.Attempts,
+			&i.Lost,
+			&i.WallMs,
+			&i.CpuUsec,
+			&i.MemoryPeakBytes,
+			&i.IoReadBytes,
+			&i.IoWriteBytes,
+			&i.NetRxBytes,
+			&i.NetTxBytes,
+			&i.OutputBytes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

@@ -121,39 +121,42 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 JOIN nofx.run r ON r.id = a.run_id
+JOIN nofx.tenant t ON t.tenant_id = a.tenant_id
 WHERE a.worker_id = $1 AND a.claim_id = $2 AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id
 `
 
 type LeasesOfClaimRow struct {
-	ID            string
-	TenantID      string
-	RunID         string
-	StepID        string
-	Generation    int32
-	Number        int32
-	Epoch         int64
-	Name          string
-	Tool          string
-	Driver        string
-	Shares        bool
-	Command       []byte
-	Resources     []byte
-	Image         string
-	OnOutput      string
-	Network       string
-	Workspace     string
-	TimeoutMs     int64
-	GraceMs       int64
-	Artifacts     []string
-	CorrelationID string
-	LeaseMs       int64
+	ID             string
+	TenantID       string
+	RunID          string
+	StepID         string
+	Generation     int32
+	Number         int32
+	Epoch          int64
+	Name           string
+	Tool           string
+	Driver         string
+	Shares         bool
+	Command        []byte
+	Resources      []byte
+	Image          string
+	OnOutput       string
+	Network        string
+	NetworkAllow   []string
+	NetworkPrivate []string
+	Workspace      string
+	TimeoutMs      int64
+	GraceMs        int64
+	Artifacts      []string
+	CorrelationID  string
+	LeaseMs        int64
 }
 
 // LeasesOfClaim are the leases that a claim took and that are still the
@@ -184,6 +187,8 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.Image,
 			&i.OnOutput,
 			&i.Network,
+			&i.NetworkAllow,
+			&i.NetworkPrivate,
 			&i.Workspace,
 			&i.TimeoutMs,
 			&i.GraceMs,

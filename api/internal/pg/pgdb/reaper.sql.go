@@ -233,23 +233,28 @@ func (q *Queries) LoseAttempts(ctx context.Context, arg LoseAttemptsParams) (int
 const loseWorkers = `-- name: LoseWorkers :many
 UPDATE nofx.worker SET status = 'lost'
 WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => $1::float8)
-RETURNING id
+RETURNING id, tenant_id
 `
 
+type LoseWorkersRow struct {
+	ID       string
+	TenantID string
+}
+
 // LoseWorkers marks workers that were silent for a lease.
-func (q *Queries) LoseWorkers(ctx context.Context, leaseSeconds float64) ([]string, error) {
+func (q *Queries) LoseWorkers(ctx context.Context, leaseSeconds float64) ([]LoseWorkersRow, error) {
 	rows, err := q.db.Query(ctx, loseWorkers, leaseSeconds)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []string{}
+	items := []LoseWorkersRow{}
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		var i LoseWorkersRow
+		if err := rows.Scan(&i.ID, &i.TenantID); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -234,11 +234,11 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 
 const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
-                       inputs, command, reads, shown, resources, image, workspace, network, on_output, timeout_ms, grace_ms,
+                       inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, idempotency_key, verdict, ended_at)
 SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
-       s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, s.on_output, s.timeout_ms, s.grace_ms,
+       s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
 FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
@@ -248,11 +248,12 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
              unnest($13::text[]) AS inputs, unnest($14::text[]) AS command, unnest($15::text[]) AS reads,
              unnest($16::text[]) AS shown, unnest($17::text[]) AS resources,
              unnest($18::text[]) AS image, unnest($19::text[]) AS workspace, unnest($20::text[]) AS network,
-             unnest($21::text[]) AS on_output, unnest($22::bigint[]) AS timeout_ms,
-             unnest($23::bigint[]) AS grace_ms, unnest($24::text[]) AS artifacts,
-             unnest($25::bool[]) AS idempotent, unnest($26::int[]) AS tries,
-             unnest($27::bigint[]) AS backoff_ms, unnest($28::text[]) AS idempotency_key,
-             unnest($29::text[]) AS verdict) s
+             unnest($21::text[]) AS network_allow,
+             unnest($22::text[]) AS on_output, unnest($23::bigint[]) AS timeout_ms,
+             unnest($24::bigint[]) AS grace_ms, unnest($25::text[]) AS artifacts,
+             unnest($26::bool[]) AS idempotent, unnest($27::int[]) AS tries,
+             unnest($28::bigint[]) AS backoff_ms, unnest($29::text[]) AS idempotency_key,
+             unnest($30::text[]) AS verdict) s
 `
 
 type InsertStepsParams struct {
@@ -276,6 +277,7 @@ type InsertStepsParams struct {
 	Images          []string
 	Workspaces      []string
 	Networks        []string
+	NetworksAllow   []string
 	OnOutputs       []string
 	TimeoutsMs      []int64
 	GracesMs        []int64
@@ -310,6 +312,7 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.Images,
 		arg.Workspaces,
 		arg.Networks,
+		arg.NetworksAllow,
 		arg.OnOutputs,
 		arg.TimeoutsMs,
 		arg.GracesMs,

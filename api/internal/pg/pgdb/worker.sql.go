@@ -10,6 +10,15 @@ import (
 	"time"
 )
 
+const dropWorkerEvents = `-- name: DropWorkerEvents :exec
+DELETE FROM nofx.worker_event WHERE created_at < now() - make_interval(secs => $1::float8)
+`
+
+func (q *Queries) DropWorkerEvents(ctx context.Context, keepSeconds float64) error {
+	_, err := q.db.Exec(ctx, dropWorkerEvents, keepSeconds)
+	return err
+}
+
 const endedRuns = `-- name: EndedRuns :many
 SELECT i.id::text FROM unnest($1::text[]) AS i(id)
 WHERE NOT EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = i.id AND r.ended_at IS NULL)
@@ -179,6 +188,31 @@ func (q *Queries) Holding(ctx context.Context, arg HoldingParams) ([]HoldingRow,
 	return items, nil
 }
 
+const insertWorkerEvents = `-- name: InsertWorkerEvents :exec
+INSERT INTO nofx.worker_event (tenant_id, worker_id, type, driver, message)
+SELECT $1, $2, e.type, e.driver, e.message
+FROM (SELECT unnest($3::text[]) AS type, unnest($4::text[]) AS driver, unnest($5::text[]) AS message) e
+`
+
+type InsertWorkerEventsParams struct {
+	TenantID string
+	WorkerID string
+	Types    []string
+	Drivers  []string
+	Messages []string
+}
+
+func (q *Queries) InsertWorkerEvents(ctx context.Context, arg InsertWorkerEventsParams) error {
+	_, err := q.db.Exec(ctx, insertWorkerEvents,
+		arg.TenantID,
+		arg.WorkerID,
+		arg.Types,
+		arg.Drivers,
+		arg.Messages,
+	)
+	return err
+}
+
 const installation = `-- name: Installation :one
 SELECT id, timeline FROM nofx.installation
 `
@@ -193,6 +227,50 @@ func (q *Queries) Installation(ctx context.Context) (InstallationRow, error) {
 	var i InstallationRow
 	err := row.Scan(&i.ID, &i.Timeline)
 	return i, err
+}
+
+const listWorkerEvents = `-- name: ListWorkerEvents :many
+SELECT e.type, e.worker_id, w.name, e.driver, e.message, e.created_at
+FROM nofx.worker_event e JOIN nofx.worker w ON w.id = e.worker_id
+WHERE e.tenant_id = $1
+ORDER BY e.id DESC
+LIMIT $2
+`
+
+type ListWorkerEventsRow struct {
+	Type      string
+	WorkerID  string
+	Name      string
+	Driver    string
+	Message   string
+	CreatedAt time.Time
+}
+
+func (q *Queries) ListWorkerEvents(ctx context.Context, tenantID string, most int32) ([]ListWorkerEventsRow, error) {
+	rows, err := q.db.Query(ctx, listWorkerEvents, tenantID, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ListWorkerEventsRow{}
+	for rows.Next() {
+		var i ListWorkerEventsRow
+		if err := rows.Scan(
+			&i.Type,
+			&i.WorkerID,
+			&i.Name,
+			&i.Driver,
+			&i.Message,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const registerWorker = `-- name: RegisterWorker :one
@@ -310,9 +388,16 @@ func (q *Queries) RenewLeases(ctx context.Context, arg RenewLeasesParams) ([]Ren
 }
 
 const seeWorker = `-- name: SeeWorker :one
-UPDATE nofx.worker SET last_seen = now(), held = $1, drivers = $2, status = CASE WHEN $3::bool THEN 'draining' ELSE 'live' END
-WHERE id = $4 AND incarnation = $5 AND key_id = $6
-RETURNING id
+WITH before AS (
+  SELECT b.id, b.status, b.drivers FROM nofx.worker b
+  WHERE b.id = $4 AND b.incarnation = $5 AND b.key_id = $6
+  FOR UPDATE
+)
+UPDATE nofx.worker w
+SET last_seen = now(), held = $1, drivers = $2, status = CASE WHEN $3::bool THEN 'draining' ELSE 'live' END
+FROM before
+WHERE w.id = before.id
+RETURNING w.tenant_id, before.status, before.drivers
 `
 
 type SeeWorkerParams struct {
@@ -324,7 +409,14 @@ type SeeWorkerParams struct {
 	KeyID       string
 }
 
-func (q *Queries) SeeWorker(ctx context.Context, arg SeeWorkerParams) (string, error) {
+type SeeWorkerRow struct {
+	TenantID string
+	Status   string
+	Drivers  []byte
+}
+
+// SeeWorker notes what a worker says of itself, and gives what it said before.
+func (q *Queries) SeeWorker(ctx context.Context, arg SeeWorkerParams) (SeeWorkerRow, error) {
 	row := q.db.QueryRow(ctx, seeWorker,
 		arg.Held,
 		arg.Drivers,
@@ -333,7 +425,19 @@ func (q *Queries) SeeWorker(ctx context.Context, arg SeeWorkerParams) (string, e
 		arg.Incarnation,
 		arg.KeyID,
 	)
-	var id string
-	err := row.Scan(&id)
-	return id, err
+	var i SeeWorkerRow
+	err := row.Scan(&i.TenantID, &i.Status, &i.Drivers)
+	return i, err
+}
+
+const workerBefore = `-- name: WorkerBefore :one
+SELECT drivers FROM nofx.worker WHERE tenant_id = $1 AND name = $2 FOR UPDATE
+`
+
+// WorkerBefore is what a worker last said of its drivers.
+func (q *Queries) WorkerBefore(ctx context.Context, tenantID string, name string) ([]byte, error) {
+	row := q.db.QueryRow(ctx, workerBefore, tenantID, name)
+	var drivers []byte
+	err := row.Scan(&drivers)
+	return drivers, err
 }

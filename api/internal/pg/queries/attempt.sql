@@ -81,3 +81,19 @@ FROM (SELECT unnest(@tenant_ids::text[]) AS tenant_id, unnest(@attempt_ids::text
 INSERT INTO nofx.artifact (tenant_id, run_id, step_id, attempt_id, name, sha256, size)
 SELECT unnest(@tenant_ids::text[]), unnest(@run_ids::text[]), unnest(@step_ids::text[]), unnest(@attempt_ids::text[]),
        unnest(@names::text[]), unnest(@sha256s::text[]), unnest(@sizes::bigint[]);
+
+-- TenantUsage adds up what the attempts used that ended in a span of time.
+-- name: TenantUsage :many
+SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
+       coalesce(sum((a.verdict -> 'usage' ->> 'wall_ms')::bigint), 0)::bigint AS wall_ms,
+       coalesce(sum((a.verdict -> 'usage' ->> 'cpu_usec')::bigint), 0)::bigint AS cpu_usec,
+       coalesce(max((a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint), 0)::bigint AS memory_peak_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'io_read_bytes')::bigint), 0)::bigint AS io_read_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'io_write_bytes')::bigint), 0)::bigint AS io_write_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'net_rx_bytes')::bigint), 0)::bigint AS net_rx_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'net_tx_bytes')::bigint), 0)::bigint AS net_tx_bytes,
+       coalesce(sum((a.verdict -> 'usage' ->> 'output_bytes')::bigint), 0)::bigint AS output_bytes
+FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
+WHERE a.tenant_id = @tenant_id AND a.ended_at >= @since::timestamptz AND a.ended_at < @until::timestamptz AND a.status <> 'released'
+GROUP BY s.tool, s.driver
+ORDER BY s.tool, s.driver;

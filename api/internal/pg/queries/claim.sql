@@ -76,12 +76,13 @@ WHERE s.status = 'queued' AND s.shares AND s.pin = ''
 -- worker's.
 -- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 JOIN nofx.run r ON r.id = a.run_id
+JOIN nofx.tenant t ON t.tenant_id = a.tenant_id
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
 

@@ -15,7 +15,7 @@ RETURNING (hold_until <= now())::bool AS may_expire;
 -- name: LoseWorkers :many
 UPDATE nofx.worker SET status = 'lost'
 WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seconds::float8)
-RETURNING id;
+RETURNING id, tenant_id;
 
 -- UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
 -- holds nothing yet: no step of theirs has succeeded in it. The others wait for

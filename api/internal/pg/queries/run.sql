@@ -13,11 +13,11 @@ RETURNING created_at;
 -- Names hold no line break, so one separates them.
 -- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
-                       inputs, command, reads, shown, resources, image, workspace, network, on_output, timeout_ms, grace_ms,
+                       inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, idempotency_key, verdict, ended_at)
 SELECT s.id, @tenant_id, @run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
-       s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, s.on_output, s.timeout_ms, s.grace_ms,
+       s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
@@ -27,6 +27,7 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@na
              unnest(@inputs::text[]) AS inputs, unnest(@commands::text[]) AS command, unnest(@reads::text[]) AS reads,
              unnest(@shown::text[]) AS shown, unnest(@resources::text[]) AS resources,
              unnest(@images::text[]) AS image, unnest(@workspaces::text[]) AS workspace, unnest(@networks::text[]) AS network,
+             unnest(@networks_allow::text[]) AS network_allow,
              unnest(@on_outputs::text[]) AS on_output, unnest(@timeouts_ms::bigint[]) AS timeout_ms,
              unnest(@graces_ms::bigint[]) AS grace_ms, unnest(@artifacts::text[]) AS artifacts,
              unnest(@idempotents::bool[]) AS idempotent, unnest(@tries::int[]) AS tries,

@@ -16,10 +16,37 @@ SELECT id, timeline FROM nofx.installation;
 -- name: FindWorker :one
 SELECT id, name, status, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
 
+-- SeeWorker notes what a worker says of itself, and gives what it said before.
 -- name: SeeWorker :one
-UPDATE nofx.worker SET last_seen = now(), held = @held, drivers = @drivers, status = CASE WHEN @draining::bool THEN 'draining' ELSE 'live' END
-WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id
-RETURNING id;
+WITH before AS (
+  SELECT b.id, b.status, b.drivers FROM nofx.worker b
+  WHERE b.id = @id AND b.incarnation = @incarnation AND b.key_id = @key_id
+  FOR UPDATE
+)
+UPDATE nofx.worker w
+SET last_seen = now(), held = @held, drivers = @drivers, status = CASE WHEN @draining::bool THEN 'draining' ELSE 'live' END
+FROM before
+WHERE w.id = before.id
+RETURNING w.tenant_id, before.status, before.drivers;
+
+-- WorkerBefore is what a worker last said of its drivers.
+-- name: WorkerBefore :one
+SELECT drivers FROM nofx.worker WHERE tenant_id = @tenant_id AND name = @name FOR UPDATE;
+
+-- name: InsertWorkerEvents :exec
+INSERT INTO nofx.worker_event (tenant_id, worker_id, type, driver, message)
+SELECT @tenant_id, @worker_id, e.type, e.driver, e.message
+FROM (SELECT unnest(@types::text[]) AS type, unnest(@drivers::text[]) AS driver, unnest(@messages::text[]) AS message) e;
+
+-- name: DropWorkerEvents :exec
+DELETE FROM nofx.worker_event WHERE created_at < now() - make_interval(secs => @keep_seconds::float8);
+
+-- name: ListWorkerEvents :many
+SELECT e.type, e.worker_id, w.name, e.driver, e.message, e.created_at
+FROM nofx.worker_event e JOIN nofx.worker w ON w.id = e.worker_id
+WHERE e.tenant_id = @tenant_id
+ORDER BY e.id DESC
+LIMIT @most;
 
 -- RenewLeases prolongs the leases that a worker lists.
 -- fence: attempt

@@ -65,6 +65,8 @@ func (a *app) root() *cobra.Command {
 		a.runsCommand(),
 		a.artifactsCommand(),
 		a.workersCommand(),
+		a.usageCommand(),
+		a.doctorCommand(),
 		a.driversCommand(),
 		a.driverSanityCommand(),
 		a.handlersCommand(),

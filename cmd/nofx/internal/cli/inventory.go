@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) workersCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "workers",
 		Short: "list the worker hosts",
 		Args:  cobra.NoArgs,
@@ -42,6 +42,36 @@ func (a *app) workersCommand() *cobra.Command {
 			})
 		}),
 	}
+	cmd.AddCommand(a.workerEventsCommand())
+	return cmd
+}
+
+func (a *app) workerEventsCommand() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "list what became of worker hosts and their drivers, the newest first",
+		Args:  cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := client.WorkerEvents(cmd.Context(), limit)
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer) error {
+				rows := make([][]string, 0, len(list.Events))
+				for _, e := range list.Events {
+					rows = append(rows, []string{e.CreatedAt.Format(time.RFC3339), string(e.Type), e.Worker, e.Driver, e.Message})
+				}
+				return render.Table(w, []string{"TIME", "EVENT", "WORKER", "DRIVER", "MESSAGE"}, rows)
+			})
+		}),
+	}
+	cmd.Flags().IntVar(&limit, "limit", 100, "how many at most, 1 to 1000")
+	return cmd
 }
 
 func driverNames(drivers []wire.DriverInfo) string {

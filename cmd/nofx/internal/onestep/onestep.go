@@ -33,13 +33,16 @@ type Options struct {
 	Driver    string
 	Image     string
 	Tool      string // bash, exec, python or node
+	Profile   string
 	CPU       string
 	Memory    string
 	Pids      string
 	Disk      string
+	IO        string
 	Output    string
 	Timeout   time.Duration
 	Network   string
+	Allow     []string // with network allow: rules and presets
 	Env       []string // K=V
 	Files     []string // local:remote
 	Artifacts []string // paths below the workspace
@@ -67,13 +70,8 @@ func Plan(o Options) (wire.Plan, error) {
 	if err != nil {
 		return wire.Plan{}, err
 	}
-	switch step.Network(o.Network) {
-	case step.NetworkNone:
-	case step.NetworkOpen:
-		return wire.Plan{}, step.Errorf(step.KindUnsupported,
-			"--network open: an open network is not filtered yet, so it is refused rather than given unfiltered; use --network none")
-	default:
-		return wire.Plan{}, step.Errorf(step.KindInvalid, "--network %s: none or open", o.Network)
+	if err := o.checkNetwork(); err != nil {
+		return wire.Plan{}, err
 	}
 	if o.Timeout <= 0 || o.Timeout%time.Millisecond != 0 {
 		return wire.Plan{}, step.Errorf(step.KindInvalid, "--timeout %v: whole milliseconds, more than 0", o.Timeout)
@@ -93,20 +91,41 @@ func Plan(o Options) (wire.Plan, error) {
 			Inputs:    raw,
 			Driver:    o.Driver,
 			Image:     o.Image,
+			Profile:   o.Profile,
 			Resources: resources,
 			TimeoutMS: o.Timeout.Milliseconds(),
-			Network:   step.NetworkNone,
+			Network:   step.Network(o.Network), NetworkAllow: o.Allow,
 			Artifacts: o.Artifacts,
 		}},
 	}, nil
 }
 
+// checkNetwork refuses what the server would; names of presets are the
+// server's to know.
+func (o Options) checkNetwork() error {
+	switch step.Network(o.Network) {
+	case step.NetworkNone, step.NetworkOpen:
+		if len(o.Allow) > 0 {
+			return step.Errorf(step.KindInvalid, "--allow goes with --network allow")
+		}
+	case step.NetworkAllow:
+		if len(o.Allow) == 0 {
+			return step.Errorf(step.KindInvalid, "--network allow needs --allow HOST[:PORTS] or --allow PRESET, once or more")
+		}
+	default:
+		return step.Errorf(step.KindInvalid, "--network %s: none, allow or open", o.Network)
+	}
+	return nil
+}
+
 func (o Options) resources() (*step.Resources, error) {
 	var r step.Resources
-	if o.Disk != "" {
-		return nil, step.Errorf(step.KindUnsupported, "--disk %s: a disk cap is not enforced yet, so it is refused rather than ignored", o.Disk)
-	}
 	var err error
+	if o.Disk != "" {
+		if r.DiskMB, err = parseSize("--disk", o.Disk, 1<<20); err != nil {
+			return nil, err
+		}
+	}
 	if o.CPU != "" {
 		if r.CPU, err = parseCPU(o.CPU); err != nil {
 			return nil, err
@@ -114,6 +133,11 @@ func (o Options) resources() (*step.Resources, error) {
 	}
 	if o.Memory != "" {
 		if r.MemoryMB, err = parseSize("--memory", o.Memory, 1<<20); err != nil {
+			return nil, err
+		}
+	}
+	if o.IO != "" {
+		if r.IOMBs, err = parseSize("--io", o.IO, 1<<20); err != nil {
 			return nil, err
 		}
 	}

@@ -111,9 +111,10 @@ func TestPlanRefuses(t *testing.T) {
 		kind   step.Kind
 		want   string
 	}{
-		"disk":             {func(o *Options) { o.Disk = "1Gi" }, step.KindUnsupported, "not enforced yet"},
-		"open network":     {func(o *Options) { o.Network = "open" }, step.KindUnsupported, "not filtered yet"},
-		"odd network":      {func(o *Options) { o.Network = "some" }, step.KindInvalid, "none or open"},
+		"odd disk":         {func(o *Options) { o.Disk = "1 Gi" }, step.KindInvalid, "--disk"},
+		"odd network":      {func(o *Options) { o.Network = "some" }, step.KindInvalid, "none, allow or open"},
+		"nobody to call":   {func(o *Options) { o.Network = "allow" }, step.KindInvalid, "needs --allow"},
+		"a stray list":     {func(o *Options) { o.Network, o.Allow = "open", []string{"go"} }, step.KindInvalid, "--allow goes with"},
 		"no command":       {func(o *Options) { o.Command = nil }, step.KindInvalid, "no command"},
 		"bytes in command": {func(o *Options) { o.Command = []string{"printf", "\xff"} }, step.KindInvalid, "argument 2 is not UTF-8"},
 		"bytes in env":     {func(o *Options) { o.Env = []string{"A=\xff"} }, step.KindInvalid, "--env A: not UTF-8"},

@@ -44,7 +44,7 @@ type daemonConfig struct {
 	DrainTimeout  string `yaml:"drain_timeout"`
 	AllowUnsigned bool   `yaml:"allow_unsigned_plugins"`
 
-	Drivers map[string]map[string]string `yaml:"drivers"`
+	Drivers map[string]map[string]any `yaml:"drivers"`
 }
 
 func (s *System) startDaemon(ctx context.Context) error {
@@ -109,11 +109,16 @@ func (s *System) startDaemon(ctx context.Context) error {
 }
 
 // drivers are the configurations of the drivers that can run here.
-func (s *System) drivers() map[string]map[string]string {
-	all := map[string]map[string]string{"local": {}}
+func (s *System) drivers() map[string]map[string]any {
+	all := map[string]map[string]any{"local": {}}
 	if s.cfg.Docker != "" {
-		all["container"] = map[string]string{
+		all["container"] = map[string]any{
 			"host": "unix://" + s.cfg.Docker, "state_dir": s.path("worker", "container"), "image": s.cfg.Image,
+		}
+	}
+	if len(s.cfg.Resolvers) > 0 {
+		for _, c := range all {
+			c["resolvers"] = s.cfg.Resolvers
 		}
 	}
 	return all
@@ -138,7 +143,7 @@ func (s *System) purge() error {
 	return nil
 }
 
-// installPlugins copies the driver plugins and the supervisor to a folder
+// installPlugins copies the driver plugins and their programs to a folder
 // that root alone can change, whoever owns the build's.
 func (s *System) installPlugins() error {
 	dir := s.path("plugins")
@@ -155,7 +160,7 @@ func (s *System) installPlugins() error {
 	if len(plugins) == 0 {
 		return fmt.Errorf("no nofx-driver-* in %s: run make build", s.cfg.BinDir)
 	}
-	for _, from := range append(plugins, s.binary("nofx-supervisor")) {
+	for _, from := range append(plugins, s.binary("nofx-supervisor"), s.binary("nofx-egress")) {
 		if err := install(from, filepath.Join(dir, filepath.Base(from))); err != nil {
 			return err
 		}

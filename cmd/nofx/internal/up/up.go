@@ -28,6 +28,9 @@ type Config struct {
 	// DefaultDocker where that is there, NoDocker = none.
 	Docker string
 	Image  string // of a step on the driver container that names none
+	// Resolvers are asked for steps with a network, ADDRESS:PORT; none = those
+	// of the host.
+	Resolvers []string
 	// Dial makes the API client that start-up probes with.
 	Dial func(Endpoint) (Probe, error)
 	// Progress gets a line for each stage, for people.

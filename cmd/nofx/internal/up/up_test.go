@@ -40,7 +40,7 @@ func binaries(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"nofx-driver-local", "nofx-supervisor"} {
+	for _, name := range []string{"nofx-driver-local", "nofx-supervisor", "nofx-egress"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/true\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}

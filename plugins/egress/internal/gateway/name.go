@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -22,7 +23,7 @@ var errNoName = errors.New("its first bytes name no server")
 // serverName reads which server a client asks for by its first bytes: TLS on
 // port 443, HTTP on port 80. It gives what it has read, which the server has
 // to get.
-func serverName(c net.Conn, port uint16) (name string, read []byte, _ error) {
+func serverName(ctx context.Context, c net.Conn, port uint16) (name string, read []byte, _ error) {
 	if err := c.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
 		return "", nil, err
 	}
@@ -32,7 +33,7 @@ func serverName(c net.Conn, port uint16) (name string, read []byte, _ error) {
 	if port == 80 {
 		name, err = httpHost(in)
 	} else {
-		name, err = tlsName(in)
+		name, err = tlsName(ctx, in)
 	}
 	if err == nil {
 		err = c.SetReadDeadline(time.Time{})
@@ -54,7 +55,7 @@ func httpHost(in io.Reader) (string, error) {
 
 // tlsName has the standard library read the client's hello, and goes no
 // further.
-func tlsName(in io.Reader) (string, error) {
+func tlsName(ctx context.Context, in io.Reader) (string, error) {
 	name := ""
 	done := errors.New("enough")
 	err := tls.Server(reader{in}, &tls.Config{ //nolint:gosec // no handshake comes of it
@@ -62,7 +63,7 @@ func tlsName(in io.Reader) (string, error) {
 			name = h.ServerName
 			return nil, done
 		},
-	}).Handshake()
+	}).HandshakeContext(ctx)
 	if !errors.Is(err, done) || name == "" {
 		return "", errNoName
 	}

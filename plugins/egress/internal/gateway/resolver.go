@@ -44,7 +44,9 @@ func newResolver(p *policy, count *Counters, servers []string) *resolver {
 
 // routed reports whether the host has a way to an address. Nothing is sent.
 func routed(address string) bool {
-	c, err := net.DialTimeout("udp", address, time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", address)
 	if err != nil {
 		return false
 	}

@@ -51,7 +51,7 @@ func good(protocol tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) bool {
 		if !ok {
 			return false
 		}
-		inner = header.IPv6(head).TransportProtocol()
+		inner = tcpip.TransportProtocolNumber(header.IPv6(head).NextHeader())
 	}
 	return inner == header.TCPProtocolNumber || inner == header.UDPProtocolNumber
 }

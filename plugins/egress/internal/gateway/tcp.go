@@ -41,15 +41,15 @@ func (g *Gateway) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	in, err := accept(r)
 	if err != nil {
 		return
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	stop := context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
 	defer stop()
-	if named && (to.Port() == 443 || to.Port() == 80) && !g.named(in, out, to) {
+	if named && (to.Port() == 443 || to.Port() == 80) && !g.named(ctx, in, out, to) {
 		return
 	}
 	g.copyBoth(in, out.(*net.TCPConn))
@@ -69,8 +69,8 @@ func accept(r *tcp.ForwarderRequest) (*gonet.TCPConn, error) {
 
 // named checks the name in the client's first bytes, without which the same
 // address could serve another one, and passes them on.
-func (g *Gateway) named(in, out net.Conn, to netip.AddrPort) bool {
-	name, read, err := serverName(in, to.Port())
+func (g *Gateway) named(ctx context.Context, in, out net.Conn, to netip.AddrPort) bool {
+	name, read, err := serverName(ctx, in, to.Port())
 	if err == nil && !g.policy.name(name, to.Port()) {
 		err = fmt.Errorf("%s is not in the step's list", name)
 	}

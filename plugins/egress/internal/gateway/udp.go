@@ -43,7 +43,7 @@ func (g *Gateway) datagrams(ctx context.Context, r *udp.ForwarderRequest) bool {
 	in := gonet.NewUDPConn(&wq, ep)
 	go func() {
 		defer func() { <-g.flows }()
-		defer in.Close()
+		defer func() { _ = in.Close() }()
 		stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 		defer stop()
 		if dns {
@@ -61,7 +61,7 @@ func (g *Gateway) relay(ctx context.Context, in net.Conn, to netip.AddrPort) {
 	if err != nil {
 		return
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	carry := func(to, from net.Conn, count func(int)) {
 		defer func() { _, _ = to.Close(), from.Close() }()
 		buf := make([]byte, 64<<10)
@@ -122,7 +122,7 @@ func (g *Gateway) connectDNS(ctx context.Context, r *tcp.ForwarderRequest, to ne
 	if err != nil {
 		return
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 	defer stop()
 	var head [2]byte

@@ -41,6 +41,10 @@ func open(t T, f Factory) *fixture {
 	if err := fx.d.Configure(ctx, f.Config); err != nil {
 		t.Fatalf("configure: %v", err)
 	}
+	// What it can do may depend on its configuration.
+	if fx.desc, err = fx.d.Describe(ctx); err != nil {
+		t.Fatalf("describe, configured: %v", err)
+	}
 	if f.OutsideDir == "" {
 		fx.OutsideDir = t.TempDir()
 	}

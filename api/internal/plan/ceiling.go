@@ -1,0 +1,59 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Ceiling is the most that a tenant's policy lets its steps have. Zero is no
+// ceiling.
+type Ceiling struct {
+	Network   step.Network
+	Resources step.Resources
+	TimeoutMS int64
+	Clip      bool // a step that asks for more gets that, in place of a refusal
+}
+
+// Apply bounds steps that leave a cap open, and refuses those that ask for
+// more, or clips them: forbidden, with every place and both numbers.
+func (ce Ceiling) Apply(steps []Step) error {
+	f := &faults{}
+	for i := range steps {
+		s := &steps[i]
+		at := fmt.Sprintf("body.plan.steps[%d]", i)
+		if rank(s.Network) > rank(ce.Network) {
+			f.add(at+".network", string(s.Network), "is more than the tenant's policy allows, which is %s", ce.Network)
+		}
+		r, most := &s.Resources, ce.Resources
+		bound(ce, f, at+".resources.cpu", &r.CPU, most.CPU)
+		bound(ce, f, at+".resources.memory_mb", &r.MemoryMB, most.MemoryMB)
+		bound(ce, f, at+".resources.pids", &r.Pids, most.Pids)
+		bound(ce, f, at+".resources.disk_mb", &r.DiskMB, most.DiskMB)
+		bound(ce, f, at+".resources.io_mb_s", &r.IOMBs, most.IOMBs)
+		bound(ce, f, at+".resources.output_kb", &r.OutputKB, most.OutputKB)
+		bound(ce, f, at+".timeout", &s.TimeoutMS, ce.TimeoutMS)
+	}
+	if len(f.list) == 0 {
+		return nil
+	}
+	first := f.list[0]
+	return &step.Error{Kind: step.KindForbidden, Message: first.Location + ": " + first.Message, Fields: f.list}
+}
+
+// bound keeps one cap below its ceiling.
+func bound[N int64 | float64](ce Ceiling, f *faults, at string, asked *N, most N) {
+	switch {
+	case most <= 0 || *asked > 0 && *asked <= most:
+	case *asked <= 0 || ce.Clip:
+		*asked = most
+	default:
+		f.add(at, *asked, "asks for %v, more than the %v that the tenant's policy allows", *asked, most)
+	}
+}
+
+// rank orders networks by how much they let through.
+func rank(n step.Network) int {
+	return slices.Index([]step.Network{step.NetworkNone, step.NetworkAllow, step.NetworkOpen}, n)
+}

@@ -1,0 +1,121 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// good is a host that has everything.
+func good() Host {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	return Host{
+		FS: fstest.MapFS{
+			"proc/sys/user/max_user_namespaces":     file("15000\n"),
+			"proc/sys/kernel/seccomp/actions_avail": file("kill_process errno allow\n"),
+			"sys/fs/cgroup/cgroup.controllers":      file("cpuset cpu io memory pids\n"),
+		},
+		Release: "6.1.0-18-amd64", UID: 0,
+		Docker: func(context.Context) (string, error) { return "1.41", nil },
+		Look:   func(string) bool { return true },
+		Open:   func(string) error { return nil },
+	}
+}
+
+func TestExamine(t *testing.T) {
+	t.Parallel()
+	all := Examine(t.Context(), good())
+	if !Healthy(all) {
+		t.Errorf("%+v", all)
+	}
+	for _, f := range all {
+		if f.State != OK || f.Seen == "" {
+			t.Errorf("%+v", f)
+		}
+	}
+	v1 := fstest.MapFS{}
+	for _, c := range []string{"cpu", "cpuacct", "memory", "pids", "freezer"} {
+		v1["sys/fs/cgroup/"+c+"/tasks"] = &fstest.MapFile{}
+	}
+	for what, c := range map[string]struct {
+		spoil func(h *Host)
+		check string
+		state State
+	}{
+		"not root":      {func(h *Host) { h.UID = 1000 }, "root", Required},
+		"an old kernel": {func(h *Host) { h.Release = "5.10.0-28-amd64" }, "kernel", Required},
+		"5.12 will do":  {func(h *Host) { h.Release = "5.12.1" }, "kernel", OK},
+		"no peak":       {func(h *Host) { h.Release = "5.15.0" }, "memory.peak", Missing},
+		"no users":      {func(h *Host) { h.FS.(fstest.MapFS)["proc/sys/user/max_user_namespaces"].Data = []byte("0") }, "user namespaces", Required},
+		"no seccomp":    {func(h *Host) { delete(h.FS.(fstest.MapFS), "proc/sys/kernel/seccomp/actions_avail") }, "seccomp", Required},
+		"no pids": {func(h *Host) {
+			h.FS.(fstest.MapFS)["sys/fs/cgroup/cgroup.controllers"].Data = []byte("cpu io memory")
+		}, "control groups", Required},
+		"no io": {func(h *Host) {
+			h.FS.(fstest.MapFS)["sys/fs/cgroup/cgroup.controllers"].Data = []byte("cpu memory pids")
+		}, "block io", Missing},
+		"v1":             {func(h *Host) { h.FS = v1 }, "control groups", OK},
+		"v1, no blkio":   {func(h *Host) { h.FS = v1 }, "block io", Missing},
+		"no groups":      {func(h *Host) { h.FS = fstest.MapFS{} }, "control groups", Required},
+		"no tunnel":      {func(h *Host) { h.Open = func(string) error { return errors.New("no such device") } }, "/dev/net/tun", Missing},
+		"no mkfs":        {func(h *Host) { h.Look = func(p string) bool { return p != "mkfs.ext4" } }, "mkfs.ext4", Missing},
+		"an old engine":  {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "1.40", nil } }, "container engine", Missing},
+		"no engine":      {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "", errors.New("none") } }, "container engine", Missing},
+		"a newer engine": {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "1.52", nil } }, "container engine", OK},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			h := good()
+			c.spoil(&h)
+			all := Examine(t.Context(), h)
+			found := false
+			for _, f := range all {
+				if f.Check != c.check {
+					continue
+				}
+				found = true
+				if f.State != c.state || f.State != OK && (f.For == "" || f.Fix == "") {
+					t.Errorf("%+v", f)
+				}
+			}
+			if !found || c.state == Required && Healthy(all) {
+				t.Errorf("found %t, healthy %t", found, Healthy(all))
+			}
+		})
+	}
+}
+
+// This host is the one that tests run on: it has what they need.
+func TestThis(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := `{"ApiVersion":"1.47"}`
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(answer)) })}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	h, err := This(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := Examine(t.Context(), h)
+	if !Healthy(all) {
+		t.Errorf("%+v", all)
+	}
+	for _, f := range all {
+		if f.Check == "container engine" && (f.State != OK || !strings.Contains(f.Seen, "1.47")) {
+			t.Errorf("%+v", f)
+		}
+	}
+	if _, err := engineAPI(t.Context(), socket+"x"); err == nil {
+		t.Error("an engine that is not there")
+	}
+}

@@ -1,6 +1,6 @@
 module example.com/nofx-driver-minimal
 
-go 1.26.0
+go 1.26.3
 
 require (
 	github.com/nofx-run/nofx v0.0.0
@@ -23,6 +23,6 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-// Inside NOFX's own tree only: a driver of yours leaves this line out and
-// requires the published module.
+// Inside NOFX's own tree only: a driver of yours requires the published module;
+// README.md has the commands.
 replace github.com/nofx-run/nofx => ../..

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -150,34 +148,4 @@ func ReadPrivateKey(path string) (ed25519.PrivateKey, error) {
 		}
 	}
 	return nil, step.Errorf(step.KindInvalid, "key %s: it is not an ed25519 private key in PEM", path)
-}
-
-// OwnershipError is why a file must not be trusted: somebody else could
-// replace what is in it.
-type OwnershipError struct {
-	Path     string
-	Writable bool // by the group or by everybody; else it is a stranger's
-}
-
-func (e *OwnershipError) Error() string {
-	if e.Writable {
-		return e.Path + " can be written by others than its owner"
-	}
-	return e.Path + " does not belong to root"
-}
-
-// CheckOwner refuses a file or folder that others than root, or who we are,
-// could change: *OwnershipError.
-func CheckOwner(f *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	switch {
-	case st.Mode&0o022 != 0:
-		return &OwnershipError{Path: f.Name(), Writable: true}
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return &OwnershipError{Path: f.Name()}
-	}
-	return nil
 }

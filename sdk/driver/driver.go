@@ -96,7 +96,7 @@ type Description struct {
 	Version          string
 	ProtocolVersions []int // driverrpc's to say; what a driver in Go puts here is not used
 	Capabilities     Capabilities
-	ConfigSchema     json.RawMessage // JSON Schema 2020-12
+	ConfigSchema     json.RawMessage // JSON Schema 2020-12, as package configschema takes it
 	Warnings         []string        // shown to operators, such as "development root file system"
 }
 

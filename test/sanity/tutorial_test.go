@@ -145,3 +145,32 @@ func publish(t *testing.T) string {
 	}
 	return "file://" + root + ",file://" + filepath.Join(lines[0], "cache", "download") + "," + lines[1]
 }
+
+// What the example's README says to do with a copy of it works.
+func TestExampleIsCopied(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the commands take a minute")
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../examples/driver-minimal")); err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	for line := range strings.Lines(string(readme)) {
+		if command, ok := strings.CutPrefix(line, "    "); ok {
+			commands = append(commands, strings.TrimSpace(command))
+		}
+	}
+	// TestExampleMinimal has all the cases.
+	cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", strings.Join(commands, "\n")+" --only '^Describe$'")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "PATH="+built+":"+os.Getenv("PATH"), "GOSUMDB=off", "GOFLAGS=-modcacherw -buildvcs=false",
+		"GOPROXY="+publish(t), "GOMODCACHE="+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "1 passed, 0 failed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

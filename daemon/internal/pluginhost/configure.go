@@ -6,13 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/google/jsonschema-go/jsonschema"
-
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/configschema"
 )
-
-// maxSchema bounds a driver's configuration schema, in bytes.
-const maxSchema = 256 << 10
 
 // configure gives the driver a configuration that its schema allows, and gives
 // what the driver then says of itself: warnings and capabilities may depend on
@@ -35,23 +31,12 @@ func (p *process) configure(ctx context.Context, config json.RawMessage) (d driv
 
 // checkConfig checks a configuration against the driver's own schema.
 func checkConfig(schema, config json.RawMessage) error {
-	if len(schema) > maxSchema {
-		return refuse(reasonSchema, "the configuration's schema has %d bytes", len(schema))
-	}
-	var s jsonschema.Schema
-	if err := json.Unmarshal(schema, &s); err != nil {
-		return refuse(reasonSchema, "the configuration's schema: %v", err)
-	}
-	resolved, err := s.Resolve(nil)
+	s, err := configschema.Parse(schema)
 	if err != nil {
-		return refuse(reasonSchema, "the configuration's schema: %v", err)
+		return refuse(reasonSchema, "the configuration's schema: %w", err)
 	}
-	var value any
-	if err := json.Unmarshal(config, &value); err != nil {
-		return refuse(reasonConfig, "the configuration: %v", err)
-	}
-	if err := resolved.Validate(value); err != nil {
-		return refuse(reasonConfig, "the configuration: %v", err)
+	if err := s.Check(config); err != nil {
+		return refuse(reasonConfig, "the configuration: %w", err)
 	}
 	return nil
 }
@@ -78,8 +63,10 @@ func (s *slot) reconfigure(ctx context.Context, config json.RawMessage) error {
 		s.mu.Unlock()
 		desc, err := p.configure(ctx, config)
 		if _, refused := refusedFor(err); err != nil && !refused {
-			// The driver may have gone half the way.
-			_, back := p.configure(context.WithoutCancel(ctx), old)
+			// The driver may have gone half the way; or it hangs, and will again.
+			again, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeouts.Start)
+			_, back := p.configure(again, old)
+			cancel()
 			if back != nil {
 				s.log.Error("the plugin does not take its earlier configuration again; ending it", "err", back)
 				p.child.End()

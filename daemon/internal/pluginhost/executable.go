@@ -24,10 +24,12 @@ type executable struct {
 	files filesID // as they were before it was opened
 }
 
-// fileID tells one state of a file from another.
+// fileID tells one state of a file from another; who may change it is part of
+// that, so that chmod ends a refusal.
 type fileID struct {
 	dev, ino    uint64
 	size, mtime int64
+	mode, uid   uint32
 }
 
 func idOf(path string) (fileID, error) {
@@ -35,11 +37,11 @@ func idOf(path string) (fileID, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return fileID{}, err
 	}
-	return fileID{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}, nil
+	return fileID{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano(), mode: st.Mode, uid: st.Uid}, nil
 }
 
 // filesID is the state of all files that decide whether a plugin may run.
-type filesID struct{ plugin, manifest, signature fileID }
+type filesID struct{ plugin, manifest, signature, folder fileID }
 
 // filesOf reads it; a file that is not there is a state as well.
 func filesOf(cfg Config, name string) filesID {
@@ -48,6 +50,8 @@ func filesOf(cfg Config, name string) filesID {
 	if !cfg.AllowUnsigned {
 		f.manifest, _ = idOf(filepath.Join(cfg.Dir, pluginmanifest.Name))
 		f.signature, _ = idOf(filepath.Join(cfg.Dir, pluginmanifest.SignatureName))
+		folder, _ := idOf(cfg.Dir)
+		f.folder = fileID{mode: folder.mode, uid: folder.uid} // not what comes and goes in it
 	}
 	return f
 }
@@ -96,12 +100,8 @@ func checkOwner(f *os.File, cfg Config) error {
 		if err != nil {
 			return ownerRefusal(err)
 		}
-		folder, err := os.Open(cfg.Dir)
-		if err != nil {
-			return err
-		}
-		defer folder.Close()
-		return ownerRefusal(pluginmanifest.CheckOwner(folder))
+		// Nobody signs what it starts or reads beside it.
+		return ownerRefusal(pluginmanifest.CheckFolder(cfg.Dir))
 	}
 	st, serr := f.Stat()
 	if serr == nil && st.Mode().Perm()&0o002 != 0 {

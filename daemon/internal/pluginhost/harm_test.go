@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func unharmed(t *testing.T, r *rig) (stop func()) {
 // All the faults at once, and a driver beside them that does not notice.
 func TestFaultsHarmNoOther(t *testing.T) {
 	t.Parallel()
-	r := start(t, []string{"memory", "hang", "flood", "longline", "crash", "silent", "nonsense", "crafted", "mute", "huge", "hugestart", "verbose"}, func(c *Config) {
+	r := start(t, []string{"memory", "hang", "flood", "longline", "crash", "silent", "nonsense", "crafted", "mute", "huge", "hugestart", "verbose", "circle"}, func(c *Config) {
 		c.Timeouts.Call = 10 * time.Second
 		c.Timeouts.Start = 20 * time.Second
 		c.Timeouts.Wait = 300 * time.Millisecond
@@ -98,7 +99,7 @@ func TestFaultsHarmNoOther(t *testing.T) {
 		}
 	}
 	r.echo(t, "huge")
-	for _, name := range []string{"crash", "nonsense", "hugestart"} {
+	for _, name := range []string{"crash", "nonsense", "hugestart", "circle"} {
 		r.infoOf(t, name, "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
 	}
 	r.log.until(t, "lines were dropped")
@@ -109,6 +110,32 @@ func TestFaultsHarmNoOther(t *testing.T) {
 			t.Errorf("%s: %d bytes of version, %d of message, %d capabilities", i.Name, len(i.Version), len(i.Message), len(i.Capabilities))
 		}
 	}
+}
+
+// A plugin that speaks of its health without end is made to wait.
+func TestHealthFlood(t *testing.T) {
+	t.Parallel()
+	seen := &counter{}
+	r := start(t, []string{"memory", "chatty"}, func(c *Config) { c.Observer = seen })
+	stop := unharmed(t, r)
+	r.infoOf(t, "chatty", "flooding", func(i wire.DriverInfo) bool { return len(i.Message) > 1 })
+	before, began := seen.states.Load(), time.Now()
+	eventually(t, "it said more", func() bool { return seen.states.Load() > before+20 })
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("it said 20 things in %v", took)
+	}
+	stop()
+}
+
+// counter counts what it is told of the drivers' states.
+type counter struct {
+	watcher
+	states atomic.Int64
+}
+
+func (c *counter) PluginState(d string, healthy, quarantined bool) {
+	c.states.Add(1)
+	c.watcher.PluginState(d, healthy, quarantined)
 }
 
 // A plugin that takes memory without end dies in its own control group, again

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,13 +88,32 @@ func TestRefusedPlugins(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"swapped":                {reason: reasonSwapped, spoil: func(t *testing.T, dir string) { t.Helper(); install(t, dir, "envy", []byte("x")) }},
-		"missing entry":          {reason: reasonEntry, spoil: func(t *testing.T, dir string) { t.Helper(); signDir(t, dir, key, "memory") }},
-		"writable by the group":  {reason: reasonWritable, spoil: chmod(prefix+"envy", 0o775)},
-		"writable by everybody":  {reason: reasonWritable, spoil: chmod(prefix+"envy", 0o757)},
-		"folder writable":        {reason: reasonWritable, all: true, spoil: chmod("", 0o777)},
-		"foreign-owned":          {reason: reasonOwner, spoil: chown(prefix + "envy")},
-		"folder foreign-owned":   {reason: reasonOwner, all: true, spoil: chown("")},
+		"swapped":               {reason: reasonSwapped, spoil: func(t *testing.T, dir string) { t.Helper(); install(t, dir, "envy", []byte("x")) }},
+		"missing entry":         {reason: reasonEntry, spoil: func(t *testing.T, dir string) { t.Helper(); signDir(t, dir, key, "memory") }},
+		"writable by the group": {reason: reasonWritable, spoil: chmod(prefix+"envy", 0o775)},
+		"writable by everybody": {reason: reasonWritable, spoil: chmod(prefix+"envy", 0o757)},
+		"folder writable":       {reason: reasonWritable, all: true, spoil: chmod("", 0o777)},
+		"foreign-owned":         {reason: reasonOwner, spoil: chown(prefix + "envy")},
+		"folder foreign-owned":  {reason: reasonOwner, all: true, spoil: chown("")},
+		"helper writable": {reason: reasonWritable, all: true, spoil: func(t *testing.T, dir string) {
+			t.Helper()
+			if err := os.MkdirAll(filepath.Join(dir, "lib", "inner"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			helper := filepath.Join("lib", "inner", "module.py")
+			if err := os.WriteFile(filepath.Join(dir, helper), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			chmod(helper, 0o646)(t, dir)
+		}},
+		"helper a foreign link": {reason: reasonOwner, all: true, spoil: func(t *testing.T, dir string) {
+			t.Helper()
+			target := filepath.Join(t.TempDir(), "supervisor")
+			if err := errors.Join(os.WriteFile(target, nil, 0o755), os.Chown(target, nobody, -1), os.Symlink(target, filepath.Join(dir, "nofx-supervisor"))); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"a link to nothing":      {reason: "", spoil: func(t *testing.T, dir string) { t.Helper(); _ = os.Symlink("nowhere", filepath.Join(dir, "link")) }},
 		"garbage as a signature": {reason: reasonSignature, all: true, spoil: garbage(pluginmanifest.SignatureName)},
 		"oversized manifest":     {reason: reasonManifest, all: true, spoil: garbage(pluginmanifest.Name)},
 	} {
@@ -138,6 +158,29 @@ func TestRefusedPlugins(t *testing.T) {
 	}
 	if _, err := New(Config{Dir: t.TempDir(), SocketDir: t.TempDir()}); !step.Is(err, step.KindInvalid) {
 		t.Errorf("neither a key nor unsigned: %v", err)
+	}
+}
+
+// Whoever mends what was wrong need not wait, nor tell the host.
+func TestMendedOwnership(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	for name, path := range map[string]string{"plugin": prefix + "memory", "folder": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, []string{"memory"}, func(cfg *Config) {
+				cfg.AllowUnsigned, cfg.ManifestKey = false, pluginmanifest.PublicOf(key)
+				signDir(t, cfg.Dir, key, "memory")
+				if err := os.Chmod(filepath.Join(cfg.Dir, path), 0o775); err != nil {
+					t.Fatal(err)
+				}
+			})
+			r.infoOf(t, "memory", "refused", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "can be written by others") })
+			if err := os.Chmod(filepath.Join(r.cfg.Dir, path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.infoOf(t, "memory", "healthy", healthy)
+		})
 	}
 }
 

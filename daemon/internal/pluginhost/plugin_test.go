@@ -115,6 +115,9 @@ type faulty struct {
 
 func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 	defer f.configured.Store(true)
+	if f.fault == "stuck" && f.configured.Load() {
+		select {} // takes one configuration and no other, not even that one again
+	}
 	if f.fault == "picky" && strings.Contains(string(config), "no") {
 		_ = f.Driver.Configure(ctx, json.RawMessage(`{"message":"half way"}`))
 		return step.Errorf(step.KindInvalid, "message: I do not take no")
@@ -141,6 +144,8 @@ func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 		}
 	case "liar":
 		d.Name = "somebody-else"
+	case "circle":
+		d.ConfigSchema = json.RawMessage(`{"allOf": [{"$ref": "#"}]}`)
 	case "schema":
 		d.ConfigSchema = json.RawMessage(`{"type": 7}`)
 	}
@@ -174,6 +179,13 @@ func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) erro
 		}
 		<-ctx.Done()
 		return ctx.Err()
+	}
+	if f.fault == "chatty" {
+		for n := 0; ; n++ {
+			if err := sink(driver.Health{Healthy: n%2 == 0, Message: fmt.Sprint(n)}); err != nil {
+				return err
+			}
+		}
 	}
 	if f.fault == "sick" {
 		if err := sink(driver.Health{Healthy: false, Message: "I do not feel well"}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -91,13 +92,18 @@ func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage) e
 		<-s.ended // one of the same name would use the same pid file
 	}
 	h.add(fresh)
-	var errs []error
-	for _, s := range kept {
-		if err := s.reconfigure(ctx, configs[s.name]); err != nil {
-			errs = append(errs, fmt.Errorf("drivers.%s: %w", s.name, err))
-		}
-		s.poke()
+	errs := make([]error, len(kept))
+	var given sync.WaitGroup
+	for i, s := range kept { // at once: one that hangs keeps no other waiting
+		given.Go(func() {
+			if err := s.reconfigure(ctx, configs[s.name]); err != nil {
+				errs[i] = fmt.Errorf("drivers.%s: %w", s.name, err)
+			}
+			s.poke()
+		})
 	}
+	given.Wait()
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	h.change()
 	h.cfg.Log.Info("plugins reloaded", "configured", slices.Sorted(maps.Keys(configs)), "started", len(fresh), "stopped", len(stopped), "refused", len(errs))
 	return errors.Join(errs...)

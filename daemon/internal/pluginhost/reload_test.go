@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -97,4 +98,38 @@ func TestReloadOfARefusedConfiguration(t *testing.T) {
 	}
 	eventually(t, "the plugin was replaced", func() bool { return r.pid(t, "memory") != old })
 	r.infoOf(t, "memory", "configured", says("better"))
+}
+
+// A plugin that hangs in a new configuration is ended and started with the one
+// that it had. It holds up neither another driver's configuration nor the next
+// reload.
+func TestReloadOfAPluginThatHangs(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory", "stuck"}, func(c *Config) {
+		c.Timeouts.Start = 10 * time.Second
+		c.Configs = map[string]json.RawMessage{"memory": saying("one"), "stuck": saying("one")}
+	})
+	r.infoOf(t, "memory", "configured", says("one"))
+	r.infoOf(t, "stuck", "configured", says("one"))
+	old := r.pid(t, "stuck")
+	reloaded := make(chan error, 1)
+	go func() {
+		reloaded <- r.Reload(t.Context(), map[string]json.RawMessage{"memory": saying("two"), "stuck": saying("two")})
+	}()
+	r.infoOf(t, "memory", "configured anew", says("two"))
+	select {
+	case err := <-reloaded:
+		t.Fatalf("it did not wait for the plugin that hangs: %v", err)
+	default:
+	}
+	select {
+	case err := <-reloaded:
+		if err == nil || !strings.Contains(err.Error(), "drivers.stuck: ") || strings.Contains(err.Error(), "drivers.memory") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for the plugin that hangs")
+	}
+	gone(t, old)
+	r.infoOf(t, "stuck", "configured as before", func(i wire.DriverInfo) bool { return says("one")(i) && r.pid(t, "stuck") != old })
 }

@@ -16,6 +16,7 @@ type upgrade struct {
 	tried  filesID // those that a process was last started from
 	result chan started
 	under  bool // a result is to come
+	failed bool // the last one was an error
 }
 
 // started is a new process, if there is one, or why not.
@@ -30,6 +31,10 @@ func (u *upgrade) look(ctx context.Context, now bool) {
 	files := filesOf(u.slot.cfg, u.slot.name)
 	still := files == u.seen
 	u.seen = files
+	if u.failed && !u.under && files.plugin == u.from.files.plugin { // it was put back
+		u.tried, u.failed = files, false
+		u.slot.setNote(u.from, "")
+	}
 	switch {
 	case u.under || files.plugin == u.from.files.plugin || files.plugin == (fileID{}):
 		return
@@ -53,6 +58,7 @@ func (u *upgrade) settle(ctx context.Context, r started) *process {
 	}
 	switch {
 	case r.err == nil && r.p == nil:
+		u.failed = false
 		s.log.Info("the plugin's new file holds what the old one did; its process stays", "pid", u.from.child.PID())
 		s.setNote(u.from, "")
 		return nil
@@ -62,6 +68,7 @@ func (u *upgrade) settle(ctx context.Context, r started) *process {
 	case ctx.Err() != nil:
 		return nil
 	}
+	u.failed = true
 	s.announce(u.from)
 	s.blame(r.err, "the new plugin does not start")
 	s.log.Error("the plugin's new file is not used; the old process stays", "pid", u.from.child.PID(), "err", r.err)

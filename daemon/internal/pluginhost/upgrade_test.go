@@ -162,6 +162,27 @@ func TestBadUpgrade(t *testing.T) {
 	}
 }
 
+// The old file, put back, is not a new one that is waited for.
+func TestUpgradeTakenBack(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"memory"}, looking)
+	r.echo(t, "memory")
+	pid, path := r.pid(t, "memory"), filepath.Join(r.cfg.Dir, prefix+"memory")
+	for range 2 {
+		if err := errors.Join(os.Rename(path, filepath.Join(r.cfg.Dir, "old")), os.WriteFile(path, []byte("#!/bin/sh\nexit 3\n"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		r.infoOf(t, "memory", "said to have a bad file", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "its new file is not used") })
+		if err := os.Rename(filepath.Join(r.cfg.Dir, "old"), path); err != nil {
+			t.Fatal(err)
+		}
+		r.infoOf(t, "memory", "as before", func(i wire.DriverInfo) bool { return i.Healthy && !strings.Contains(i.Message, "new file") })
+	}
+	if now := r.pid(t, "memory"); now != pid {
+		t.Errorf("process %d was replaced by %d", pid, now)
+	}
+}
+
 // The host's end in the middle of it leaves nothing.
 func TestEndDuringAnUpgrade(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,9 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver"
 )
 
+// healthPause is the least between two health messages that are taken.
+const healthPause = 50 * time.Millisecond
+
 // watch follows a process's health until it ends, hangs or ctx ends, or until
 // another process has taken its place: that one is given.
 func (s *slot) watch(ctx context.Context, p *process) (*process, error) {
@@ -21,6 +24,11 @@ func (s *slot) watch(ctx context.Context, p *process) (*process, error) {
 		ended <- p.driver.Health(ctx, func(h driver.Health) error {
 			select {
 			case beats <- h:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			select {
+			case <-time.After(healthPause): // one that says more waits
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()

@@ -80,6 +80,9 @@ func (f sanityFlags) options(path string) (driversanity.Options, error) {
 		if o.Only, err = regexp.Compile(f.only); err != nil {
 			return o, fmt.Errorf("--only: %w", err)
 		}
+		if !driversanity.Knows(o.Only) { // nothing failed, for nothing was tried
+			return o, fmt.Errorf("--only: no case has a name that matches %q", f.only)
+		}
 	}
 	return o, nil
 }
@@ -101,13 +104,13 @@ func (a *app) driverSanity(cmd *cobra.Command, o driversanity.Options, f sanityF
 		}
 		return code(exitSystem)
 	}
-	if f.junit != "" {
+	if err := a.print(report, func(w io.Writer) error { return printReport(w, report, f.verbose) }); err != nil {
+		return err
+	}
+	if f.junit != "" { // after the table, which took minutes to come by
 		if err := writeJUnit(f.junit, report); err != nil {
 			return err
 		}
-	}
-	if err := a.print(report, func(w io.Writer) error { return printReport(w, report, f.verbose) }); err != nil {
-		return err
 	}
 	if report.Failed > 0 {
 		return code(exitFailed)

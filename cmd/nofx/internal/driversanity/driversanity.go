@@ -102,6 +102,13 @@ func (s *sanity) meet(ctx context.Context) error {
 	return nil
 }
 
+// Knows reports whether a pattern chooses any case.
+func Knows(only *regexp.Regexp) bool {
+	s := &sanity{Options: Options{Only: only}}
+	return len(s.chosen(suite.Cases())) > 0 ||
+		slices.ContainsFunc(s.processCases(), func(c processCase) bool { return only.MatchString(c.name) })
+}
+
 func (s *sanity) chosen(all []suite.Case) []suite.Case {
 	if s.Only == nil {
 		return all

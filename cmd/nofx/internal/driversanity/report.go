@@ -54,7 +54,7 @@ var essential = []suite.Group{suite.GroupEnding, suite.GroupRecovery, suite.Grou
 
 func newReport(o Options, d driver.Description, results []suite.Result, took time.Duration) Report {
 	r := Report{
-		Path: o.Path, Driver: d.Name, Version: d.Version, Capabilities: []string{}, Warnings: slices.Concat([]string{}, d.Warnings),
+		Path: o.Path, Driver: d.Name, Version: d.Version, Capabilities: []string{}, Warnings: append([]string{}, d.Warnings...),
 		DurationMS: took.Milliseconds(), Cases: make([]Case, 0, len(results)),
 	}
 	for _, c := range d.Capabilities {
@@ -83,7 +83,7 @@ func newReport(o Options, d driver.Description, results []suite.Result, took tim
 
 func newCase(r suite.Result) Case {
 	return Case{
-		Name: r.Name, Group: string(r.Group), Status: string(r.Status), DurationMS: r.Duration.Milliseconds(), Seen: slices.Concat([]string{}, r.Seen),
+		Name: r.Name, Group: string(r.Group), Status: string(r.Status), DurationMS: r.Duration.Milliseconds(), Seen: append([]string{}, r.Seen...),
 	}
 }
 

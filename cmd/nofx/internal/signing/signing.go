@@ -31,7 +31,7 @@ func Sign(ctx context.Context, dir string, key ed25519.PrivateKey) ([]pluginmani
 		return nil, err
 	}
 	if len(names) == 0 {
-		return nil, step.Errorf(step.KindInvalid, "there is no executable %s* in %s", pluginmanifest.Prefix, dir)
+		return nil, step.Errorf(step.KindInvalid, "there is no executable %sNAME in %s, NAME being a small letter and up to 31 of a-z, 0-9 and -", pluginmanifest.Prefix, dir)
 	}
 	plugins := make([]pluginmanifest.Plugin, 0, len(names))
 	for _, name := range names {

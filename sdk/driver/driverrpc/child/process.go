@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-plugin/runner"
+	"golang.org/x/sys/unix"
+
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 )
 
@@ -29,7 +32,7 @@ type Process struct {
 	File    *os.File            // executed in place of Path when it is set
 	Env     []string            // complete
 	Dir     string              // its working folder, where its socket is
-	OnStart func(pid int) error // called before it is spoken to; an error ends it
+	OnStart func(pid int) error // called before it does anything; an error ends it
 
 	dirFile        *os.File
 	cmd            *exec.Cmd
@@ -75,34 +78,72 @@ func (p *Process) Start(context.Context) error {
 		return err
 	}
 	defer stderr.Close()
-	p.cmd = &exec.Cmd{
-		Path: p.Path, Args: []string{p.Path}, Env: p.Env, Dir: p.Dir,
-		Stdout: stdout, Stderr: stderr,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	if p.OnStart != nil { // the thread that starts a traced process has to let it go
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 	}
-	if p.File != nil {
-		p.cmd.Path = fmt.Sprintf("/proc/self/fd/%d", p.File.Fd())
+	held := p.OnStart != nil
+	err = p.exec(stdout, stderr, held)
+	if held && errors.Is(err, os.ErrPermission) { // a host where nobody may trace
+		held = false
+		err = p.exec(stdout, stderr, held)
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	p.proc = p.cmd.Process
 	early := p.killed
 	p.mu.Unlock()
-	go p.reap()
 	if early {
 		p.End()
 	}
-	if p.OnStart == nil {
-		return nil
+	if p.OnStart != nil {
+		if err = p.OnStart(p.PID()); err != nil {
+			p.End()
+		}
 	}
-	if err := p.OnStart(p.PID()); err != nil {
+	if held {
+		err = errors.Join(err, p.letGo())
+	}
+	go p.reap() // not earlier: whoever waits for a traced process takes its stop for its end
+	if err != nil {
 		p.End()
 		<-p.done
+	}
+	return err
+}
+
+// exec makes the process; one that is held has not run its first instruction,
+// so that OnStart comes before anything that it does or starts.
+func (p *Process) exec(stdout, stderr *os.File, held bool) error {
+	p.cmd = &exec.Cmd{
+		Path: p.Path, Args: []string{p.Path}, Env: p.Env, Dir: p.Dir,
+		Stdout: stdout, Stderr: stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Ptrace: held},
+	}
+	if p.File != nil {
+		p.cmd.Path = fmt.Sprintf("/proc/self/fd/%d", p.File.Fd())
+	}
+	return p.cmd.Start()
+}
+
+// letGo has a held process run. It may have been killed meanwhile.
+func (p *Process) letGo() error {
+	for {
+		// Looked at, not taken: its end is for reap.
+		err := unix.Waitid(unix.P_PID, p.PID(), nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil {
+			err = unix.PtraceDetach(p.PID())
+		}
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ECHILD) {
+			return nil
+		}
 		return err
 	}
-	return nil
 }
 
 // pipeTo makes a pipe, puts its reading end in to and gives the other.

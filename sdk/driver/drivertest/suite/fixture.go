@@ -82,10 +82,23 @@ func (fx *fixture) create(t T, change ...func(*driver.Spec)) driver.Handle {
 	s := fx.spec(t, change...)
 	h, err := fx.d.Create(fx.ctx(t), s)
 	if err != nil {
+		t.Cleanup(func() { fx.abandon(s.ID) })
 		t.Fatalf("create: %v", err)
 	}
 	t.Cleanup(func() { fx.destroy(t, h) })
 	return h
+}
+
+// abandon removes what a call that failed or was given up has made all the same.
+func (fx *fixture) abandon(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), fx.long())
+	defer cancel()
+	all, _ := fx.d.List(ctx, fx.owner) // that Create failed was reported
+	for _, l := range all {
+		if l.Handle.ID == id {
+			_ = fx.d.Destroy(ctx, l.Handle)
+		}
+	}
 }
 
 func (fx *fixture) destroy(t T, h driver.Handle) {

@@ -13,6 +13,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/nofx-run/nofx/plugins/egress"
+	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -171,15 +172,9 @@ func (c Config) resolve() (Config, error) {
 	if c.Egress == "" {
 		c.Egress = filepath.Join(filepath.Dir(c.Supervisor), "nofx-egress")
 	}
-	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
-		return c, invalid("state_dir", "%w", err)
-	}
-	if err := os.Chmod(c.StateDir, 0o700); err != nil {
-		return c, invalid("state_dir", "%w", err)
-	}
 	var err error
-	if c.StateDir, err = filepath.EvalSymlinks(c.StateDir); err != nil {
-		return c, invalid("state_dir", "%w", err)
+	if c.StateDir, err = supervised.OwnFolder(c.StateDir); err != nil {
+		return c, err
 	}
 	return c, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/nofx-run/nofx/plugins/egress"
+	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -95,15 +96,9 @@ func (c Config) resolve() (Config, error) {
 	if c.Egress == "" {
 		c.Egress = filepath.Join(filepath.Dir(c.Supervisor), "nofx-egress")
 	}
-	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
-		return c, step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
-	}
-	if err := os.Chmod(c.StateDir, 0o700); err != nil {
-		return c, step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
-	}
 	var err error
-	if c.StateDir, err = filepath.EvalSymlinks(c.StateDir); err != nil {
-		return c, step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
+	if c.StateDir, err = supervised.OwnFolder(c.StateDir); err != nil {
+		return c, err
 	}
 	if c.RootFS != RootHost {
 		if c.RootFS, err = filepath.EvalSymlinks(c.RootFS); err != nil {

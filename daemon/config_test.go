@@ -64,6 +64,8 @@ func TestRefused(t *testing.T) {
 		"bad name":         {strings.Replace(good, "host-1", "a/b", 1), `name: "a/b"`},
 		"not yaml":         {"{", "configuration"},
 		"bad duration":     {good + "drain_timeout: soon\n", "line 8"},
+		"negative limit":   {good + "limits: {cpu: -1}\n", "limits"},
+		"odd limit":        {good + "limits: {ram: 1}\n", "ram"},
 		"negative":         {good + "drain_timeout: -5s\n", "drain_timeout: -5s"},
 	} {
 		t.Run(name, func(t *testing.T) {

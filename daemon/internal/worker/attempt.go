@@ -49,7 +49,7 @@ type attempt struct {
 
 func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Deadline) *attempt {
 	return &attempt{
-		w: w, id: e.Lease.AttemptID, lease: e.Lease, journal: j, entry: e, until: until,
+		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
 		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}),
 		next: j.Position().Acked + 1,

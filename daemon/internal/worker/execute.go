@@ -39,6 +39,9 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	}
 	onHost := about.Capabilities.Has(driver.CapHost)
 	if !a.sandboxed() {
+		if err := a.w.tooMuch(a.lease); err != nil {
+			return wire.VerdictRecord{Verdict: failure(step.CausePolicy, err.Error())}, nil
+		}
 		// The API looked at what the driver said when it registered; it may have
 		// become another one since.
 		if missing := admission.Missing(a.lease, false, about.Capabilities); missing != "" {

@@ -60,6 +60,8 @@ type Config struct {
 	Region     string
 	Version    string
 	Slots      int
+	Most       step.Resources // that any step gets on this host; zero = no limit
+	MostTime   time.Duration  // likewise
 }
 
 // Worker runs attempts. Make one with New.

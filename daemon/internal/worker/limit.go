@@ -1,0 +1,57 @@
+package worker
+
+import (
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// caps are those of a lease next to the most that this host gives any step.
+func (w *Worker) caps(l *wire.Lease) []limited {
+	r, most := &l.Resources, w.cfg.Most
+	return []limited{
+		limitOf("cpu", &r.CPU, most.CPU), limitOf("memory_mb", &r.MemoryMB, most.MemoryMB), limitOf("pids", &r.Pids, most.Pids),
+		limitOf("disk_mb", &r.DiskMB, most.DiskMB), limitOf("io_mb_s", &r.IOMBs, most.IOMBs), limitOf("output_kb", &r.OutputKB, most.OutputKB),
+		limitOf("timeout", &l.TimeoutMS, w.cfg.MostTime.Milliseconds()),
+	}
+}
+
+// limited is one cap: what is open can be filled, what is too much is told.
+type limited struct {
+	fill func()
+	over func() error
+}
+
+func limitOf[N int64 | float64](name string, asked *N, most N) limited {
+	return limited{
+		fill: func() {
+			if *asked <= 0 {
+				*asked = max(most, 0)
+			}
+		},
+		over: func() error {
+			if most > 0 && *asked > most {
+				return step.Errorf(step.KindForbidden, "%s: the step asks for %v, more than the %v that this host gives", name, *asked, most)
+			}
+			return nil
+		},
+	}
+}
+
+// bound gives a step the most of what it leaves open.
+func (w *Worker) bound(l wire.Lease) wire.Lease {
+	for _, c := range w.caps(&l) {
+		c.fill()
+	}
+	return l
+}
+
+// tooMuch refuses a step that asks for more than this host gives, with both
+// numbers.
+func (w *Worker) tooMuch(l wire.Lease) error {
+	for _, c := range w.caps(&l) {
+		if err := c.over(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

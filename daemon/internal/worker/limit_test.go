@@ -1,0 +1,35 @@
+package worker
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	w := &Worker{cfg: Config{Most: step.Resources{CPU: 2, MemoryMB: 512, DiskMB: 64}, MostTime: time.Minute}}
+	l := wire.Lease{Resources: step.Resources{CPU: 1.5, Pids: 9}, TimeoutMS: 1000}
+	if err := w.tooMuch(l); err != nil {
+		t.Fatal(err)
+	}
+	l = w.bound(l)
+	if want := (step.Resources{CPU: 1.5, MemoryMB: 512, Pids: 9, DiskMB: 64}); l.Resources != want || l.TimeoutMS != 1000 {
+		t.Errorf("%+v, want %+v", l.Resources, want)
+	}
+	for want, l := range map[string]wire.Lease{
+		"cpu: the step asks for 2.5, more than the 2 ":           {Resources: step.Resources{CPU: 2.5}},
+		"memory_mb: the step asks for 513, more than the 512":    {Resources: step.Resources{MemoryMB: 513}},
+		"timeout: the step asks for 60001, more than the 60000 ": {TimeoutMS: 60001},
+	} {
+		if err := w.tooMuch(l); !step.Is(err, step.KindForbidden) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if err := (&Worker{}).tooMuch(wire.Lease{Resources: step.Resources{CPU: 1000}}); err != nil {
+		t.Error(err)
+	}
+}

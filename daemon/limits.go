@@ -1,0 +1,30 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Limits are the most that any step gets on this host, whatever the API says.
+// Zero is no limit.
+type Limits struct {
+	CPU      float64       `yaml:"cpu"`
+	MemoryMB int64         `yaml:"memory_mb"`
+	Pids     int64         `yaml:"pids"`
+	DiskMB   int64         `yaml:"disk_mb"`
+	IOMBs    int64         `yaml:"io_mb_s"`
+	OutputKB int64         `yaml:"output_kb"`
+	Timeout  time.Duration `yaml:"timeout"`
+}
+
+func (l Limits) check() error {
+	if l.CPU < 0 || l.MemoryMB < 0 || l.Pids < 0 || l.DiskMB < 0 || l.IOMBs < 0 || l.OutputKB < 0 || l.Timeout < 0 {
+		return step.Errorf(step.KindInvalid, "configuration: limits: one is negative; leave it out for none")
+	}
+	return nil
+}
+
+func (l Limits) resources() step.Resources {
+	return step.Resources{CPU: l.CPU, MemoryMB: l.MemoryMB, Pids: l.Pids, DiskMB: l.DiskMB, IOMBs: l.IOMBs, OutputKB: l.OutputKB}
+}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/control"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/metrics"
 	"github.com/nofx-run/nofx/daemon/internal/pluginhost"
@@ -141,6 +142,13 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	group, alive := errgroup.WithContext(alive)
 	group.Go(func() error { return d.serve(alive, listener) })
 	group.Go(func() error { return d.plugins.Run(alive) })
+	group.Go(func() error {
+		c := &control.Server{Socket: d.cfg.path(control.SocketName), Sweep: d.worker.Sweep}
+		if err := c.Run(alive); err != nil && alive.Err() == nil {
+			d.log.Error("nofx sweep cannot reach this daemon", "err", err) // steps can do without
+		}
+		return nil
+	})
 	group.Go(func() error {
 		ready, cancel := context.WithTimeout(alive, pluginsReady)
 		defer cancel()

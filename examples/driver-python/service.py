@@ -171,11 +171,11 @@ def check_spec(s):
     res = s.resources
     if not valid_id(s.id, 128) or not s.tags.owner or not s.tags.id:
         raise Refused("invalid", "a sandbox needs an id of 1 to 128 of [A-Za-z0-9._-] and both tags")
-    if min(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.output_kb) < 0:
+    if min(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.io_mb_s, res.output_kb) < 0:
         raise Refused("invalid", "a resource is negative")
     if s.network not in ("", "none", "allow", "open"):
         raise Refused("invalid", "network %.40r is not known" % s.network)
-    if max(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.output_kb) > 0 or s.network or s.until_boottime_ns or s.HasField("host"):
+    if max(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.io_mb_s, res.output_kb) > 0 or s.network or s.until_boottime_ns or s.HasField("host"):
         raise Refused("unsupported", "this driver has no caps, networks, leases or host sandboxes")
     if s.image or s.isolation:
         raise Refused("unsupported", "this driver has no images and no isolation")

@@ -42,6 +42,8 @@ const (
 	EventDriverUp      EventType = "driver.up"      // healthy
 	EventDriverDown    EventType = "driver.down"    // not healthy any more
 	EventDriverRefused EventType = "driver.refused" // the daemon does not run the plugin
+	EventSweepRemoved  EventType = "sweep.removed"  // something that nobody had any more
+	EventSweepFailed   EventType = "sweep.failed"   // it could not be removed
 )
 
 // Event is one entry of a run's timeline. Seq counts 1..n within the run

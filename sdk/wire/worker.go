@@ -110,7 +110,29 @@ type Heartbeat struct {
 	Held        []Fence      `json:"held"`
 	Runs        []string     `json:"runs,omitempty"` // runs whose workspace this worker keeps
 	Drivers     []DriverInfo `json:"drivers"`
+	Swept       []SweepItem  `json:"swept,omitempty"` // removed since the last heartbeat that was answered, at most MaxSwept
 	WaitMS      int64        `json:"wait_ms,omitempty"`
+}
+
+// MaxSwept bounds what one heartbeat tells of sweeps.
+const MaxSwept = 100
+
+// SweepItem is something on a host that no attempt and no run of its daemon
+// has: what it is, why it goes, and what came of it.
+type SweepItem struct {
+	Kind    string `json:"kind"` // sandbox, cgroup or workspace
+	Name    string `json:"name"`
+	Driver  string `json:"driver,omitempty"` // of a sandbox
+	Reason  string `json:"reason"`
+	Removed bool   `json:"removed"`
+	Error   string `json:"error,omitempty"`
+}
+
+// SweepReport is what a sweep found.
+type SweepReport struct {
+	DryRun bool        `json:"dry_run"` // nothing was removed
+	Items  []SweepItem `json:"items"`
+	Errors []string    `json:"errors,omitempty"` // where it could not look
 }
 
 // HeartbeatAnswer tells the worker which leases were renewed, which to cancel

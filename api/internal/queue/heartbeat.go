@@ -23,6 +23,8 @@ func (q *Queue) Heartbeat(ctx context.Context, who auth.Principal, in wire.Heart
 	switch {
 	case len(in.Held) > maxHeld || len(in.Runs) > maxHeld:
 		return wire.HeartbeatAnswer{}, invalid("body.held", "at most %d", maxHeld)
+	case len(in.Swept) > wire.MaxSwept:
+		return wire.HeartbeatAnswer{}, invalid("body.swept", "at most %d", wire.MaxSwept)
 	case in.WaitMS < 0 || in.WaitMS > maxHold.Milliseconds():
 		return wire.HeartbeatAnswer{}, invalid("body.wait_ms", "must be 0 to %d", maxHold.Milliseconds())
 	}
@@ -96,6 +98,7 @@ func (b *beat) renew(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		news = append(news, sweptNews(in.Swept)...)
 		if old.Status == "lost" {
 			news = append(news, workerEvent{kind: step.EventWorkerUp})
 		}

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
@@ -51,6 +52,25 @@ func newsOf(before []byte, now []wire.DriverInfo) (workerNews, error) {
 		}
 	}
 	return news, nil
+}
+
+// sweptNews tells what sweeps of a host removed, or could not.
+func sweptNews(items []wire.SweepItem) workerNews {
+	var news workerNews
+	for _, i := range items {
+		e := workerEvent{step.EventSweepRemoved, i.Driver, i.Kind + " " + i.Name + ": " + i.Reason}
+		if !i.Removed {
+			e.kind, e.message = step.EventSweepFailed, e.message+": "+i.Error
+		}
+		e.driver, e.message = bounded(e.driver, maxID), bounded(e.message, maxText)
+		news = append(news, e)
+	}
+	return news
+}
+
+// bounded makes a worker's text short enough to keep, and valid.
+func bounded(text string, most int) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text[:min(len(text), most)], ""), "\x00", "")
 }
 
 func (n workerNews) write(ctx context.Context, db *pgdb.Queries, tenant, worker string) error {

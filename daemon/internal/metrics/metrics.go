@@ -22,6 +22,7 @@ type Metrics struct {
 	wall      *prometheus.HistogramVec
 	shipped   prometheus.Counter
 	failures  *prometheus.CounterVec
+	swept     *prometheus.CounterVec
 	heartbeat prometheus.GaugeFunc
 	lastBeat  atomic.Int64 // Unix nanoseconds
 	calls     *calls
@@ -44,11 +45,13 @@ func New() *Metrics {
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_api_failures_total",
 			Help: "Calls to the API that failed, by what they were for."}, []string{"call"}),
 	}
+	m.swept = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_swept_total",
+		Help: "What sweeps found that nobody had any more, by kind and what came of it."}, []string{"kind", "result"})
 	m.lastBeat.Store(time.Now().UnixNano())
 	m.heartbeat = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "nofx_daemon_heartbeat_age_seconds",
 		Help: "Time since the last heartbeat that the API answered."}, func() float64 { return m.HeartbeatAge().Seconds() })
 	m.registry.MustRegister(m.calls.collectors()...)
-	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.heartbeat,
+	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.swept, m.heartbeat,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.plugins.collectors()...)
 	return m
@@ -78,6 +81,15 @@ func (m *Metrics) Shipped(records int, err error) {
 		return
 	}
 	m.shipped.Add(float64(records))
+}
+
+// Swept counts something that a sweep removed, or could not.
+func (m *Metrics) Swept(kind string, err error) {
+	result := "removed"
+	if err != nil {
+		result = "failed"
+	}
+	m.swept.WithLabelValues(kind, result).Inc()
 }
 
 // Heartbeat notes one.

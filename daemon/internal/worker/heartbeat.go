@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -78,6 +79,7 @@ func (w *Worker) heartbeat(ctx context.Context) error {
 	for id := range w.runs {
 		in.Runs = append(in.Runs, id)
 	}
+	in.Swept = slices.Clone(w.swept)
 	w.mu.Unlock()
 	// The lease counts from before the heartbeat was sent: whatever delays the
 	// answer makes it shorter here, never longer.
@@ -86,6 +88,9 @@ func (w *Worker) heartbeat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.mu.Lock()
+	w.swept = w.swept[len(in.Swept):]
+	w.mu.Unlock()
 	w.heard(in.Drivers)
 	until := sent + driver.Deadline(ms(got.LeaseMS))
 	for _, id := range got.Renewed {

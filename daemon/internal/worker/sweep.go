@@ -7,6 +7,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const (
@@ -17,7 +18,10 @@ const (
 // sweeps removes what should not be there, at once and then on a timer.
 func (w *Worker) sweeps(ctx context.Context) error {
 	for {
-		w.sweep(ctx)
+		report := w.Sweep(ctx, false)
+		for _, e := range report.Errors {
+			w.log.Warn("sweep: cannot look everywhere", "err", e)
+		}
 		timer := time.NewTimer(sweepEvery + rand.N(sweepEvery/4))
 		select {
 		case <-timer.C:
@@ -28,35 +32,84 @@ func (w *Worker) sweeps(ctx context.Context) error {
 	}
 }
 
-// sweep compares the ledger with the drivers, the control groups and the
-// workspaces, and destroys what no attempt or run of this installation has.
-// Every removal is logged with its reason.
-func (w *Worker) sweep(ctx context.Context) {
+// Sweep compares the ledger with the drivers, the control groups and the
+// workspaces, and destroys what no attempt or run of this installation has; a
+// dry run only tells of it. Every removal is logged with its reason, counted,
+// and told to the API.
+func (w *Worker) Sweep(ctx context.Context, dry bool) wire.SweepReport {
+	w.sweeping.Lock()
+	defer w.sweeping.Unlock()
+	s := &sweep{w: w, report: wire.SweepReport{DryRun: dry, Items: []wire.SweepItem{}}}
+	s.sandboxes(ctx)
+	s.groups(ctx)
+	s.workspaces()
+	if !dry {
+		held, err := w.cfg.UIDs.Sweep()
+		if err != nil || held > 0 {
+			w.log.Warn("sweep: uids are still in use", "slots", held, "err", err)
+		}
+	}
+	return s.report
+}
+
+// sweep is one under way.
+type sweep struct {
+	w      *Worker
+	report wire.SweepReport
+}
+
+func (s *sweep) cannot(what string, err error) {
+	s.report.Errors = append(s.report.Errors, what+": "+err.Error())
+}
+
+// item removes one thing, or tells what would be.
+func (s *sweep) item(i wire.SweepItem, remove func() error) {
+	if !s.report.DryRun {
+		err := remove()
+		if i.Removed = err == nil; err != nil {
+			i.Error = err.Error()
+		}
+		s.w.cfg.Observer.Swept(i.Kind, err)
+		s.w.log.Warn("sweep: removed", "kind", i.Kind, "name", i.Name, "driver", i.Driver, "reason", i.Reason, "err", err)
+		s.w.tellSwept(i)
+	}
+	s.report.Items = append(s.report.Items, i)
+}
+
+// tellSwept has the next heartbeat tell of it.
+func (w *Worker) tellSwept(i wire.SweepItem) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.swept) < wire.MaxSwept {
+		w.swept = append(w.swept, i)
+	}
+}
+
+func (s *sweep) sandboxes(ctx context.Context) {
+	w := s.w
 	for _, info := range w.cfg.Drivers.Infos() {
 		if !info.Healthy || !hasHost(info.Capabilities) {
 			continue // other hosts' sandboxes are in a cloud's list too
 		}
 		found, err := w.list(ctx, info.Name)
 		if err != nil {
-			w.log.Warn("sweep: cannot list", "driver", info.Name, "err", err)
+			s.cannot("sandboxes of driver "+info.Name, err)
 			continue
 		}
 		for _, l := range found {
 			if w.held(l.Handle.ID) != nil || time.Since(l.CreatedAt) < sweepGrace {
 				continue
 			}
-			d, err := w.cfg.Drivers.Driver(info.Name)
-			if err == nil {
-				err = d.Destroy(ctx, l.Handle)
-			}
-			w.log.Warn("sweep: destroyed a sandbox", "driver", info.Name, "sandbox", l.Handle.ID, "reason", "no attempt of the ledger has it", "err", err)
+			s.item(wire.SweepItem{Kind: "sandbox", Name: l.Handle.ID, Driver: info.Name, Reason: "no attempt of the ledger has it"}, func() error {
+				d, err := w.cfg.Drivers.Driver(info.Name)
+				if err != nil {
+					return err
+				}
+				ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+				defer cancel()
+				return d.Destroy(ctx, l.Handle)
+			})
 		}
-	}
-	w.sweepGroups(ctx)
-	w.sweepWorkspaces()
-	held, err := w.cfg.UIDs.Sweep()
-	if err != nil || held > 0 {
-		w.log.Warn("sweep: uids are still in use", "slots", held, "err", err)
 	}
 }
 
@@ -81,42 +134,44 @@ func (w *Worker) list(ctx context.Context, name string) ([]driver.Listed, error)
 	return d.List(ctx, owner)
 }
 
-func (w *Worker) sweepGroups(ctx context.Context) {
-	found, err := w.cfg.Cgroups.Attempts()
+func (s *sweep) groups(ctx context.Context) {
+	found, err := s.w.cfg.Cgroups.Attempts()
 	if err != nil {
-		w.log.Warn("sweep: control groups", "err", err)
+		s.cannot("control groups", err)
 		return
 	}
 	// Listed after the groups, so that a group that is being made is known.
 	known := map[string]bool{}
-	for _, a := range w.all() {
+	for _, a := range s.w.all() {
 		known[cgroup.Name(a.id)] = true
 	}
 	for _, g := range found {
 		if known[g.Attempt] {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, removeTimeout)
-		err := g.Remove(ctx)
-		cancel()
-		w.log.Warn("sweep: removed a control group", "attempt", g.Attempt, "reason", "no attempt of the ledger has it", "err", err)
+		s.item(wire.SweepItem{Kind: "cgroup", Name: g.Attempt, Reason: "no attempt of the ledger has it"}, func() error {
+			ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+			defer cancel()
+			return g.Remove(ctx)
+		})
 	}
 }
 
-func (w *Worker) sweepWorkspaces() {
-	found, err := w.cfg.Workspaces.Runs()
+func (s *sweep) workspaces() {
+	found, err := s.w.cfg.Workspaces.Runs()
 	if err != nil {
-		w.log.Warn("sweep: workspaces", "err", err)
+		s.cannot("workspaces", err)
 		return
 	}
 	for _, id := range found {
-		w.mu.Lock()
-		_, known := w.runs[id]
-		w.mu.Unlock()
-		if known || w.held(id) != nil {
+		s.w.mu.Lock()
+		_, known := s.w.runs[id]
+		s.w.mu.Unlock()
+		if known || s.w.held(id) != nil {
 			continue
 		}
-		err := w.cfg.Workspaces.Remove(id)
-		w.log.Warn("sweep: removed a workspace", "name", id, "reason", "no run and no attempt of the ledger has it", "err", err)
+		s.item(wire.SweepItem{Kind: "workspace", Name: id, Reason: "no run and no attempt of the ledger has it"}, func() error {
+			return s.w.cfg.Workspaces.Remove(id)
+		})
 	}
 }

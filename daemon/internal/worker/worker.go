@@ -43,6 +43,7 @@ type Observer interface {
 	Ended(driver string, cause step.Cause, wall time.Duration)
 	Shipped(records int, err error)
 	Heartbeat(err error)
+	Swept(kind string, err error)
 }
 
 // Config is what a Worker is made of. Nothing of it may be nil.
@@ -79,13 +80,15 @@ type Worker struct {
 
 	artifactRoom int64 // bytes of one step's artifacts in all
 
-	slots chan struct{} // one token per running sandbox
+	slots    chan struct{} // one token per running sandbox
+	sweeping sync.Mutex    // one sweep at a time
 
 	mu         sync.Mutex
 	registered wire.WorkerRegistered
 	told       string // what the API knows of the drivers, see offer
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
+	swept      []wire.SweepItem // that the API does not know of
 }
 
 // New makes a worker. It does nothing yet.

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// installation is the name of the system's cgroup on this host.
-func (s *System) installation() string {
+// Installation is the name of the system's cgroup on this host.
+func (s *System) Installation() string {
 	body, err := os.ReadFile(filepath.Join(s.Dir, "installation.json"))
 	var inst struct{ ID string }
 	if err != nil || json.Unmarshal(body, &inst) != nil || inst.ID == "" {
@@ -30,7 +30,7 @@ func (s *System) checkNothingLeft() {
 
 // Leftovers lists what the host has of the system, while it runs or after.
 func (s *System) Leftovers() []string {
-	id := s.installation()
+	id := s.Installation()
 	if id == "" {
 		return nil
 	}

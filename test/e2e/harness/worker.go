@@ -38,7 +38,7 @@ func (s *System) AddWorker(name string) *Worker {
 	cfg["name"] = name
 	cfg["data_dir"] = filepath.Join(s.Dir, name)
 	cfg["pid_dir"] = ""
-	cfg["cgroup_root"] = s.installation() + "_" + name + ".slice"
+	cfg["cgroup_root"] = s.Installation() + "_" + name + ".slice"
 	// The upper half of a range that nobody else's installation has.
 	cfg["uid_base"] = cfg["uid_base"].(int) + cfg["uid_count"].(int)/2
 	cfg["uid_count"] = cfg["uid_count"].(int) / 2

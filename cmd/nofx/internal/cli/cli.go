@@ -67,6 +67,7 @@ func (a *app) root() *cobra.Command {
 		a.workersCommand(),
 		a.usageCommand(),
 		a.doctorCommand(),
+		a.sweepCommand(),
 		a.driversCommand(),
 		a.driverSanityCommand(),
 		a.handlersCommand(),

@@ -153,6 +153,7 @@ func (d *Driver) checkSpec(spec driver.Spec) error {
 		{driver.CapMemory, r.MemoryMB > 0},
 		{driver.CapPids, r.Pids > 0},
 		{driver.CapDisk, r.DiskMB > 0},
+		{driver.CapBlockIO, r.IOMBs > 0},
 		{driver.CapOutput, r.OutputKB > 0},
 		{driver.CapNetNone, spec.Network == step.NetworkNone},
 		{driver.CapNetAllow, spec.Network == step.NetworkAllow},

@@ -386,6 +386,9 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 	case "note":
 		r.event("step.note", s.Name)
 		r.events[len(r.events)-1].Payload = map[string]any{"name": argv[1], "payload": map[string]any{"path": argv[2]}}
+	case "mutter":
+		r.write(s, wire.Stderr, argv[1])
+		v.Cause = step.CauseTimeout
 	case "timeout":
 		v.Cause, v.Message = step.CauseTimeout, "ran longer than 30s"
 	case "oom":

@@ -149,7 +149,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	}
 	saved := a.saveAll(watch, client, plan.Steps[0].Artifacts, detail.Artifacts)
 	a.tellMissing(watch, client, created.ID, plan.Steps[0].Artifacts, detail.Artifacts)
-	return errors.Join(saved, a.conclude(detail))
+	return errors.Join(saved, a.conclude(detail, view.endLine))
 }
 
 // unserved is how long a step may wait before it is worth a word.
@@ -175,7 +175,8 @@ func (a *app) tellUnserved(ctx context.Context, client *server, runID string, do
 
 // conclude says how the step ended, where that is not plain from its exit
 // code, and makes the command's own exit code of it.
-func (a *app) conclude(detail wire.RunDetail) error {
+// endLine ends a line of the step's that the word about it would run into.
+func (a *app) conclude(detail wire.RunDetail, endLine func()) error {
 	s := detail.Steps[0]
 	v := verdict{RunID: detail.Run.ID, StepID: s.ID, Status: s.Status, Artifacts: detail.Artifacts}
 	if s.Verdict != nil {
@@ -184,12 +185,15 @@ func (a *app) conclude(detail wire.RunDetail) error {
 	own := s.Verdict != nil && v.Cause == step.CauseExit && v.ExitCode != nil
 	switch {
 	case a.json:
+		endLine()
 		if err := line(a.Stderr, v); err != nil {
 			return err
 		}
 	case s.Verdict == nil:
+		endLine()
 		a.say("the step ended %s without a verdict", s.Status)
 	case !own || v.Output.Truncated:
+		endLine()
 		a.say("%s", summary(v.Verdict))
 	}
 	switch {
@@ -229,19 +233,29 @@ type rawView struct {
 	out, err io.Writer
 	app      *app
 	attempt  int
+	inLine   bool // the step's stderr stopped in the middle of one
 	away     outage
+}
+
+// endLine makes what is said next a line of its own.
+func (v *rawView) endLine() {
+	if v.inLine {
+		_, _ = io.WriteString(v.err, "\n")
+	}
+	v.inLine = false
 }
 
 func (v *rawView) Steps(wire.RunDetail) {}
 
 func (v *rawView) Output(_ wire.StepDetail, attempt int, stream wire.Stream, data []byte) {
 	if v.attempt != 0 && v.attempt != attempt {
+		v.endLine()
 		v.app.say("attempt %d", attempt)
 	}
 	v.attempt = attempt
 	w := v.out
-	if stream == wire.Stderr {
-		w = v.err
+	if stream == wire.Stderr && len(data) > 0 {
+		w, v.inLine = v.err, data[len(data)-1] != '\n'
 	}
 	_, _ = w.Write(data) // a reader that went away must not end the step
 }

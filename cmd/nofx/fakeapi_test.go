@@ -388,7 +388,13 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		r.events[len(r.events)-1].Payload = map[string]any{"name": argv[1], "payload": map[string]any{"path": argv[2]}}
 	case "mutter":
 		r.write(s, wire.Stderr, argv[1])
-		v.Cause = step.CauseTimeout
+		last := &r.output[s.ID][len(r.output[s.ID])-1]
+		last.Data = last.Data[:len(last.Data)-1] // in the middle of a line
+		if argv[2] == "timeout" {
+			v.Cause = step.CauseTimeout
+		} else {
+			code, _ = strconv.Atoi(argv[2])
+		}
 	case "timeout":
 		v.Cause, v.Message = step.CauseTimeout, "ran longer than 30s"
 	case "oom":

@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // box is a sandbox as far as its network goes.
 type box struct {
-	t     *testing.T
+	t     testing.TB
 	world *testnet.Net
 	dir   string
 	pid   int
@@ -57,7 +57,7 @@ type box struct {
 }
 
 // enter makes a sandbox with a gateway in a world.
-func enter(t *testing.T, w *testnet.Net, p egress.Policy) *box {
+func enter(t testing.TB, w *testnet.Net, p egress.Policy) *box {
 	t.Helper()
 	b := &box{t: t, world: w, dir: t.TempDir()}
 	sleep := exec.Command("unshare", "--net", "sleep", "300")

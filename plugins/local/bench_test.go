@@ -73,7 +73,7 @@ func benchSpec(b *testing.B, workspaceUID uint32) driver.Spec {
 	return s
 }
 
-func benchSandbox(b *testing.B, wrap func(driver.Driver) driver.Driver, workspaceUID uint32) {
+func benchSandbox(b *testing.B, wrap func(driver.Driver) driver.Driver, workspaceUID uint32, change ...func(*driver.Spec)) {
 	d := New()
 	b.Cleanup(d.Close)
 	c := wrap(d)
@@ -81,6 +81,9 @@ func benchSandbox(b *testing.B, wrap func(driver.Driver) driver.Driver, workspac
 		b.Fatal(err)
 	}
 	spec := benchSpec(b, workspaceUID)
+	for _, f := range change {
+		f(&spec)
+	}
 	run := func(i int) {
 		spec.ID = fmt.Sprintf("bench-%d", i)
 		oneSandbox(b, c, spec)
@@ -110,6 +113,9 @@ func BenchmarkSandbox(b *testing.B) {
 	})
 	b.Run("grpc-idmapped", func(b *testing.B) {
 		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 1800000001)
+	})
+	b.Run("grpc-network", func(b *testing.B) { // with its gateway's start and end
+		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0, func(s *driver.Spec) { s.Network = step.NetworkOpen })
 	})
 }
 

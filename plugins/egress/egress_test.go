@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -356,7 +358,11 @@ func TestServerName(t *testing.T) {
 	if got := get("GET /x HTTP/1.1\r\nHost: API.example.com:80\r\n\r\n"); !strings.Contains(got, "GET /x") {
 		t.Errorf("HTTP: %q", got)
 	}
-	for _, request := range []string{"GET /x HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", "GET http://evil.example.net/ HTTP/1.1\r\nHost: " + publicName + "\r\n\r\n", "SSH-2.0-x\r\n\r\n"} {
+	for _, request := range []string{"GET /x HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", "GET http://evil.example.net/ HTTP/1.1\r\nHost: " + publicName + "\r\n\r\n", "SSH-2.0-x\r\n\r\n",
+		// Servers differ in which of two names they take.
+		"GET http://" + publicName + "/ HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", "GET /x HTTP/1.1\r\nHost: " + publicName + "\r\nHost: evil.example.net\r\n\r\n",
+		"GET /x HTTP/1.1\r\nHost: " + publicName + "\r\nHost : evil.example.net\r\n\r\n", "GET /x HTTP/1.0\r\n\r\n",
+		"GET /x HTTP/1.1\r\nHost: " + publicName + "\r\nX: y\rHost: evil.example.net\r\n\r\n"} {
 		if got := get(request); strings.Contains(got, "200") {
 			t.Errorf("%q: %q", request, got)
 		}
@@ -393,6 +399,31 @@ func TestUDP(t *testing.T) {
 	list := enter(t, w, egress.Policy{Allow: []string{testnet.Server + ":4000"}})
 	if got, err := echo(list, testnet.Server+":4000"); err == nil || server.Load() != before {
 		t.Errorf("with a list: %q", got)
+	}
+}
+
+// What a step sends cannot spoil the text of its verdict.
+func TestRefusalIsText(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	w.Names(t, map[string][]string{publicName: {testnet.Server}})
+	w.Greeter(t, testnet.Server+":80")
+	for _, host := range []string{strings.Repeat("é", 200), "x" + strings.Repeat("é", 200), "a\x00b", "\xff", "a\x1b[2J"} {
+		b := enter(t, w, egress.Policy{Allow: []string{publicName}})
+		if _, err := b.lookup(publicName); err != nil {
+			t.Fatal(err)
+		}
+		c, err := b.dial("tcp", testnet.Server+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
+		_, _ = io.ReadAll(c)
+		_ = c.Close()
+		text := b.use().Refusal
+		if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			t.Errorf("%q: %q", host, text)
+		}
 	}
 }
 

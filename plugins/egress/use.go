@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ func readUse(f io.ReaderAt) (Use, error) {
 	n := func(i int) int64 { return int64(min(binary.LittleEndian.Uint64(page[8*i:]), 1<<62)) } //nolint:gosec // bounded
 	u := Use{Ready: n(WordReady) == 1, Received: n(WordReceived), Sent: n(WordSent), Refused: n(WordRefused), pid: int(min(n(WordPID), 1<<30))}
 	if length := int(binary.LittleEndian.Uint16(page[RefusalAt:])); length <= MaxRefusal {
-		u.Refusal = string(page[RefusalAt+2 : RefusalAt+2+length])
+		u.Refusal = strings.ToValidUTF8(string(page[RefusalAt+2:RefusalAt+2+length]), "")
 	}
 	return u, nil
 }

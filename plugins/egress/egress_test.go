@@ -402,6 +402,19 @@ func TestUDP(t *testing.T) {
 	}
 }
 
+// Programs ask from a new port each time, and many programs in a minute.
+func TestManyLookups(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	w.Names(t, map[string][]string{publicName: {testnet.Server}})
+	b := enter(t, w, egress.Policy{Allow: []string{publicName}})
+	for i := range 200 {
+		if _, err := b.lookup(publicName); err != nil {
+			t.Fatalf("lookup %d: %v", i, err)
+		}
+	}
+}
+
 // What a step sends cannot spoil the text of its verdict.
 func TestRefusalIsText(t *testing.T) {
 	t.Parallel()

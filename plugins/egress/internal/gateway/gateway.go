@@ -24,13 +24,15 @@ import (
 const (
 	maxConns   = 256
 	maxFlows   = 128 // of UDP
+	maxAsks    = 512 // flows of questions to the resolver
 	maxPending = 64  // connections that are being made
 	maxQueries = 64
 	buffer     = 256 << 10 // bytes, each way of a connection
 	mtu        = 65520
 
 	dialTime = 20 * time.Second
-	flowTime = 60 * time.Second // without a datagram
+	flowTime = 60 * time.Second       // without a datagram
+	askTime  = 100 * time.Millisecond // without a question: most programs ask from a new port each time
 )
 
 const nic tcpip.NICID = 1
@@ -43,7 +45,7 @@ type Gateway struct {
 	dialer   net.Dialer
 	dns      netip.Addr
 
-	conns, flows, queries chan struct{} // capacity: how many at once
+	conns, flows, asks, queries chan struct{} // capacity: how many at once
 }
 
 // New makes a gateway that waits for Attach.
@@ -57,7 +59,8 @@ func New(c egress.Config, count *Counters) (*Gateway, error) {
 	}
 	return &Gateway{
 		policy: p, resolver: newResolver(p, count, c.Resolvers), count: count, dns: netip.MustParseAddr(egress.Resolver),
-		conns: make(chan struct{}, maxConns), flows: make(chan struct{}, maxFlows), queries: make(chan struct{}, maxQueries),
+		conns: make(chan struct{}, maxConns), flows: make(chan struct{}, maxFlows),
+		asks: make(chan struct{}, maxAsks), queries: make(chan struct{}, maxQueries),
 	}, nil
 }
 

@@ -31,18 +31,22 @@ func (g *Gateway) datagrams(ctx context.Context, r *udp.ForwarderRequest) bool {
 			return false
 		}
 	}
-	if !take(g.flows) {
-		return false
+	places := g.flows
+	if dns {
+		places = g.asks
+	}
+	if !take(places) {
+		return dns // asked again, while a port that is not reachable would end it
 	}
 	var wq waiter.Queue
 	ep, err := r.CreateEndpoint(&wq)
 	if err != nil {
-		<-g.flows
+		<-places
 		return false
 	}
 	in := gonet.NewUDPConn(&wq, ep)
 	go func() {
-		defer func() { <-g.flows }()
+		defer func() { <-places }()
 		defer func() { _ = in.Close() }()
 		stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 		defer stop()
@@ -91,7 +95,7 @@ func (g *Gateway) serveDNS(ctx context.Context, in *gonet.UDPConn) {
 	defer answers.Wait()
 	buf := make([]byte, maxUDP)
 	for {
-		if err := in.SetReadDeadline(time.Now().Add(flowTime)); err != nil {
+		if err := in.SetReadDeadline(time.Now().Add(askTime)); err != nil {
 			return
 		}
 		n, err := in.Read(buf)

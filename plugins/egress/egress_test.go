@@ -415,6 +415,72 @@ func TestManyLookups(t *testing.T) {
 	}
 }
 
+// What a server has sent and the sandbox does not read counts as a connection,
+// also when the server has ended it: it is the gateway that keeps it.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	go serve(w.Listen(t, testnet.Server+":5000"), func(c net.Conn) { _, _ = c.Write(make([]byte, 250<<10)) })
+	b := enter(t, w, egress.Policy{Open: true})
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			_ = c.Close()
+		}
+	}()
+	for len(held) < 400 {
+		c, err := b.try(testnet.Server + ":5000")
+		if err != nil {
+			break
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		held = append(held, c)
+	}
+	if len(held) > 300 {
+		t.Fatalf("%d connections with unread bytes", len(held))
+	}
+	// None of it is lost, and what is read makes room.
+	for _, c := range held[:10] {
+		if n, err := io.Copy(io.Discard, c); n != 250<<10 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		_ = c.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		c, err := b.try(testnet.Server + ":5000")
+		if err == nil {
+			_ = c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Ended connections hold neither memory nor the ports that they had.
+func TestManyConnections(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	go serve(w.Listen(t, testnet.Server+":5000"), func(net.Conn) {})
+	b := enter(t, w, egress.Policy{Open: true})
+	// Ports come again in less than a minute.
+	_, err := testnet.Within(t, b.ns, func() (struct{}, error) {
+		return struct{}{}, os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 42999"), 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 600 {
+		c, err := b.dial("tcp", testnet.Server+":5000")
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		_, _ = io.ReadAll(c)
+		_ = c.Close()
+	}
+}
+
 // What a step sends cannot spoil the text of its verdict.
 func TestRefusalIsText(t *testing.T) {
 	t.Parallel()

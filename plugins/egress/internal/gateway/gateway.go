@@ -31,8 +31,11 @@ const (
 	mtu        = 65520
 
 	dialTime = 20 * time.Second
-	flowTime = 60 * time.Second       // without a datagram
-	askTime  = 100 * time.Millisecond // without a question: most programs ask from a new port each time
+	flowTime = 60 * time.Second // without a datagram
+	// What an ended connection stays for. Nothing is late on a tunnel, and the
+	// sandbox uses a port again long before the minute that a network needs.
+	waitTime, lingerTime = 100 * time.Millisecond, 5 * time.Second
+	askTime              = 100 * time.Millisecond // without a question: most programs ask from a new port each time
 )
 
 const nic tcpip.NICID = 1
@@ -77,7 +80,8 @@ func (g *Gateway) Attach(ctx context.Context, tun int, ready func()) error {
 	})
 	sack, rcv := tcpip.TCPSACKEnabled(true), tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: buffer, Max: buffer}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: buffer, Max: buffer}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd} {
+	wait, linger := tcpip.TCPTimeWaitTimeoutOption(waitTime), tcpip.TCPLingerTimeoutOption(lingerTime)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd, &wait, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("network stack: %s", err)
 		}

@@ -126,7 +126,7 @@ func (g *Gateway) connectDNS(ctx context.Context, r *tcp.ForwarderRequest, to ne
 	if err != nil {
 		return
 	}
-	defer func() { _ = in.Close() }()
+	defer func() { in.end(ctx) }()
 	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 	defer stop()
 	var head [2]byte

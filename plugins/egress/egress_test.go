@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -62,14 +63,7 @@ type box struct {
 func enter(t *testing.T, w *testnet.Net, p egress.Policy) *box {
 	t.Helper()
 	b := &box{t: t, world: w, dir: t.TempDir()}
-	sleep := exec.Command("unshare", "--net", "sleep", "300")
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = sleep.Process.Kill(), sleep.Wait() })
-	b.pid = sleep.Process.Pid
-	b.ns = "/proc/" + strconv.Itoa(b.pid) + "/ns/net"
-	b.awaitNamespace()
+	b.sleep()
 	_, err := testnet.Within(t, w.Host(), func() (struct{}, error) {
 		h, err := egress.NewHost(gateway, []string{testnet.DNS + ":53"})
 		if err == nil {
@@ -86,6 +80,19 @@ func enter(t *testing.T, w *testnet.Net, p egress.Policy) *box {
 		}
 	})
 	return b
+}
+
+// sleep starts the sandbox's process.
+func (b *box) sleep() {
+	b.t.Helper()
+	sleep := exec.Command("unshare", "--net", "sleep", "300")
+	if err := sleep.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _, _ = sleep.Process.Kill(), sleep.Wait() })
+	b.pid = sleep.Process.Pid
+	b.ns = "/proc/" + strconv.Itoa(b.pid) + "/ns/net"
+	b.awaitNamespace()
 }
 
 // awaitNamespace waits until unshare has made it.
@@ -569,6 +576,60 @@ func TestProcess(t *testing.T) {
 		if !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
 			t.Fatalf("the gateway outlives the sandbox's supervisor: %d, %v", n, err)
 		}
+	}
+}
+
+// A driver that dies while the gateway begins is asked again, and finds the
+// network that it has made: ready has to mean that it is there.
+func TestDriverDiesAtStart(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	b := &box{t: t, world: w, dir: t.TempDir()}
+	b.sleep()
+	open := func(f *os.File, err error) *os.File {
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	config, err := json.Marshal(egress.Config{Policy: egress.Policy{Open: true}, Resolvers: []string{testnet.DNS + ":53"}, UID: 1900000001, Root: b.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(b.dir, "config")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	counters := open(os.Create(filepath.Join(b.dir, "network")))
+	if err := errors.Join(counters.Truncate(egress.CountersSize), unix.Flock(int(counters.Fd()), unix.LOCK_EX)); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := unix.PidfdOpen(b.pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, ready, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close() // nobody hears it
+	cmd := exec.Command(gateway)
+	cmd.ExtraFiles = []*os.File{open(os.Open(file)), open(os.Open(b.ns)), counters, open(os.NewFile(uintptr(peer), "peer"), nil), open(ready, nil)}
+	if _, err := testnet.Within(t, w.Host(), func() (struct{}, error) { return struct{}{}, cmd.Start() }); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	for deadline := time.Now().Add(10 * time.Second); !egress.Ready(b.dir) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	select {
+	case err := <-ended:
+		if egress.Ready(b.dir) {
+			t.Errorf("it is ready and has ended: %v", err)
+		}
+	case <-time.After(200 * time.Millisecond):
 	}
 }
 

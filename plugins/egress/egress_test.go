@@ -513,6 +513,43 @@ func TestRefusalIsText(t *testing.T) {
 	}
 }
 
+// The broadcast address of a network that the host is in is every host of it,
+// and the host itself.
+func TestBroadcast(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	b := enter(t, w, egress.Policy{Open: true})
+	service, err := testnet.Within(t, w.Host(), func() (net.PacketConn, error) { return net.ListenPacket("udp4", "0.0.0.0:7777") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	heard := func() string {
+		buf := make([]byte, 100)
+		_ = service.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		n, _, _ := service.ReadFrom(buf)
+		return string(buf[:n])
+	}
+	const broadcast = "185.199.108.3:7777" // of testnet.HostAddress/30
+	own, err := testnet.Dial(t, w.Host(), "udp", broadcast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if _, err := io.WriteString(own, "from the host"); err != nil || heard() != "from the host" {
+		t.Fatalf("the service is not there: %v", err)
+	}
+	c, err := b.dial("udp", broadcast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "from the sandbox")
+	if got := heard(); got != "" {
+		t.Errorf("the host's service got %q", got)
+	}
+}
+
 // The gateway ends with the sandbox, is killed on demand, and has nothing that
 // it does not need.
 func TestProcess(t *testing.T) {

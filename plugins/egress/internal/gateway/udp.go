@@ -3,12 +3,15 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -61,7 +64,8 @@ func (g *Gateway) datagrams(ctx context.Context, r *udp.ForwarderRequest) bool {
 
 // relay carries datagrams both ways until none has come for a while.
 func (g *Gateway) relay(ctx context.Context, in net.Conn, to netip.AddrPort) {
-	out, err := g.dialer.DialContext(ctx, "udp", to.String())
+	dialer := net.Dialer{Control: toOne}
+	out, err := dialer.DialContext(ctx, "udp", to.String())
 	if err != nil {
 		return
 	}
@@ -87,6 +91,13 @@ func (g *Gateway) relay(ctx context.Context, in net.Conn, to netip.AddrPort) {
 	both.Go(func() { carry(out, in, g.count.Sent) })
 	carry(in, out, g.count.Received)
 	both.Wait()
+}
+
+// toOne has the kernel refuse the broadcast address of a network that the host
+// is in: it is the host's own, too, and Go's sockets may send to it.
+func toOne(_, _ string, c syscall.RawConn) (err error) {
+	failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0) })
+	return errors.Join(failed, err)
 }
 
 // serveDNS answers the questions of one flow, each as it comes.

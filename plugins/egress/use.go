@@ -33,6 +33,7 @@ const (
 // Use is what a sandbox did with its network.
 type Use struct {
 	Ready          bool
+	Ended          bool   // it was ready, and nobody serves any more
 	Received, Sent int64  // bytes of payload
 	Refused        int64  // calls
 	Refusal        string // why the first was refused
@@ -47,7 +48,11 @@ func ReadUse(dir string) (Use, error) {
 		return Use{}, err
 	}
 	defer f.Close()
-	return readUse(f)
+	u, err := readUse(f)
+	if err == nil && u.Ready { // and so locked by nobody but its gateway
+		u.Ended = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+	}
+	return u, err
 }
 
 func readUse(f io.ReaderAt) (Use, error) {

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -616,6 +617,51 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// What a gateway writes in its counters leads nobody to another process, and
+// keeps no sandbox from its end.
+func TestCountersOfARogue(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	victim := exec.Command("sleep", "300")
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- victim.Wait() }()
+	t.Cleanup(func() { _ = victim.Process.Kill() })
+	for what, spoil := range map[string]func(f *os.File) error{
+		"every word a pid": func(f *os.File) error {
+			for word := range int64(8) {
+				if err := binary.Write(io.NewOffsetWriter(f, 8*word), binary.LittleEndian, uint64(victim.Process.Pid)); err != nil { //nolint:gosec // positive
+					return err
+				}
+			}
+			return nil
+		},
+		"cut": func(f *os.File) error { return f.Truncate(1) },
+	} {
+		b := enter(t, w, egress.Policy{Open: true})
+		f, err := os.OpenFile(filepath.Join(b.dir, "network"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := spoil(f); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := egress.Stop(ctx, b.dir); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("another process was killed: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
 // A driver that dies while the gateway begins is asked again, and finds the
 // network that it has made: ready has to mean that it is there.
 func TestDriverDiesAtStart(t *testing.T) {
@@ -685,11 +731,11 @@ func serve(l net.Listener, do func(net.Conn)) {
 
 func gatewayOf(t *testing.T, dir string) int {
 	t.Helper()
-	u, err := egress.ReadUse(dir)
-	if err != nil || u.PID() < 2 {
-		t.Fatal(u, err)
+	pid, err := egress.PIDOf(dir)
+	if err != nil || pid < 2 {
+		t.Fatal(pid, err)
 	}
-	return u.PID()
+	return pid
 }
 
 func certificate(t *testing.T) tls.Certificate {

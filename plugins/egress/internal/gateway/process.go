@@ -67,7 +67,6 @@ func prepare() (*Gateway, int, error) {
 	if err != nil {
 		return nil, -1, fmt.Errorf("counters: %w", err)
 	}
-	count.Begin()
 	g, err := New(c, count)
 	if err != nil {
 		return nil, -1, err

@@ -119,6 +119,9 @@ func disk(dir string, x *driver.Exit) {
 	if err != nil || s.Spec.Resources.DiskMB == 0 || s.Spec.Host == nil {
 		return
 	}
+	if own, err := volume.Mounted(s.Spec.Host.Workspace); err != nil || !own {
+		return // the host has been down: what is there now is the host's own disk
+	}
 	use, err := volume.Look(s.Spec.Host.Workspace)
 	if err != nil {
 		return

@@ -232,6 +232,41 @@ func TestHostItself(t *testing.T) {
 	}
 }
 
+// An exception for a whole network is not one for the host, which may be in it
+// with all that listens there.
+func TestHostInPrivateNetwork(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	const own, neighbour = "10.20.0.1", testnet.Private
+	if out, err := exec.Command("ip", "-n", w.HostName(), "addr", "add", own+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, a := range []string{own + ":7443", "127.0.0.1:7443"} {
+		l, err := testnet.Within(t, w.Host(), func() (net.Listener, error) { return net.Listen("tcp", a) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	w.Greeter(t, neighbour+":7443")
+	wide := enter(t, w, egress.Policy{Open: true, Private: []string{"10.0.0.0/8:*", "127.0.0.0/8:*"}})
+	if got, err := wide.greeting(neighbour + ":7443"); err != nil {
+		t.Errorf("a neighbour: %q, %v", got, err)
+	}
+	for _, a := range []string{own + ":7443", "127.0.0.1:7443"} {
+		if c, err := wide.try(a); err == nil {
+			_ = c.Close()
+			t.Errorf("%s can be called", a)
+		}
+	}
+	// An operator may mean the host.
+	c, err := enter(t, w, egress.Policy{Open: true, Private: []string{own + ":7443"}}).try(own + ":7443")
+	if err != nil {
+		t.Fatalf("named by itself: %v", err)
+	}
+	_ = c.Close()
+}
+
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	w := testnet.New(t)

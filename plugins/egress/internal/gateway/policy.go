@@ -67,17 +67,29 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// public reports whether an address is one of the Internet's and not this
-// host's own.
-func (p *policy) public(a netip.Addr) bool {
-	if a.Is6() && !global.Contains(a) || slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) }) {
-		return false
+// callable reports whether an address may be called on a port, 0 for any,
+// whatever the step's list says: one of the Internet's that is not this host's
+// own, or an exception. What an exception's prefix covers may be this host,
+// which then has to be named by itself.
+func (p *policy) callable(a netip.Addr, port uint16) bool {
+	mine := p.mine(a)
+	if !mine && public(a) {
+		return true
 	}
+	return slices.ContainsFunc(p.private, func(r step.Rule) bool {
+		return r.HasAddr(a) && (port == 0 || r.HasPort(port)) && (!mine || r.Prefix.IsSingleIP())
+	})
+}
+
+// public reports whether an address is one of the Internet's.
+func public(a netip.Addr) bool {
+	return (a.Is4() || global.Contains(a)) && !slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) })
+}
+
+// mine reports whether an address is this host's own, or may be.
+func (p *policy) mine(a netip.Addr) bool {
 	own, err := p.own()
-	if err != nil {
-		return false
-	}
-	return !slices.ContainsFunc(own, func(o net.Addr) bool {
+	return err != nil || a.IsLoopback() || a.IsUnspecified() || slices.ContainsFunc(own, func(o net.Addr) bool {
 		n, ok := o.(*net.IPNet)
 		if !ok {
 			return false
@@ -87,16 +99,11 @@ func (p *policy) public(a netip.Addr) bool {
 	})
 }
 
-// addr reports whether an address may be called on some port.
-func (p *policy) addr(a netip.Addr) bool {
-	return p.public(a) || slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) })
-}
-
 // admit decides about a connection. named says that only the name allows it,
 // which whoever can must check once more in what the client sends.
 func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
 	a, port := to.Addr().Unmap(), to.Port()
-	if !p.public(a) && !slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
+	if !p.callable(a, port) {
 		return false, fmt.Errorf("%s is not on the Internet and no policy of the tenant names it", to)
 	}
 	if p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {

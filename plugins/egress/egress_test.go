@@ -501,6 +501,44 @@ func TestUnread(t *testing.T) {
 	}
 }
 
+// What a sandbox can have the gateway keep fits into what the gateway's
+// collector of garbage may use, which otherwise never rests.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	much := make([]byte, 2<<20)
+	go serve(w.Listen(t, testnet.Server+":5000"), func(c net.Conn) {
+		_, _ = c.Write(much)
+		<-t.Context().Done()
+	})
+	b := enter(t, w, egress.Policy{Open: true})
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			_ = c.Close()
+		}
+	}()
+	for {
+		c, err := b.try(testnet.Server + ":5000")
+		if err != nil {
+			break
+		}
+		held = append(held, c)
+		_ = c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		go func() { _, _ = c.Write(much) }()
+	}
+	time.Sleep(2 * time.Second) // until everything is full
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", gatewayOf(t, b.dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil || kib > 192<<10 || len(held) < 200 {
+		t.Errorf("%d KiB with %d connections, %v", kib, len(held), err)
+	}
+}
+
 // Ended connections hold neither memory nor the ports that they had.
 func TestManyConnections(t *testing.T) {
 	t.Parallel()

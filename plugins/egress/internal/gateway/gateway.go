@@ -86,7 +86,7 @@ func (g *Gateway) Attach(ctx context.Context, tun int, ready func()) error {
 			return fmt.Errorf("network stack: %s", err)
 		}
 	}
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, maxPending, func(r *tcp.ForwarderRequest) { g.connect(ctx, r) }).HandlePacket)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, buffer, maxPending, func(r *tcp.ForwarderRequest) { g.connect(ctx, r) }).HandlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, func(r *udp.ForwarderRequest) bool { return g.datagrams(ctx, r) }).HandlePacket)
 	if err := s.CreateNIC(nic, &screen{LinkEndpoint: link}); err != nil {
 		return fmt.Errorf("network stack: %s", err)

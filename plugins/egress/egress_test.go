@@ -352,6 +352,34 @@ func TestPrivateByPolicy(t *testing.T) {
 	}
 }
 
+// A name in the list that is pointed at an exception of the tenant's does not
+// lead there: the list has to have the address.
+func TestRebindingToException(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	w.Names(t, map[string][]string{publicName: {testnet.Private}})
+	reached := w.Greeter(t, testnet.Private+":5432")
+	private := []string{"10.20.0.0/16:5432"}
+	b := enter(t, w, egress.Policy{Allow: []string{publicName + ":5432"}, Private: private})
+	if got, err := b.lookup(publicName); err == nil {
+		t.Errorf("it is told: %v", got)
+	}
+	if got, err := b.greeting(testnet.Private + ":5432"); !errors.Is(err, unix.ECONNREFUSED) || reached.Load() != 0 {
+		t.Errorf("%q, %v; want it refused", got, err)
+	}
+	for _, p := range []egress.Policy{
+		{Allow: []string{publicName + ":5432", testnet.Private + ":5432"}, Private: private}, {Open: true, Private: private},
+	} {
+		b := enter(t, w, p)
+		if got, err := b.lookup(publicName); err != nil || len(got) != 1 {
+			t.Errorf("%v, %v", got, err)
+		}
+		if got, err := b.greeting(testnet.Private + ":5432"); err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
 // The names in TLS and HTTP must be in the list, too: one address may serve
 // many.
 func TestServerName(t *testing.T) {

@@ -71,14 +71,22 @@ func prefixes(list ...string) []netip.Prefix {
 // whatever the step's list says: one of the Internet's that is not this host's
 // own, or an exception. What an exception's prefix covers may be this host,
 // which then has to be named by itself.
-func (p *policy) callable(a netip.Addr, port uint16) bool {
+func (p *policy) callable(a netip.Addr, port uint16) (ok, exception bool) {
 	mine := p.mine(a)
 	if !mine && public(a) {
-		return true
+		return true, false
 	}
 	return slices.ContainsFunc(p.private, func(r step.Rule) bool {
 		return r.HasAddr(a) && (port == 0 || r.HasPort(port)) && (!mine || r.Prefix.IsSingleIP())
-	})
+	}), true
+}
+
+// told reports whether the sandbox may be told an address of a name that it may
+// call. Whoever has the name could point it at an exception, which is the
+// step's only when the list has its address.
+func (p *policy) told(a netip.Addr) bool {
+	ok, exception := p.callable(a, 0)
+	return ok && (!exception || p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) }))
 }
 
 // public reports whether an address is one of the Internet's.
@@ -103,7 +111,8 @@ func (p *policy) mine(a netip.Addr) bool {
 // which whoever can must check once more in what the client sends.
 func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
 	a, port := to.Addr().Unmap(), to.Port()
-	if !p.callable(a, port) {
+	ok, exception := p.callable(a, port)
+	if !ok {
 		return false, fmt.Errorf("%s is not on the Internet and no policy of the tenant names it", to)
 	}
 	if p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
@@ -112,7 +121,7 @@ func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
 	p.mu.Lock()
 	names := p.names[a]
 	p.mu.Unlock()
-	if slices.ContainsFunc(names, func(name string) bool { return p.name(name, port) }) {
+	if !exception && slices.ContainsFunc(names, func(name string) bool { return p.name(name, port) }) {
 		return true, nil
 	}
 	if len(names) > 0 {

@@ -567,6 +567,48 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// A connection that breaks is broken on the other side as well: an end that
+// looks like one would make a whole of half an answer.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	ends := make(chan error, 1)
+	go serve(w.Listen(t, testnet.Server+":5000"), func(c net.Conn) {
+		_, _ = io.WriteString(c, "half an ans")
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.(*net.TCPConn).SetLinger(0)
+	})
+	go serve(w.Listen(t, testnet.Server+":5001"), func(c net.Conn) {
+		_, _ = io.WriteString(c, "x")
+		_, err := io.Copy(io.Discard, c)
+		ends <- err
+	})
+	b := enter(t, w, egress.Policy{Open: true})
+	c, err := b.dial("tcp", testnet.Server+":5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "x")
+	if got, err := io.ReadAll(c); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the server's reset: %q, %v", got, err)
+	}
+	if c, err = b.dial("tcp", testnet.Server+":5001"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.Read(make([]byte, 1))
+	_ = c.(*net.TCPConn).SetLinger(0)
+	_ = c.Close()
+	select {
+	case err := <-ends:
+		if !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the sandbox's reset: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the sandbox's reset does not arrive")
+	}
+}
+
 // Ended connections hold neither memory nor the ports that they had.
 func TestManyConnections(t *testing.T) {
 	t.Parallel()

@@ -54,7 +54,7 @@ func (g *Gateway) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 	if named && (to.Port() == 443 || to.Port() == 80) && !g.named(ctx, in, out, to) {
 		return
 	}
-	g.copyBoth(in, out.(*net.TCPConn))
+	g.copyBoth(in, outer{out.(*net.TCPConn)})
 }
 
 // conn is a connection of the sandbox's.
@@ -110,19 +110,31 @@ func (g *Gateway) named(ctx context.Context, in, out net.Conn, to netip.AddrPort
 	return err == nil
 }
 
-// half is a connection whose one way can be closed.
+// half is a connection whose one way can be closed, and that can be broken.
 type half interface {
 	net.Conn
 	CloseWrite() error
+	reset()
 }
+
+// outer is a connection of ours.
+type outer struct{ *net.TCPConn }
+
+func (o outer) reset() {
+	_ = o.SetLinger(0)
+	_ = o.Close()
+}
+
+func (c conn) reset() { c.ep.Abort() }
 
 // copyBoth carries bytes both ways until both have ended.
 func (g *Gateway) copyBoth(in, out half) {
 	var both sync.WaitGroup
 	carry := func(to, from half, count func(int)) {
 		_, err := io.CopyBuffer(&counting{to, count}, onlyReader{from}, make([]byte, 64<<10))
-		if err != nil { // the other way has nothing to go on for
-			_, _ = to.Close(), from.Close()
+		if err != nil { // the other way has nothing to go on for, and this one has not come to its end
+			to.reset()
+			from.reset()
 			return
 		}
 		_ = to.CloseWrite()

@@ -232,6 +232,32 @@ func TestHostItself(t *testing.T) {
 	}
 }
 
+// A host can have addresses that no interface shows: clouds give it those of a
+// balancer as local routes.
+func TestHostsLocalRoute(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	const balancer = "93.184.215.77"
+	if out, err := exec.Command("ip", "-n", w.HostName(), "route", "add", "local", balancer+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	l, err := testnet.Within(t, w.Host(), func() (net.Listener, error) { return net.Listen("tcp", "0.0.0.0:7443") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := testnet.Dial(t, w.Host(), "tcp", balancer+":7443")
+	if err != nil {
+		t.Fatalf("from the host: %v", err)
+	}
+	_ = c.Close()
+	b := enter(t, w, egress.Policy{Open: true})
+	if c, err := b.try(balancer + ":7443"); err == nil {
+		_ = c.Close()
+		t.Error("it can be called")
+	}
+}
+
 // An exception for a whole network is not one for the host, which may be in it
 // with all that listens there.
 func TestHostInPrivateNetwork(t *testing.T) {

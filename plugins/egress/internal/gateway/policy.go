@@ -1,11 +1,15 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -94,7 +98,8 @@ func public(a netip.Addr) bool {
 	return (a.Is4() || global.Contains(a)) && !slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) })
 }
 
-// mine reports whether an address is this host's own, or may be.
+// mine reports whether an address is this host's own, or may be: it is one of
+// an interface's, or the host's routes keep it here.
 func (p *policy) mine(a netip.Addr) bool {
 	own, err := p.own()
 	return err != nil || a.IsLoopback() || a.IsUnspecified() || slices.ContainsFunc(own, func(o net.Addr) bool {
@@ -104,7 +109,19 @@ func (p *policy) mine(a netip.Addr) bool {
 		}
 		mine, ok := netip.AddrFromSlice(n.IP)
 		return ok && mine.Unmap() == a
-	})
+	}) || !leaves(a)
+}
+
+// leaves reports whether the host's routes send what is for an address to
+// somebody else, or have none for it.
+func leaves(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	for _, none := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL} {
+		if errors.Is(err, none) {
+			return true
+		}
+	}
+	return err == nil && !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type != unix.RTN_UNICAST })
 }
 
 // admit decides about a connection. named says that only the name allows it,

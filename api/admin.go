@@ -11,6 +11,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -61,6 +62,9 @@ func SetTenantNetwork(ctx context.Context, ownerURL string, n TenantNetwork) err
 	case step.NetworkNone, step.NetworkAllow, step.NetworkOpen:
 	default:
 		return fmt.Errorf("network %.40q: none, allow or open", n.Most)
+	}
+	if len(n.Private) > driver.MaxRules { // no driver would take them with a step
+		return fmt.Errorf("%d exceptions are more than %d", len(n.Private), driver.MaxRules)
 	}
 	private := []string{}
 	for _, text := range n.Private {

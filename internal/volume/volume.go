@@ -35,15 +35,33 @@ const (
 
 // Mount shows the volume whose file is image at dir, a folder that exists, and
 // makes it first, of mb MiB and for uid, unless it is there. A file system that
-// was in use when the host went down is checked before. It does nothing when
-// dir shows one already.
+// was in use when the host went down is checked before. One that dir shows
+// already is left.
 func Mount(ctx context.Context, image, dir string, mb int64, uid uint32) error {
 	if mb < MinMB || mb > MaxMB {
 		return step.Errorf(step.KindInvalid, "a volume of %d MiB: %d to %d can be had", mb, MinMB, MaxMB)
 	}
-	if mounted, err := Mounted(dir); err != nil || mounted {
+	mounted, err := Mounted(dir)
+	if err != nil {
 		return err
 	}
+	if !mounted {
+		if err := show(ctx, image, dir, mb); err != nil {
+			return err
+		}
+	}
+	// Also when it is there: a process may have died before it came to this.
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil || st.Uid == uid {
+		return err
+	}
+	// What mkfs leaves there is not the step's.
+	_ = os.Remove(filepath.Join(dir, "lost+found"))
+	return os.Lchown(dir, int(uid), int(uid))
+}
+
+// show mounts the volume, which is made or checked first.
+func show(ctx context.Context, image, dir string, mb int64) error {
 	ctx, cancel := context.WithTimeout(ctx, toolTime)
 	defer cancel()
 	if _, err := os.Lstat(image); errors.Is(err, fs.ErrNotExist) {
@@ -56,9 +74,7 @@ func Mount(ctx context.Context, image, dir string, mb int64, uid uint32) error {
 	if err := mount(image, dir); err != nil {
 		return step.Errorf(step.KindUnavailable, "volume: %w", err)
 	}
-	// What mkfs leaves there is not the step's.
-	_ = os.Remove(filepath.Join(dir, "lost+found"))
-	return os.Lchown(dir, int(uid), int(uid))
+	return nil
 }
 
 // Unmount ends what dir shows, also while it is in use, and removes the file.

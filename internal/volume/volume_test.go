@@ -100,6 +100,28 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// A process that died between the mount and what follows leaves what the next
+// one brings to its end.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	image, dir := fresh(t)
+	mount(t, image, dir, 8)
+	if err := os.Chown(dir, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, image, dir, 8)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil || st.Uid != 1234 || st.Gid != 1234 {
+		t.Errorf("it belongs to %d, %d, %v", st.Uid, st.Gid, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("it holds %v, %v", left, err)
+	}
+}
+
 // One that is in use goes all the same, and so does its loop device.
 func TestUnmountInUse(t *testing.T) {
 	t.Parallel()

@@ -128,6 +128,7 @@ func hostResolvers(path string) []string {
 
 const (
 	countersFile = "network"
+	pidFile      = "network.pid"
 	rootFolder   = "network.root"
 )
 
@@ -148,5 +149,5 @@ func Stop(ctx context.Context, dir string) error {
 		return step.Errorf(step.KindInternal, "network: %w", err)
 	}
 	defer f.Close()
-	return stop(ctx, f)
+	return stop(ctx, dir, f)
 }

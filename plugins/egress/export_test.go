@@ -1,4 +1,4 @@
 package egress
 
-// PID of a sandbox's gateway.
-func (u Use) PID() int { return u.pid }
+// PIDOf a sandbox's gateway.
+var PIDOf = pidOf

@@ -90,6 +90,10 @@ func (h *Host) start(ctx context.Context, s Sandbox) (err error) {
 	if err := join(s.Group, cmd.Process.Pid); err != nil {
 		return err
 	}
+	// Before the configuration, without which it ends by itself.
+	if err := os.WriteFile(filepath.Join(s.Dir, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		return err
+	}
 	if _, err := inOther.Write(config); err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package local
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -31,6 +33,26 @@ func TestDiskCap(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// What is told later, as when the host has been down, is of the workspace and
+// not of the disk that its mount has uncovered.
+func TestDiskCapLater(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, newDriver(t), func(s *driver.Spec) { s.Resources.DiskMB = 16 })
+	if r := b.sh(t, "exit 5"); r.exit.Usage.DiskBytes == 0 || r.exit.Usage.DiskBytes > 16<<20 {
+		t.Errorf("%+v", r.exit)
+	}
+	if err := unix.Unmount(b.s.Host.Workspace, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	state, err := b.d.Recover(t.Context(), b.h)
+	if err != nil || len(state.Execs) != 1 || state.Execs[0].Exit == nil {
+		t.Fatalf("%+v, %v", state, err)
+	}
+	if x := state.Execs[0].Exit; x.Usage.DiskBytes != 0 || x.Code != 5 {
+		t.Errorf("%+v", x)
 	}
 }
 

@@ -116,6 +116,30 @@ func TestNetworkNoneHasNoDevice(t *testing.T) {
 	}
 }
 
+// A step whose gateway dies has no network from there on, and is told why.
+func TestGatewayDies(t *testing.T) {
+	t.Parallel()
+	w := testnet.New(t)
+	w.Greeter(t, testnet.Server+":5000")
+	b := netBox(t, w, step.NetworkOpen, step.Egress{})
+	if r := b.bash(t, call(testnet.Server, "5000")); r.exit.Code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	dir, err := b.d.Folder(b.h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := egress.Stop(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.bash(t, call(testnet.Server, "5000")); r.exit.Code == 0 || !strings.Contains(r.exit.Message, "gateway died") {
+		t.Errorf("%+v", r)
+	}
+	if h, err := testnet.Within(t, w.Host(), func() (driver.Handle, error) { return b.d.Create(t.Context(), b.s) }); err != nil || h.ID != b.h.ID {
+		t.Errorf("made again: %+v, %v", h, err)
+	}
+}
+
 // A sandbox's network is its own and goes with it; nobody else's is touched.
 func TestNetworkGoesWithTheSandbox(t *testing.T) {
 	t.Parallel()

@@ -119,6 +119,9 @@ func disk(dir string, x *driver.Exit) {
 	if err != nil || s.Spec.Resources.DiskMB == 0 || s.Spec.Host == nil {
 		return
 	}
+	if own, err := volume.Mounted(s.Spec.Host.Workspace); err != nil || !own {
+		return // the host has been down: what is there now is the host's own disk
+	}
 	use, err := volume.Look(s.Spec.Host.Workspace)
 	if err != nil {
 		return
@@ -127,6 +130,20 @@ func disk(dir string, x *driver.Exit) {
 	if use.Full && (x.Cause == step.CauseExit && x.Code != 0 || x.Cause == step.CauseSignal) {
 		x.Cause, x.Message = step.CauseDisk, "the workspace is full"
 	}
+}
+
+// network tells what a step that failed may have failed by, "" when nothing.
+func network(dir string, u egress.Use) string {
+	if u.Ended {
+		// It ends with the supervisor; before that, it has died.
+		if life, err := supervisor.Look(dir); err == nil && life.Alive {
+			return "the sandbox's network has failed: its gateway died"
+		}
+	}
+	if u.Refused > 0 {
+		return fmt.Sprintf("the network refused %d calls, the first: %s", u.Refused, u.Refusal)
+	}
+	return ""
 }
 
 // exitOf reads a supervisor's record, and asks the engine about an end that
@@ -138,8 +155,8 @@ func (b *Boxes) exitOf(ctx context.Context, dir string, r *supervisor.Record) (*
 	}
 	if u, uerr := egress.ReadUse(dir); err == nil && uerr == nil {
 		x.Usage.NetRxBytes, x.Usage.NetTxBytes = u.Received, u.Sent
-		if u.Refused > 0 && x.Message == "" && x.Code != 0 {
-			x.Message = fmt.Sprintf("the network refused %d calls, the first: %s", u.Refused, u.Refusal)
+		if x.Message == "" && x.Code != 0 {
+			x.Message = network(dir, u)
 		}
 	}
 	if err == nil && r.Why == supervisor.WhyLost {

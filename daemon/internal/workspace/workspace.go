@@ -51,9 +51,10 @@ func (s *Store) Make(ctx context.Context, name string, uid uint32, mb int64) (st
 	if mb == 0 {
 		return path, os.Lchown(path, int(uid), int(uid))
 	}
-	// Steps of one run may begin at the same time.
+	// Steps of one run may begin at the same time, and one of them may be
+	// cancelled: the others want it all the same. It takes a bounded time.
 	_, err, _ := s.making.Do(name, func() (any, error) {
-		return nil, volume.Mount(ctx, s.image(name), path, mb, uid)
+		return nil, volume.Mount(context.WithoutCancel(ctx), s.image(name), path, mb, uid)
 	})
 	return path, err
 }

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -87,10 +88,18 @@ func TestLimit(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	// As steps of one run that begin together, some of which are cancelled: one of
+	// them may be the one that makes it for all.
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
 	var group sync.WaitGroup
-	for range 4 { // as steps of one run that begin together
+	for i := range 4 {
+		ctx := t.Context()
+		if i%2 == 1 {
+			ctx = cancelled
+		}
 		group.Go(func() {
-			if _, err := s.Make(t.Context(), "run_1", 1234, 16); err != nil {
+			if _, err := s.Make(ctx, "run_1", 1234, 16); err != nil {
 				t.Error(err)
 			}
 		})

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"encoding/binary"
-	"os"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -29,9 +28,6 @@ func OpenCounters(fd int) (*Counters, error) {
 func (c *Counters) word(i int) *atomic.Uint64 {
 	return (*atomic.Uint64)(unsafe.Pointer(&c.page[8*i])) //nolint:gosec // a page is aligned, and longer than that
 }
-
-// Begin says who serves, before there is anything to serve.
-func (c *Counters) Begin() { c.word(egress.WordPID).Store(uint64(os.Getpid())) } //nolint:gosec // positive
 
 // Ready says that the network is there.
 func (c *Counters) Ready() { c.word(egress.WordReady).Store(1) }

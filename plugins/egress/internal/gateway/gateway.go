@@ -24,6 +24,7 @@ import (
 const (
 	maxConns   = 256
 	maxFlows   = 128 // of UDP
+	maxAsks    = 512 // flows of questions to the resolver
 	maxPending = 64  // connections that are being made
 	maxQueries = 64
 	buffer     = 256 << 10 // bytes, each way of a connection
@@ -31,6 +32,10 @@ const (
 
 	dialTime = 20 * time.Second
 	flowTime = 60 * time.Second // without a datagram
+	// What an ended connection stays for. Nothing is late on a tunnel, and the
+	// sandbox uses a port again long before the minute that a network needs.
+	waitTime, lingerTime = 100 * time.Millisecond, 5 * time.Second
+	askTime              = 100 * time.Millisecond // without a question: most programs ask from a new port each time
 )
 
 const nic tcpip.NICID = 1
@@ -43,7 +48,7 @@ type Gateway struct {
 	dialer   net.Dialer
 	dns      netip.Addr
 
-	conns, flows, queries chan struct{} // capacity: how many at once
+	conns, flows, asks, queries chan struct{} // capacity: how many at once
 }
 
 // New makes a gateway that waits for Attach.
@@ -57,7 +62,8 @@ func New(c egress.Config, count *Counters) (*Gateway, error) {
 	}
 	return &Gateway{
 		policy: p, resolver: newResolver(p, count, c.Resolvers), count: count, dns: netip.MustParseAddr(egress.Resolver),
-		conns: make(chan struct{}, maxConns), flows: make(chan struct{}, maxFlows), queries: make(chan struct{}, maxQueries),
+		conns: make(chan struct{}, maxConns), flows: make(chan struct{}, maxFlows),
+		asks: make(chan struct{}, maxAsks), queries: make(chan struct{}, maxQueries),
 	}, nil
 }
 
@@ -74,12 +80,13 @@ func (g *Gateway) Attach(ctx context.Context, tun int, ready func()) error {
 	})
 	sack, rcv := tcpip.TCPSACKEnabled(true), tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: buffer, Max: buffer}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: buffer, Max: buffer}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd} {
+	wait, linger := tcpip.TCPTimeWaitTimeoutOption(waitTime), tcpip.TCPLingerTimeoutOption(lingerTime)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd, &wait, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("network stack: %s", err)
 		}
 	}
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, maxPending, func(r *tcp.ForwarderRequest) { g.connect(ctx, r) }).HandlePacket)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, buffer, maxPending, func(r *tcp.ForwarderRequest) { g.connect(ctx, r) }).HandlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, func(r *udp.ForwarderRequest) bool { return g.datagrams(ctx, r) }).HandlePacket)
 	if err := s.CreateNIC(nic, &screen{LinkEndpoint: link}); err != nil {
 		return fmt.Errorf("network stack: %s", err)

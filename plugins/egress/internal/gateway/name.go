@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 const (
@@ -35,15 +37,19 @@ func serverName(ctx context.Context, c net.Conn, port uint16) (name string, read
 	} else {
 		name, err = tlsName(ctx, in)
 	}
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if err == nil && !step.IsDomain(name) { // what is told of it has to be text
+		err = errNoName
+	}
 	if err == nil {
 		err = c.SetReadDeadline(time.Time{})
 	}
-	return strings.ToLower(strings.TrimSuffix(name, ".")), seen.Bytes(), err
+	return name, seen.Bytes(), err
 }
 
 func httpHost(in io.Reader) (string, error) {
 	req, err := http.ReadRequest(bufio.NewReader(in))
-	if err != nil {
+	if err != nil || twoNames(req) {
 		return "", errNoName
 	}
 	host := req.Host
@@ -51,6 +57,21 @@ func httpHost(in io.Reader) (string, error) {
 		host = h
 	}
 	return host, nil
+}
+
+// twoNames reports whether a server could read another name than we do: one in
+// the first line, as for a proxy, counts for some and not for others, and some
+// take "Host :" for Host.
+func twoNames(req *http.Request) bool {
+	if req.URL.Host != "" {
+		return true
+	}
+	for key := range req.Header {
+		if strings.Contains(key, " ") {
+			return true
+		}
+	}
+	return false
 }
 
 // tlsName has the standard library read the client's hello, and goes no

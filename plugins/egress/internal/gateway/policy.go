@@ -1,11 +1,15 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -67,36 +71,65 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// public reports whether an address is one of the Internet's and not this
-// host's own.
-func (p *policy) public(a netip.Addr) bool {
-	if a.Is6() && !global.Contains(a) || slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) }) {
-		return false
+// callable reports whether an address may be called on a port, 0 for any,
+// whatever the step's list says: one of the Internet's that is not this host's
+// own, or an exception. What an exception's prefix covers may be this host,
+// which then has to be named by itself.
+func (p *policy) callable(a netip.Addr, port uint16) (ok, exception bool) {
+	mine := p.mine(a)
+	if !mine && public(a) {
+		return true, false
 	}
+	return slices.ContainsFunc(p.private, func(r step.Rule) bool {
+		return r.HasAddr(a) && (port == 0 || r.HasPort(port)) && (!mine || r.Prefix.IsSingleIP())
+	}), true
+}
+
+// told reports whether the sandbox may be told an address of a name that it may
+// call. Whoever has the name could point it at an exception, which is the
+// step's only when the list has its address.
+func (p *policy) told(a netip.Addr) bool {
+	ok, exception := p.callable(a, 0)
+	return ok && (!exception || p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) }))
+}
+
+// public reports whether an address is one of the Internet's.
+func public(a netip.Addr) bool {
+	return (a.Is4() || global.Contains(a)) && !slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) })
+}
+
+// mine reports whether an address is this host's own, or may be: it is one of
+// an interface's, or the host's routes keep it here.
+func (p *policy) mine(a netip.Addr) bool {
 	own, err := p.own()
-	if err != nil {
-		return false
-	}
-	return !slices.ContainsFunc(own, func(o net.Addr) bool {
+	return err != nil || a.IsLoopback() || a.IsUnspecified() || slices.ContainsFunc(own, func(o net.Addr) bool {
 		n, ok := o.(*net.IPNet)
 		if !ok {
 			return false
 		}
 		mine, ok := netip.AddrFromSlice(n.IP)
 		return ok && mine.Unmap() == a
-	})
+	}) || !leaves(a)
 }
 
-// addr reports whether an address may be called on some port.
-func (p *policy) addr(a netip.Addr) bool {
-	return p.public(a) || slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) })
+// leaves reports whether the host's routes send what is for an address to
+// somebody else, or have none for it.
+func leaves(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	for _, none := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL} {
+		if errors.Is(err, none) {
+			return true
+		}
+	}
+	return err == nil && !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type != unix.RTN_UNICAST })
 }
 
 // admit decides about a connection. named says that only the name allows it,
 // which whoever can must check once more in what the client sends.
 func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
 	a, port := to.Addr().Unmap(), to.Port()
-	if !p.public(a) && !slices.ContainsFunc(p.private, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
+	ok, exception := p.callable(a, port)
+	if !ok {
 		return false, fmt.Errorf("%s is not on the Internet and no policy of the tenant names it", to)
 	}
 	if p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) && r.HasPort(port) }) {
@@ -105,7 +138,7 @@ func (p *policy) admit(to netip.AddrPort) (named bool, _ error) {
 	p.mu.Lock()
 	names := p.names[a]
 	p.mu.Unlock()
-	if slices.ContainsFunc(names, func(name string) bool { return p.name(name, port) }) {
+	if !exception && slices.ContainsFunc(names, func(name string) bool { return p.name(name, port) }) {
 		return true, nil
 	}
 	if len(names) > 0 {

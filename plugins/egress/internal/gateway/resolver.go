@@ -131,7 +131,7 @@ func (r *resolver) addresses(ctx context.Context, name, network string) ([]dnsme
 		if len(good) == maxAnswers {
 			break
 		}
-		if !r.policy.addr(a) {
+		if !r.policy.told(a) {
 			r.count.Refuse("the name " + name + " has the address " + a.String() + ", which is not on the Internet")
 			continue
 		}

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -46,25 +48,50 @@ func (g *Gateway) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 	if err != nil {
 		return
 	}
-	defer func() { _ = in.Close() }()
+	defer func() { in.end(ctx) }()
 	stop := context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
 	defer stop()
 	if named && (to.Port() == 443 || to.Port() == 80) && !g.named(ctx, in, out, to) {
 		return
 	}
-	g.copyBoth(in, out.(*net.TCPConn))
+	g.copyBoth(in, outer{out.(*net.TCPConn)})
+}
+
+// conn is a connection of the sandbox's.
+type conn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// end closes the connection and returns when nothing is left here of what was
+// sent to the sandbox. One that does not read keeps its bytes here for as long
+// as it likes, which has to count as a connection.
+func (c conn) end(ctx context.Context) {
+	_ = c.Close()
+	for pause := time.Millisecond; c.holds() && ctx.Err() == nil; pause = min(2*pause, time.Second) {
+		time.Sleep(pause)
+	}
+}
+
+// holds reports whether the sandbox has not yet got all, the end included.
+func (c conn) holds() bool {
+	switch tcp.EndpointState(c.ep.State()) {
+	case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return true
+	}
+	return false
 }
 
 // accept ends the sandbox's handshake.
-func accept(r *tcp.ForwarderRequest) (*gonet.TCPConn, error) {
+func accept(r *tcp.ForwarderRequest) (conn, error) {
 	var wq waiter.Queue
 	ep, err := r.CreateEndpoint(&wq)
 	if err != nil {
 		r.Complete(true)
-		return nil, errors.New(err.String())
+		return conn{}, errors.New(err.String())
 	}
 	r.Complete(false)
-	return gonet.NewTCPConn(&wq, ep), nil
+	return conn{gonet.NewTCPConn(&wq, ep), ep}, nil
 }
 
 // named checks the name in the client's first bytes, without which the same
@@ -83,19 +110,31 @@ func (g *Gateway) named(ctx context.Context, in, out net.Conn, to netip.AddrPort
 	return err == nil
 }
 
-// half is a connection whose one way can be closed.
+// half is a connection whose one way can be closed, and that can be broken.
 type half interface {
 	net.Conn
 	CloseWrite() error
+	reset()
 }
+
+// outer is a connection of ours.
+type outer struct{ *net.TCPConn }
+
+func (o outer) reset() {
+	_ = o.SetLinger(0)
+	_ = o.Close()
+}
+
+func (c conn) reset() { c.ep.Abort() }
 
 // copyBoth carries bytes both ways until both have ended.
 func (g *Gateway) copyBoth(in, out half) {
 	var both sync.WaitGroup
 	carry := func(to, from half, count func(int)) {
 		_, err := io.CopyBuffer(&counting{to, count}, onlyReader{from}, make([]byte, 64<<10))
-		if err != nil { // the other way has nothing to go on for
-			_, _ = to.Close(), from.Close()
+		if err != nil { // the other way has nothing to go on for, and this one has not come to its end
+			to.reset()
+			from.reset()
 			return
 		}
 		_ = to.CloseWrite()

@@ -3,12 +3,15 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -31,18 +34,22 @@ func (g *Gateway) datagrams(ctx context.Context, r *udp.ForwarderRequest) bool {
 			return false
 		}
 	}
-	if !take(g.flows) {
-		return false
+	places := g.flows
+	if dns {
+		places = g.asks
+	}
+	if !take(places) {
+		return dns // asked again, while a port that is not reachable would end it
 	}
 	var wq waiter.Queue
 	ep, err := r.CreateEndpoint(&wq)
 	if err != nil {
-		<-g.flows
+		<-places
 		return false
 	}
 	in := gonet.NewUDPConn(&wq, ep)
 	go func() {
-		defer func() { <-g.flows }()
+		defer func() { <-places }()
 		defer func() { _ = in.Close() }()
 		stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 		defer stop()
@@ -57,7 +64,8 @@ func (g *Gateway) datagrams(ctx context.Context, r *udp.ForwarderRequest) bool {
 
 // relay carries datagrams both ways until none has come for a while.
 func (g *Gateway) relay(ctx context.Context, in net.Conn, to netip.AddrPort) {
-	out, err := g.dialer.DialContext(ctx, "udp", to.String())
+	dialer := net.Dialer{Control: toOne}
+	out, err := dialer.DialContext(ctx, "udp", to.String())
 	if err != nil {
 		return
 	}
@@ -85,13 +93,20 @@ func (g *Gateway) relay(ctx context.Context, in net.Conn, to netip.AddrPort) {
 	both.Wait()
 }
 
+// toOne has the kernel refuse the broadcast address of a network that the host
+// is in: it is the host's own, too, and Go's sockets may send to it.
+func toOne(_, _ string, c syscall.RawConn) (err error) {
+	failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0) })
+	return errors.Join(failed, err)
+}
+
 // serveDNS answers the questions of one flow, each as it comes.
 func (g *Gateway) serveDNS(ctx context.Context, in *gonet.UDPConn) {
 	var answers sync.WaitGroup
 	defer answers.Wait()
 	buf := make([]byte, maxUDP)
 	for {
-		if err := in.SetReadDeadline(time.Now().Add(flowTime)); err != nil {
+		if err := in.SetReadDeadline(time.Now().Add(askTime)); err != nil {
 			return
 		}
 		n, err := in.Read(buf)
@@ -122,7 +137,7 @@ func (g *Gateway) connectDNS(ctx context.Context, r *tcp.ForwarderRequest, to ne
 	if err != nil {
 		return
 	}
-	defer func() { _ = in.Close() }()
+	defer func() { in.end(ctx) }()
 	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 	defer stop()
 	var head [2]byte

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,4 +47,47 @@ func DeviceOf(dir string) (Device, error) {
 	}
 	d.Path = "/dev/" + strings.ReplaceAll(filepath.Base(node), "!", "/")
 	return d, nil
+}
+
+// Below lists what a cap on the input and output of a sandbox has to bound: the
+// device that each folder's file system is on, and every disk of this host,
+// since what a sandbox reads may lie on any. Memory and the loop devices of
+// others are none.
+func Below(dirs ...string) ([]Device, error) {
+	var all []Device
+	add := func(d Device) {
+		if !slices.Contains(all, d) {
+			all = append(all, d)
+		}
+	}
+	for _, dir := range dirs {
+		d, err := DeviceOf(dir)
+		if err != nil && !step.Is(err, step.KindUnsupported) {
+			return nil, err
+		}
+		if err == nil { // else it is on a disk all the same
+			add(d)
+		}
+	}
+	entries, err := os.ReadDir("/sys/block")
+	if err != nil {
+		return nil, step.Errorf(step.KindInternal, "block devices: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") || strings.HasPrefix(e.Name(), "zram") {
+			continue
+		}
+		d := Device{Path: "/dev/" + strings.ReplaceAll(e.Name(), "!", "/")}
+		number, err := os.ReadFile(filepath.Join("/sys/block", e.Name(), "dev"))
+		if err != nil {
+			continue // it has just gone
+		}
+		if _, err := fmt.Sscanf(string(number), "%d:%d", &d.Major, &d.Minor); err == nil {
+			add(d)
+		}
+	}
+	if len(all) == 0 {
+		return nil, step.Errorf(step.KindUnsupported, "this host has no block device whose reads and writes could be bounded")
+	}
+	return all, nil
 }

@@ -172,3 +172,25 @@ func mounts(t *testing.T) string {
 	}
 	return string(data)
 }
+
+func TestBelow(t *testing.T) {
+	t.Parallel()
+	image, dir := fresh(t)
+	mount(t, image, dir, 8)
+	all, err := volume.Below(dir, "/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := volume.DeviceOf(dir)
+	if err != nil || !strings.HasPrefix(own.Path, "/dev/loop") || all[0] != own {
+		t.Errorf("%v, %v, %v", own, all, err)
+	}
+	for i, d := range all {
+		if i > 0 && (strings.HasPrefix(d.Path, "/dev/loop") || d == own) {
+			t.Errorf("%v", all)
+		}
+	}
+	if _, err := volume.DeviceOf("/proc"); !step.Is(err, step.KindUnsupported) {
+		t.Errorf("/proc: %v", err)
+	}
+}

@@ -3,7 +3,7 @@ package container
 import (
 	"context"
 	"fmt"
-	"slices"
+	"os"
 
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
@@ -88,20 +88,20 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	return d.join(ctx, s, b, id, door)
 }
 
-// limitIO bounds the reads and writes of the disk that the workspace is on, and
-// of the one that this driver's state is on.
+// limitIO bounds the reads and writes of the device that the workspace is on,
+// and of the host's disks.
 func limitIO(h *container.HostConfig, b *supervised.Box) error {
 	if b.Spec.Resources.IOMBs == 0 {
 		return nil
 	}
 	rate := uint64(b.Spec.Resources.IOMBs) << 20
-	for _, dir := range []string{b.Workspace, b.Dir} {
-		d, err := volume.DeviceOf(dir)
-		if err != nil {
-			return err
-		}
-		if slices.ContainsFunc(h.BlkioDeviceReadBps, func(t *blkiodev.ThrottleDevice) bool { return t.Path == d.Path }) {
-			continue
+	devices, err := volume.Below(b.Workspace, b.Dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if _, err := os.Stat(d.Path); err != nil {
+			continue // the engine takes it by its node
 		}
 		limit := &blkiodev.ThrottleDevice{Path: d.Path, Rate: rate}
 		h.BlkioDeviceReadBps, h.BlkioDeviceWriteBps = append(h.BlkioDeviceReadBps, limit), append(h.BlkioDeviceWriteBps, limit)

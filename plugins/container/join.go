@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/step"
@@ -124,11 +125,8 @@ func copyPath(stateDir string) string { return filepath.Join(stateDir, ".nofx-su
 // of an older one; containers that run keep theirs.
 func copySupervisor(stateDir, supervisor string) error {
 	data, err := os.ReadFile(supervisor)
-	if err == nil {
-		part := copyPath(stateDir) + ".part"
-		if err = os.WriteFile(part, data, 0o500); err == nil {
-			err = os.Rename(part, copyPath(stateDir))
-		}
+	if err == nil { // two processes of the driver may do so at once
+		err = renameio.WriteFile(copyPath(stateDir), data, 0o500, renameio.WithTempDir(stateDir), renameio.IgnoreUmask())
 	}
 	if err != nil {
 		return step.Errorf(step.KindUnavailable, "configuration: supervisor: %w", err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -98,8 +99,9 @@ func CheckResolvers(list []string) error {
 // WriteResolvConf makes a file that is shown as /etc/resolv.conf in sandboxes
 // whose root file system has one of its own, and gives its path.
 func WriteResolvConf(stateDir string) (string, error) {
-	path := filepath.Join(stateDir, ".resolv.conf")                       // no sandbox's id begins with a dot
-	if err := os.WriteFile(path, []byte(ResolvConf), 0o644); err != nil { //nolint:gosec // every step reads it
+	path := filepath.Join(stateDir, ".resolv.conf")                                                                    // no sandbox's id begins with a dot
+	err := renameio.WriteFile(path, []byte(ResolvConf), 0o644, renameio.WithTempDir(stateDir), renameio.IgnoreUmask()) // every step reads it
+	if err != nil {
 		return "", step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
 	}
 	return path, nil

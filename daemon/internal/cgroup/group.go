@@ -176,6 +176,7 @@ func (g *Group) limit(r step.Resources) error {
 func (g *Group) LimitIO(devices []string, mb int64) error {
 	rate := strconv.FormatInt(mb<<20, 10)
 	c := g.Cgroup()
+	done := 0
 	for _, d := range devices {
 		var err error
 		switch {
@@ -187,9 +188,16 @@ func (g *Group) LimitIO(devices []string, mb int64) error {
 			err = errors.Join(write(filepath.Join(c.V1[blkio], "blkio.throttle.read_bps_device"), d+" "+rate),
 				write(filepath.Join(c.V1[blkio], "blkio.throttle.write_bps_device"), d+" "+rate))
 		}
+		if errors.Is(err, syscall.ENODEV) { // one that has no queue to bound, or has just gone
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("limit of device %s: %w", d, err)
 		}
+		done++
+	}
+	if done == 0 {
+		return step.Errorf(step.KindUnsupported, "none of the devices %v can be bounded", devices)
 	}
 	return nil
 }

@@ -226,20 +226,18 @@ func (a *attempt) ownWorkspace() bool {
 	return a.lease.Workspace == step.WorkspaceStep && (a.lease.Resources.DiskMB > 0 || a.lease.Resources.IOMBs > 0)
 }
 
-// limitIO bounds the reads and writes of the disk that the workspace is on, and
-// of the one below, on which the state of everything is.
+// limitIO bounds the reads and writes of the device that the workspace is on,
+// and of the host's disks.
 func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
-	var devices []string
-	for _, dir := range []string{workspace, a.w.cfg.JournalDir} {
-		d, err := volume.DeviceOf(dir)
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(devices, d.String()) {
-			devices = append(devices, d.String())
-		}
+	devices, err := volume.Below(workspace, a.w.cfg.JournalDir)
+	if err != nil {
+		return err
 	}
-	return g.LimitIO(devices, a.lease.Resources.IOMBs)
+	names := make([]string, len(devices))
+	for i, d := range devices {
+		names[i] = d.String()
+	}
+	return g.LimitIO(names, a.lease.Resources.IOMBs)
 }
 
 // workspace is the run's shared folder and the uid that it belongs to.

@@ -45,13 +45,6 @@ type manifest struct {
 	Outputs     string            `yaml:"outputs"`
 }
 
-type resources struct {
-	CPU      float64 `yaml:"cpu"`
-	MemoryMB int64   `yaml:"memory_mb"`
-	Pids     int64   `yaml:"pids"`
-	OutputKB int64   `yaml:"output_kb"`
-}
-
 type commandManifest struct {
 	Argv  []value        `yaml:"argv"`
 	Env   value          `yaml:"env"`

@@ -65,7 +65,7 @@ func engineAPI(ctx context.Context, socket string) (string, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	var v struct {
-		ApiVersion string //nolint:revive,staticcheck // the engine's name for it
+		ApiVersion string //nolint:revive // the engine's name for it
 		Components []struct{ Name string }
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&v); err != nil {

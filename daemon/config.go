@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,10 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
+	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -63,9 +61,7 @@ func ReadConfig(path string) (Config, error) {
 		return Config{}, step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
 	var c Config
-	dec := yaml.NewDecoder(bytes.NewReader(raw))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+	if err := strictyaml.Unmarshal(raw, &c); err != nil {
 		return c, step.Errorf(step.KindInvalid, "configuration %s: %w", path, err)
 	}
 	return c.withDefaults()

@@ -55,6 +55,7 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ body, names string }{
 		"unknown key":      {good + "slotz: 3\n", "line 8: field slotz not found"},
+		"two documents":    {good + "---\nslots: 3\n", "more than one document"},
 		"missing":          {strings.Replace(good, "data_dir: /var/lib/nofx\n", "", 1), "data_dir is missing"},
 		"relative":         {strings.Replace(good, "/var/lib/nofx", "lib", 1), `data_dir: "lib" is not an absolute path`},
 		"no plugin key":    {strings.Replace(good, "true", "false", 1), "plugin_key_file: it must name"},

@@ -92,12 +92,20 @@ func (b *box) awaitNamespace() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if got, err := os.Readlink(b.ns); err == nil && got != own {
-			return
-		}
+	eventually(b.t, "a namespace of its own", func() bool {
+		got, err := os.Readlink(b.ns)
+		return err == nil && got != own
+	})
+}
+
+// eventually waits for f to be true: of another process there is no other word.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !f(); <-tick.C {
 		if time.Now().After(deadline) {
-			b.t.Fatal("no namespace")
+			t.Fatalf("it did not come about: %s", what)
 		}
 	}
 }

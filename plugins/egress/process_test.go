@@ -165,15 +165,26 @@ func TestDriverDiesAtStart(t *testing.T) {
 	if _, err := testnet.Within(t, w.Host(), func() (struct{}, error) { return struct{}{}, cmd.Start() }); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	gone := make(chan struct{})
+	var end error
+	go func() {
+		end = cmd.Wait()
+		close(gone)
+	}()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	for deadline := time.Now().Add(10 * time.Second); !egress.Ready(b.dir) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	over := func() bool {
+		select {
+		case <-gone:
+			return true
+		default:
+			return false
+		}
 	}
+	eventually(t, "it serves or ends", func() bool { return over() || egress.Ready(b.dir) })
 	select {
-	case err := <-ended:
+	case <-gone:
 		if egress.Ready(b.dir) {
-			t.Errorf("it is ready and has ended: %v", err)
+			t.Errorf("it is ready and has ended: %v", end)
 		}
 	case <-time.After(200 * time.Millisecond):
 	}

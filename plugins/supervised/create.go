@@ -68,9 +68,6 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
-	unsupported := func(what string) error {
-		return step.Errorf(step.KindUnsupported, "driver %s: %s", b.name, what)
-	}
 	switch s.Network {
 	case "", step.NetworkNone:
 	case step.NetworkAllow, step.NetworkOpen:
@@ -80,9 +77,8 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	default:
 		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
 	}
-	switch {
-	case s.Isolation != "" && s.Isolation != "namespace":
-		return unsupported("isolation is namespace only")
+	if s.Isolation != "" && s.Isolation != "namespace" {
+		return step.Errorf(step.KindUnsupported, "driver %s: isolation is namespace only", b.name)
 	}
 	if err := b.checkHost(s); err != nil {
 		return err

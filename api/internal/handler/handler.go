@@ -9,19 +9,17 @@
 package handler
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/nofx-run/nofx/api/internal/profile"
+	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -108,13 +106,8 @@ func Load(dir fs.FS, sizes profile.Set) (*Set, error) {
 
 func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 	h := &Handler{}
-	dec := yaml.NewDecoder(bytes.NewReader(raw))
-	dec.KnownFields(true)
-	if err := dec.Decode(&h.m); err != nil {
+	if err := strictyaml.Unmarshal(raw, &h.m); err != nil {
 		return nil, err
-	}
-	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one document")
 	}
 	m := &h.m
 	switch {

@@ -46,10 +46,11 @@ func TestNetwork(t *testing.T) {
 func TestPresetsRefused(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"a: [b]\nb: [a]":      "circle",
-		"a: [https://x.com/]": "preset a",
-		"A.b: [example.com]":  "lower-case",
-		"a: 5":                "cannot unmarshal",
+		"a: [b]\nb: [a]":              "circle",
+		"a: [https://x.com/]":         "preset a",
+		"A.b: [example.com]":          "lower-case",
+		"a: 5":                        "cannot unmarshal",
+		"a: [x.com]\n---\nb: [y.com]": "more than one document",
 	} {
 		if p, err := ParsePresets([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, %v", text, p, err)

@@ -1,17 +1,13 @@
 package plan
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -25,7 +21,7 @@ var presetName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 // presets, and checks all of it.
 func ParsePresets(data []byte) (Presets, error) {
 	var raw map[string][]string
-	if err := yaml.NewDecoder(bytes.NewReader(data)).Decode(&raw); err != nil && !errors.Is(err, io.EOF) {
+	if err := strictyaml.Unmarshal(data, &raw); err != nil {
 		return nil, err
 	}
 	out := Presets{}

@@ -2,17 +2,14 @@
 package profile
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -50,9 +47,7 @@ var name = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 // Parse reads a YAML file of resources by name, strictly.
 func Parse(data []byte) (Set, error) {
 	var raw map[string]Resources
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&raw); err != nil && !errors.Is(err, io.EOF) {
+	if err := strictyaml.Unmarshal(data, &raw); err != nil {
 		return nil, err
 	}
 	out := Set{}

@@ -156,17 +156,25 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
-func BenchmarkOutput(b *testing.B) {
-	d := benchDriver(b)
-	const size = 64 << 20
+const floodSize = 64 << 20 // bytes that a round of a benchmark reads
+
+// flooded makes a sandbox whose program has written as much.
+func flooded(b *testing.B, d driver.Driver) driver.Handle {
+	b.Helper()
 	h, err := d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := d.Exec(b.Context(), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "flood", strconv.Itoa(size)}}, ignoreEvent); err != nil {
+	if err := d.Exec(b.Context(), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "flood", strconv.Itoa(floodSize)}}, ignoreEvent); err != nil {
 		b.Fatal(err)
 	}
-	b.SetBytes(size)
+	b.SetBytes(floodSize)
+	return h
+}
+
+func BenchmarkOutput(b *testing.B) {
+	d := benchDriver(b)
+	h := flooded(b, d)
 	for b.Loop() {
 		if err := d.Attach(b.Context(), h, "main", 0, ignoreEvent); err != nil {
 			b.Fatal(err)
@@ -178,15 +186,7 @@ func BenchmarkOutput(b *testing.B) {
 // worker keeps it.
 func BenchmarkOutputToDisk(b *testing.B) {
 	d := benchDriver(b)
-	const size = 64 << 20
-	h, err := d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := d.Exec(b.Context(), h, driver.ExecSpec{ID: "main", Argv: []string{"mem", "flood", strconv.Itoa(size)}}, ignoreEvent); err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(size)
+	h := flooded(b, d)
 	for b.Loop() {
 		j, err := journal.Open(filepath.Join(b.TempDir(), "journal"))
 		if err != nil {
@@ -205,7 +205,7 @@ func BenchmarkOutputToDisk(b *testing.B) {
 		if err := d.Attach(b.Context(), h, "main", 0, sink); err != nil {
 			b.Fatal(err)
 		}
-		if got := j.Position().Output; got != size {
+		if got := j.Position().Output; got != floodSize {
 			b.Fatalf("the journal has %d bytes", got)
 		}
 		if err := j.Remove(); err != nil {

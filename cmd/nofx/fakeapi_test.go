@@ -43,6 +43,8 @@ type fakeRun struct {
 	artifacts map[string][]byte             // by path
 	cancelled chan struct{}
 	changed   chan struct{} // closed and replaced at each change
+	watched   chan struct{} // closed when somebody has the stream's first events
+	watch     sync.Once
 }
 
 func newFakeAPI(dir string) (*fakeAPI, error) {
@@ -169,7 +171,7 @@ func (f *fakeAPI) create(in wire.SubmitRun) *fakeRun {
 	id := fmt.Sprintf("run-%d", len(f.runs)+1)
 	run := &fakeRun{
 		output: map[string][]wire.OutputChunk{}, artifacts: map[string][]byte{},
-		cancelled: make(chan struct{}), changed: make(chan struct{}),
+		cancelled: make(chan struct{}), changed: make(chan struct{}), watched: make(chan struct{}),
 	}
 	run.detail = wire.RunDetail{
 		Run:       wire.RunSummary{ID: id, Status: step.RunQueued, Title: in.Plan.Goal, CreatedAt: time.Now()},
@@ -270,6 +272,7 @@ func (f *fakeAPI) stream(w http.ResponseWriter, r *http.Request) {
 		body, _ := json.Marshal(batch)
 		fmt.Fprintf(w, "event: %s\nid: event-%d\ndata: %s\n\n", name, sent+len(batch), body)
 		_ = http.NewResponseController(w).Flush()
+		run.watch.Do(func() { close(run.watched) })
 		sent += len(batch)
 		if ended {
 			return
@@ -327,7 +330,8 @@ func (f *fakeAPI) play(run *fakeRun) {
 		switch argv[0] {
 		case "wait":
 			<-run.cancelled
-		case "vanish": // the API is gone for good
+		case "vanish": // the API is gone for good, once the run is known to whom it may concern
+			<-run.watched
 			_ = f.server.Close()
 			<-run.cancelled
 		case "pause":

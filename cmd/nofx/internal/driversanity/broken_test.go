@@ -65,11 +65,12 @@ func broken(t *testing.T, defect string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Path: path, Config: config, Programs: suite.InMemory(), Timeout: time.Minute, Parallel: 4, Patience: 0.2}
+	return Options{Path: path, Config: config, Programs: suite.InMemory(), Timeout: time.Minute, Parallel: 4}
 }
 
 // Each case can fail: a plugin with the defect that it is there for turns it
-// red, seen from outside.
+// red, seen from outside. Patience is short, for speed; a machine too busy to
+// show a defect in that time is given more.
 func TestFindsDefects(t *testing.T) {
 	t.Parallel()
 	all := brokendriver.Defects()
@@ -83,18 +84,23 @@ func TestFindsDefects(t *testing.T) {
 			o := broken(t, defect)
 			// Something must run before its process can be left.
 			o.Only = regexp.MustCompile("^(" + strings.Join(all[defect], "|") + map[string]string{"leaves-processes": "|NoOutput"}[defect] + ")$")
-			r, err := Run(t.Context(), o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, c := range r.Cases {
-				if c.Status != "failed" && slices.Contains(all[defect], c.Name) {
-					t.Errorf("%s %s: %q", c.Name, c.Status, c.Seen)
+			for _, patience := range []float64{0.2, 1, 5} {
+				o.Patience = patience
+				r, err := Run(t.Context(), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.Failed >= len(all[defect]) && r.Grade == "" {
+					return
+				}
+				t.Logf("patience %g: %d cases failed, grade %q", patience, r.Failed, r.Grade)
+				for _, c := range r.Cases {
+					if c.Status != "failed" && slices.Contains(all[defect], c.Name) {
+						t.Logf("%s %s: %q", c.Name, c.Status, c.Seen)
+					}
 				}
 			}
-			if r.Failed < len(all[defect]) || r.Grade != "" {
-				t.Errorf("%d cases failed, grade %q", r.Failed, r.Grade)
-			}
+			t.Error("not found")
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
 	"strconv"
 	"time"
@@ -45,11 +46,11 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = defaultConns
 	}
-	tenant, err := pool(ctx, cfg.TenantURL, "nofx-api", cfg.MaxConns)
+	tenant, err := pool(ctx, cfg.TenantURL, "nofx-api", cfg.MaxConns, nil)
 	if err != nil {
 		return nil, fmt.Errorf("NOFX_DATABASE_URL: %w", err)
 	}
-	system, err := pool(ctx, cfg.SystemURL, "nofx-system", cfg.MaxConns)
+	system, err := pool(ctx, cfg.SystemURL, "nofx-system", cfg.MaxConns, fewRows())
 	if err != nil {
 		tenant.Close()
 		return nil, fmt.Errorf("NOFX_SYSTEM_DATABASE_URL: %w", err)
@@ -57,7 +58,15 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return &DB{tenant: tenant, system: system, log: cfg.Log}, nil
 }
 
-func pool(ctx context.Context, url, name string, conns int) (*pgxpool.Pool, error) {
+// fewRows is for statements that each find a few rows by a key. Postgres plans
+// them when the tables are new or the queue is empty, and would then read the
+// whole of a table that is soon full. A plan without an alternative is still
+// taken.
+func fewRows() map[string]string {
+	return map[string]string{"jit": "off", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+}
+
+func pool(ctx context.Context, url, name string, conns int, planner map[string]string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, errors.New("not a Postgres URL") // the library's text may quote the password
@@ -74,6 +83,7 @@ func pool(ctx context.Context, url, name string, conns int) (*pgxpool.Pool, erro
 	// No query here is better planned for the values it is asked with, and a
 	// claim is planned for longer than it runs.
 	params["plan_cache_mode"] = "force_generic_plan"
+	maps.Copy(params, planner)
 	params["statement_timeout"] = strconv.FormatInt(statementTimeout.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(statementTimeout.Milliseconds(), 10)
 	return pgxpool.NewWithConfig(ctx, cfg)

@@ -100,8 +100,10 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			if err != nil || len(taken) == 0 {
 				return err
 			}
-			if err := db.PinQueued(ctx, in.WorkerID, in.ClaimID); err != nil {
-				return err
+			if taken[0].Fresh {
+				if err := db.PinQueued(ctx, in.WorkerID, in.ClaimID); err != nil {
+					return err
+				}
 			}
 		}
 		rows, err := db.LeasesOfClaim(ctx, in.WorkerID, in.ClaimID)

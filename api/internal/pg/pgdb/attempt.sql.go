@@ -175,17 +175,21 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
-FROM nofx.attempt a
-JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
-             unnest($4::bigint[]) AS epoch) f
-  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-JOIN nofx.step s ON s.id = a.step_id
-WHERE a.worker_id = $5
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
-ORDER BY a.id
-FOR NO KEY UPDATE OF a
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
+             unnest($4::bigint[]) AS epoch ORDER BY 1) f
+CROSS JOIN LATERAL (
+  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at
+  FROM nofx.attempt a
+  WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch AND a.worker_id || '' = $5
+    AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
+  LIMIT 1
+  FOR NO KEY UPDATE
+) a
+CROSS JOIN LATERAL (
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+  FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
+) s
 `
 
 type LockAttemptsParams struct {
@@ -225,7 +229,9 @@ type LockAttemptsRow struct {
 }
 
 // LockAttempts locks those of a worker's attempts whose fence is right,
-// whatever has become of them.
+// whatever has become of them. LIMIT 1 and || ” make it find each by its id:
+// with a plan from a time when the tables were short, it would go through all
+// that the worker ever had.
 // fence: attempt
 func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]LockAttemptsRow, error) {
 	rows, err := q.db.Query(ctx, lockAttempts,

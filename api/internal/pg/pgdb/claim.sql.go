@@ -30,10 +30,10 @@ WITH RECURSIVE tenants AS (
   WHERE t.tenant_id IS NOT NULL
 ), held AS (
   SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
-  FROM near n
-  JOIN nofx.step s ON s.id = n.id
+  FROM nofx.step s
+  JOIN near n ON n.id = s.id
   JOIN nofx.run r ON r.id = s.run_id
-  WHERE s.status = 'queued' AND (NOT s.shares OR r.pin IN ('', $2))
+  WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $2))
   ORDER BY n.turn, n.due_at, s.id
   LIMIT $7::int
   FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -55,14 +55,14 @@ WITH RECURSIVE tenants AS (
     SELECT h.id, h.turn, h.due_at FROM held h
     WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
   ) g
-  WHERE s.id = g.id AND s.status = 'queued'
+  WHERE s.id = g.id AND s.status || '' = 'queued'
   RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, g.turn, g.due_at
 )
 INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
 SELECT ($1::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
        $2, $3, now() + make_interval(secs => $4::float8)
 FROM taken t
-RETURNING id
+RETURNING id, EXISTS (SELECT 1 FROM fresh) AS fresh
 `
 
 type ClaimParams struct {
@@ -75,11 +75,17 @@ type ClaimParams struct {
 	Most         int32
 }
 
+type ClaimRow struct {
+	ID    string
+	Fresh bool
+}
+
 // Claim takes queued steps for a worker: of each tenant its oldest ones that
 // the worker may take, then one of each tenant in turn until there are enough.
 // Steps that another claim is taking at this moment are skipped, and so are
-// runs that are being changed; neither is waited for.
-func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]string, error) {
+// runs that are being changed; neither is waited for. fresh tells whether a run
+// was started or pinned.
+func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error) {
 	rows, err := q.db.Query(ctx, claim,
 		arg.AttemptIds,
 		arg.WorkerID,
@@ -93,13 +99,13 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]string, error) 
 		return nil, err
 	}
 	defer rows.Close()
-	items := []string{}
+	items := []ClaimRow{}
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		var i ClaimRow
+		if err := rows.Scan(&i.ID, &i.Fresh); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -207,9 +213,14 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 }
 
 const lockClaim = `-- name: LockClaim :exec
+
 SELECT pg_advisory_xact_lock(hashtextextended($1::text, 7313))
 `
 
+// Where steps are found by their id or run, the test of their state is written
+// status || ” = 'queued'. The index step_queue cannot serve that, and must not:
+// to a planner with the statistics of a short queue, a walk through all of it
+// looks as cheap as one step.
 // LockClaim lets only one transaction at a time work on a claim id.
 func (q *Queries) LockClaim(ctx context.Context, claimID string) error {
 	_, err := q.db.Exec(ctx, lockClaim, claimID)
@@ -272,7 +283,7 @@ func (q *Queries) LockRunsNow(ctx context.Context, ids []string) ([]LockRunsNowR
 
 const pinQueued = `-- name: PinQueued :exec
 UPDATE nofx.step s SET pin = $1
-WHERE s.status = 'queued' AND s.shares AND s.pin = ''
+WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
   AND s.run_id IN (SELECT a.run_id FROM nofx.attempt a JOIN nofx.run r ON r.id = a.run_id
                    WHERE a.worker_id = $1 AND a.claim_id = $2 AND a.status = 'running' AND r.pin = $1 AND r.steps_left > 1)
 `

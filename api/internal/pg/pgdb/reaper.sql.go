@@ -37,7 +37,7 @@ func (q *Queries) ExpiredAttempts(ctx context.Context, most int32) ([]string, er
 const failQueued = `-- name: FailQueued :many
 UPDATE nofx.step s SET status = 'failed', ended_at = now(), verdict = f.verdict::json, losses = s.losses + 1
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS verdict) f
-WHERE s.id = f.id AND s.status = 'queued'
+WHERE s.id = f.id AND s.status || '' = 'queued'
 RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants
 `
 
@@ -390,7 +390,7 @@ func (q *Queries) TryReaper(ctx context.Context) (bool, error) {
 }
 
 const unpinQueued = `-- name: UnpinQueued :execrows
-UPDATE nofx.step SET pin = '' WHERE status = 'queued' AND pin <> '' AND run_id = ANY ($1::text[])
+UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND run_id = ANY ($1::text[])
 `
 
 func (q *Queries) UnpinQueued(ctx context.Context, runIds []string) (int64, error) {

@@ -11,20 +11,26 @@ ORDER BY r.id
 FOR NO KEY UPDATE;
 
 -- LockAttempts locks those of a worker's attempts whose fence is right,
--- whatever has become of them.
+-- whatever has become of them. LIMIT 1 and || '' make it find each by its id:
+-- with a plan from a time when the tables were short, it would go through all
+-- that the worker ever had.
 -- fence: attempt
 -- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
-FROM nofx.attempt a
-JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
-             unnest(@epochs::bigint[]) AS epoch) f
-  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-JOIN nofx.step s ON s.id = a.step_id
-WHERE a.worker_id = @worker_id
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
-ORDER BY a.id
-FOR NO KEY UPDATE OF a;
+SELECT a.*, s.*
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch ORDER BY 1) f
+CROSS JOIN LATERAL (
+  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at
+  FROM nofx.attempt a
+  WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch AND a.worker_id || '' = @worker_id
+    AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
+  LIMIT 1
+  FOR NO KEY UPDATE
+) a
+CROSS JOIN LATERAL (
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+  FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
+) s;
 
 -- AdvanceAttempts stores what a journal batch says of each attempt.
 -- fence: attempt

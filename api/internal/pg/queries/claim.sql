@@ -1,3 +1,8 @@
+-- Where steps are found by their id or run, the test of their state is written
+-- status || '' = 'queued'. The index step_queue cannot serve that, and must not:
+-- to a planner with the statistics of a short queue, a walk through all of it
+-- looks as cheap as one step.
+
 -- LockClaim lets only one transaction at a time work on a claim id.
 -- name: LockClaim :exec
 SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
@@ -9,7 +14,8 @@ SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim
 -- Claim takes queued steps for a worker: of each tenant its oldest ones that
 -- the worker may take, then one of each tenant in turn until there are enough.
 -- Steps that another claim is taking at this moment are skipped, and so are
--- runs that are being changed; neither is waited for.
+-- runs that are being changed; neither is waited for. fresh tells whether a run
+-- was started or pinned.
 -- name: Claim :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
@@ -30,10 +36,10 @@ WITH RECURSIVE tenants AS (
   WHERE t.tenant_id IS NOT NULL
 ), held AS (
   SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
-  FROM near n
-  JOIN nofx.step s ON s.id = n.id
+  FROM nofx.step s
+  JOIN near n ON n.id = s.id
   JOIN nofx.run r ON r.id = s.run_id
-  WHERE s.status = 'queued' AND (NOT s.shares OR r.pin IN ('', @worker_id))
+  WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', @worker_id))
   ORDER BY n.turn, n.due_at, s.id
   LIMIT @most::int
   FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -55,20 +61,20 @@ WITH RECURSIVE tenants AS (
     SELECT h.id, h.turn, h.due_at FROM held h
     WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
   ) g
-  WHERE s.id = g.id AND s.status = 'queued'
+  WHERE s.id = g.id AND s.status || '' = 'queued'
   RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, g.turn, g.due_at
 )
 INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
 SELECT (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
        @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8)
 FROM taken t
-RETURNING id;
+RETURNING id, EXISTS (SELECT 1 FROM fresh) AS fresh;
 
 -- PinQueued brings the other queued steps of runs that a claim has pinned to
 -- the same worker.
 -- name: PinQueued :exec
 UPDATE nofx.step s SET pin = @worker_id
-WHERE s.status = 'queued' AND s.shares AND s.pin = ''
+WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
   AND s.run_id IN (SELECT a.run_id FROM nofx.attempt a JOIN nofx.run r ON r.id = a.run_id
                    WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running' AND r.pin = @worker_id AND r.steps_left > 1);
 

@@ -29,7 +29,7 @@ WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS N
 RETURNING r.id;
 
 -- name: UnpinQueued :execrows
-UPDATE nofx.step SET pin = '' WHERE status = 'queued' AND pin <> '' AND run_id = ANY (@run_ids::text[]);
+UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND run_id = ANY (@run_ids::text[]);
 
 -- name: ExpiredAttempts :many
 SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORDER BY id LIMIT @most;
@@ -86,7 +86,7 @@ LIMIT @most;
 -- name: FailQueued :many
 UPDATE nofx.step s SET status = 'failed', ended_at = now(), verdict = f.verdict::json, losses = s.losses + 1
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@verdicts::text[]) AS verdict) f
-WHERE s.id = f.id AND s.status = 'queued'
+WHERE s.id = f.id AND s.status || '' = 'queued'
 RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants;
 
 -- name: LockRuns :many

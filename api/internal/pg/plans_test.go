@@ -1,0 +1,80 @@
+package pg_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+)
+
+// What a claim and a journal batch read does not grow with the queue, nor with
+// what the worker has done; also by plans that Postgres made, and kept, when
+// the tables were empty.
+func TestPlansReadFewRows(t *testing.T) {
+	t.Parallel()
+	const many = 20_000
+	db := server.Database(t)
+	admin := connect(t, db.Admin)
+	fill(t, admin, "alpha") // its step's driver is local
+	system := connect(t, db.System)
+	exec(t, system, "SET plan_cache_mode = force_generic_plan")
+	for name, value := range pg.FewRows() {
+		exec(t, system, "SET "+name+" = "+value)
+	}
+	claims := 0
+	// read counts the rows that do touches, and undoes it.
+	read := func(do func(*pgdb.Queries) (int, error)) (rows int) {
+		t.Helper()
+		tx, err := system.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tx.Rollback(t.Context()) }()
+		sum := func() (n int) {
+			const all = `SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_all_tables WHERE schemaname = 'nofx'`
+			if err := tx.QueryRow(t.Context(), all).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		before := sum()
+		got, err := do(pgdb.New(tx))
+		if err != nil || got == 0 {
+			t.Fatalf("%d rows, %v", got, err)
+		}
+		return sum() - before
+	}
+	claim := func(q *pgdb.Queries) (int, error) {
+		claims++
+		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"other", "local"}, Reach: 8, Most: 4})
+		return len(rows), err
+	}
+	lock := func(q *pgdb.Queries) (int, error) {
+		rows, err := q.LockAttempts(t.Context(), pgdb.LockAttemptsParams{Ids: []string{"att-alpha"}, Generations: []int32{1}, Numbers: []int32{1}, Epochs: []int64{1},
+			WorkerID: "w-alpha", Incarnation: "i", KeyID: "key-alpha"})
+		return len(rows), err
+	}
+	exec(t, admin, "UPDATE nofx.step SET attempt = 1, epoch = 1")
+	small := map[string]int{"claim": read(claim), "lock": read(lock)}
+	exec(t, admin, fmt.Sprintf(`
+		INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares, inputs, command, reads, shown,
+			resources, workspace, network, on_output, timeout_ms, grace_ms, artifacts, idempotent, tries, backoff_ms, idempotency_key)
+		SELECT s.id || n, s.tenant_id, s.run_id, n, s.name || n, s.tool, s.driver, s.status, s.deps_left, s.depends_on, s.dependants, false, s.inputs, s.command, s.reads, s.shown,
+			s.resources, 'step', s.network, s.on_output, s.timeout_ms, s.grace_ms, s.artifacts, s.idempotent, s.tries, s.backoff_ms, s.idempotency_key
+		FROM nofx.step s, generate_series(1, %d) n`, many))
+	exec(t, admin, `
+		INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, status, ended_at, verdict)
+		SELECT 'att-' || s.id, s.tenant_id, s.run_id, s.id, 1, 100, 100, 'w-alpha', 'c', now(), 'ended', now(), '{}' FROM nofx.step s WHERE s.id <> 'step-alpha'`)
+	for name, do := range map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock} {
+		// What the kept plan reads, and then a plan made for the new sizes.
+		kept := read(do)
+		exec(t, admin, "ANALYZE nofx.step, nofx.attempt, nofx.run")
+		anew := read(do)
+		t.Logf("%s: %d rows of a short queue, %d of a long one, %d with a new plan", name, small[name], kept, anew)
+		if limit := 100; kept > limit || anew > limit {
+			t.Errorf("%s reads %d rows with the plan kept and %d with a new one, of a queue of %d", name, kept, anew, many)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
@@ -118,6 +119,36 @@ func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.Tenan
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.limits", Target: tenant, Outcome: "allowed", Detail: detail})
 	})
 }
+
+// SetTenantQuota bounds, as the schema's owner, what a tenant may use in a
+// month; nil = not at all.
+func SetTenantQuota(ctx context.Context, ownerURL, tenant string, computeMinutes *float64) error {
+	var most *int64
+	if m := computeMinutes; m != nil {
+		if !(*m >= 0 && *m <= maxMinutes) {
+			return fmt.Errorf("%v compute minutes: 0 to %d", *m, int64(maxMinutes))
+		}
+		ms := int64(math.Round(*m*100)) * 600 // two places
+		most = &ms
+	}
+	detail, err := json.Marshal(map[string]any{"max_compute_minutes_per_month": computeMinutes})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantQuota(ctx, most, tenant)
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return fmt.Errorf("there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.quota", Target: tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
+// maxMinutes is more than any installation has in a month.
+const maxMinutes = 1e9
 
 // OpenAPI is the API's document, as YAML.
 func OpenAPI() ([]byte, error) { return httpapi.OpenAPI() }

@@ -184,6 +184,7 @@ func (a *API) Run(ctx context.Context) (err error) {
 	})
 	background.Go(func() error { return a.every(work, "reaper", a.queue.ReapEvery(), a.queue.Reap) })
 	background.Go(func() error { return a.every(work, "poll", pollEvery, a.queue.Poll) })
+	background.Go(func() error { return a.every(work, "quotas", queue.QuotasEvery, a.queue.NoteSpent) })
 	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
 
 	served := make(chan error, 1)

@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +107,107 @@ func TestUsage(t *testing.T) {
 	for _, span := range [][2]time.Time{{time.Now(), time.Now().Add(-time.Hour)}, {time.Now().AddDate(-5, 0, 0), {}}} {
 		if _, err := user.Usage(t.Context(), span[0], span[1]); !step.Is(err, step.KindInvalid) {
 			t.Errorf("%v: %v", span, err)
+		}
+	}
+}
+
+// What attempts take is charged to the tenant's month; when its quota is used
+// up, runs are refused and queued steps wait, until there is more.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	quota := func(minutes float64) {
+		t.Helper()
+		if err := api.SetTenantQuota(t.Context(), r.db.Admin, "acme", &minutes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	month := func() wire.MonthUsage {
+		t.Helper()
+		u, err := r.user.Usage(t.Context(), time.Time{}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.Month
+	}
+	took := func(wall time.Duration, cause step.Cause) wire.VerdictRecord {
+		v := exit(0)
+		v.Verdict.Usage.WallMS = wall.Milliseconds()
+		if cause != step.CauseExit {
+			v.Verdict.Cause, v.Verdict.ExitCode = cause, nil
+		}
+		return v
+	}
+	const three = `[{"name":"a","tool":"test:echo","resources":{"cpu":2}},{"name":"b","tool":"test:echo"},{"name":"c","tool":"test:echo"}]`
+	run := r.submit(three)
+	if m := month(); m.ComputeMinutes != 0 || m.MaxComputeMinutes != nil || m.Month != m.EndsAt.AddDate(0, -1, 0).Format("2006-01") || m.EndsAt.Day() != 1 {
+		t.Errorf("at first: %+v", m)
+	}
+	quota(3)
+	w.finish(w.one(), took(time.Minute, step.CauseExit)) // on two cores
+	if m := month(); m.ComputeMinutes != 2 || *m.MaxComputeMinutes != 3 {
+		t.Errorf("after a minute on two cores: %+v", m)
+	}
+	w.finish(w.one(), took(time.Minute, step.CauseDriverError)) // not the tenant's fault: tried again
+	if m := month(); m.ComputeMinutes != 2 {
+		t.Errorf("a lost attempt was charged: %+v", m)
+	}
+	r.submit(`[{"name":"more","tool":"test:echo"}]`) // still within
+	w.finish(w.one(), took(61*time.Second, step.CauseExit))
+	resp, raw := r.call("POST", "/api/runs", r.keys["acme user"], []byte(`{"plan":{"goal":"g","steps":`+three+`}}`))
+	if wait, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != http.StatusTooManyRequests || err != nil || wait < 1 || wait > 32*24*3600 ||
+		!strings.Contains(string(raw), "max_compute_minutes_per_month is used up: 3.01 of 3.00") {
+		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, raw)
+	}
+	waiting := func() int {
+		n := 0
+		for _, s := range r.run(run.ID).Steps {
+			if strings.Contains(s.WaitingFor, "max_compute_minutes_per_month") {
+				n++
+			}
+		}
+		return n
+	}
+	if waiting() == 0 {
+		t.Error("no step says that it waits for the quota")
+	}
+	// Within a second or two nothing of it is claimed any more; others are served.
+	var got []wire.Lease
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		if got = w.claim(1, 20*time.Millisecond); len(got) == 0 {
+			break
+		}
+		if _, err := w.Release(t.Context(), wire.ReleaseRequest{WorkerID: w.id, Incarnation: w.incarnation, Leases: []wire.Fence{got[0].Fence}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got) != 0 {
+		t.Errorf("still claimed: %+v", got)
+	}
+	r.client("rival", "user")
+	if resp, raw := r.call("POST", "/api/runs", r.keys["rival user"], []byte(`{"plan":{"goal":"g","steps":`+three+`}}`)); resp.StatusCode != http.StatusCreated {
+		t.Fatalf("the rival: %d %s", resp.StatusCode, raw)
+	}
+	for range 3 {
+		l := w.one()
+		if l.TenantID != "rival" {
+			t.Errorf("claimed %+v", l)
+		}
+		w.finish(l, took(0, step.CauseExit))
+	}
+	quota(1000)
+	w.finish(w.one(), took(0, step.CauseExit))
+	if waiting() != 0 {
+		t.Error("it still waits")
+	}
+	if err := api.SetTenantQuota(t.Context(), r.db.Admin, "acme", nil); err != nil {
+		t.Fatal(err)
+	}
+	r.submit(three)
+	for _, bad := range []float64{-1, 2e9, math.NaN()} {
+		if err := api.SetTenantQuota(t.Context(), r.db.Admin, "acme", &bad); err == nil {
+			t.Errorf("%v was taken", bad)
 		}
 	}
 }

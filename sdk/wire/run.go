@@ -149,6 +149,17 @@ type UsageReport struct {
 	Until time.Time  `json:"until"`
 	Rows  []UsageRow `json:"rows"` // by tool, then driver
 	Total UsageSum   `json:"total"`
+	Month MonthUsage `json:"month"` // the current one, whatever the span
+}
+
+// MonthUsage is what a tenant was charged in a month (UTC), and its quota.
+// Compute time is wall time times the cores that a step asked for; what
+// infrastructure lost is not charged.
+type MonthUsage struct {
+	Month             string    `json:"month"`   // such as 2026-11
+	EndsAt            time.Time `json:"ends_at"` // when the next one begins
+	ComputeMinutes    float64   `json:"compute_minutes"`
+	MaxComputeMinutes *float64  `json:"max_compute_minutes_per_month,omitempty"` // none = not bounded
 }
 
 // UsageRow is the use of one tool on one driver.

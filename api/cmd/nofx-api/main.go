@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ const usage = `usage: nofx-api serve
        nofx-api tenants network --tenant T --most none|allow|open [--private RULE]...
        nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
+       nofx-api tenants quota --tenant T --compute-minutes N|none
        nofx-api openapi
        nofx-api version
 Configuration comes from the environment (NOFX_*).`
@@ -146,6 +148,8 @@ func tenants(ctx context.Context, args []string) error {
 		return setNetwork(ctx, args)
 	case args[0] == "limits":
 		return setLimits(ctx, args)
+	case args[0] == "quota":
+		return setQuota(ctx, args)
 	}
 	return errUsage
 }
@@ -176,6 +180,31 @@ func setLimits(ctx context.Context, args []string) error {
 	}
 	c.TimeoutMS = timeout.Milliseconds()
 	return api.SetTenantCeiling(ctx, url, *tenant, c, *clip)
+}
+
+func setQuota(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("nofx-api tenants quota", flag.ContinueOnError)
+	tenant := flags.String("tenant", "", "the tenant's id")
+	minutes := flags.String("compute-minutes", "", "wall time times cores, in a month (UTC); none: not bounded")
+	if err := flags.Parse(args[1:]); err != nil {
+		return errUsage
+	}
+	if *tenant == "" || *minutes == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	var most *float64
+	if *minutes != "none" {
+		n, err := strconv.ParseFloat(*minutes, 64)
+		if err != nil {
+			return fmt.Errorf("--compute-minutes %.40q: a number of minutes, or none", *minutes)
+		}
+		most = &n
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	return api.SetTenantQuota(ctx, url, *tenant, most)
 }
 
 func setNetwork(ctx context.Context, args []string) error {

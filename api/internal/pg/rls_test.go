@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
+	want := []string{"api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 16 {
+	if n := len(column(t, admin, tenantTables)); n != 17 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -76,6 +76,7 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.event_log (position, tenant_id, run_id, first_seq, last_seq) VALUES (hashtext('@'), '@', 'run-@', 1, 1);
 		INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, cause, attempts, history) VALUES ('d-@', '@', 'run-@', 'step-@', 1, 'lost', 1, '[]');
 		INSERT INTO nofx.idempotency (tenant_id, route, key, fingerprint, status, body, expires_at) VALUES ('@', 'r', 'k', '', 201, '', now());
+		INSERT INTO nofx.month_usage (tenant_id, month, part, attempts, compute_ms) VALUES ('@', '2026-01-01', 0, 1, 1);
 		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed')`, "@", tenant))
 }
 

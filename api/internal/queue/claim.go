@@ -96,7 +96,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		}
 		if !used {
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID,
-				LeaseSeconds: seconds(q.cfg.Lease), Drivers: toldOf(in.Drivers, have), Reach: i32(in.Max * 2), Most: i32(in.Max)})
+				LeaseSeconds: seconds(q.cfg.Lease), Drivers: toldOf(in.Drivers, have), Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max)})
 			if err != nil || len(taken) == 0 {
 				return err
 			}

@@ -241,7 +241,10 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 			return err
 		}
 	}
-	return c.write(ctx, db)
+	if err := c.write(ctx, db); err != nil {
+		return err
+	}
+	return charge(ctx, db, p.WorkerID, j.order) // last, since others wait for its row
 }
 
 func advance(p *pgdb.AdvanceAttemptsParams, a *progress) error {

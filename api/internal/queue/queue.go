@@ -40,6 +40,7 @@ type Queue struct {
 	blobs *blob.Dir
 	hub   *wake.Hub
 	told  told
+	spent spent
 	log   *slog.Logger
 }
 

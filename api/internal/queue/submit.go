@@ -12,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -56,6 +57,9 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		s := s
 		s.Steps = slices.Clone(s.Steps)
 		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
+			return err
+		}
+		if err := quota.Check(ctx, db, who.TenantID, time.Now()); err != nil {
 			return err
 		}
 		n := newRun(who, s)

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -97,6 +99,7 @@ func utc(t *time.Time) *time.Time {
 func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, error) {
 	var out wire.RunDetail
 	var pins []string
+	var month wire.MonthUsage
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		pins = nil
 		row, err := db.GetRun(ctx, tenant, id)
@@ -116,6 +119,11 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 			}
 			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
 		}
+		if slices.ContainsFunc(out.Steps, func(d wire.StepDetail) bool { return d.Status == step.StepQueued }) {
+			if month, err = quota.Month(ctx, db, tenant); err != nil {
+				return err
+			}
+		}
 		files, err := db.ListArtifacts(ctx, tenant, id)
 		if err != nil {
 			return err
@@ -130,14 +138,18 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	if err != nil {
 		return out, err
 	}
-	return out, r.explain(ctx, out.Steps, pins)
+	return out, r.explain(ctx, out.Steps, pins, month)
 }
 
 // explain adds what queued steps wait for. pins are the workers that they
-// wait for, by place.
-func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string) error {
+// wait for, by place; month is the tenant's, when one is queued.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage) error {
 	for i := range steps {
 		if steps[i].Status != step.StepQueued {
+			continue
+		}
+		if quota.Spent(month) {
+			steps[i].WaitingFor = "a new month: " + quota.Refusal(month)
 			continue
 		}
 		var err error
@@ -233,7 +245,8 @@ func (r *Reader) Usage(ctx context.Context, tenant string, since, until time.Tim
 			out.Rows = append(out.Rows, row)
 			out.Total.Add(row.UsageSum)
 		}
-		return nil
+		out.Month, err = quota.Month(ctx, db, tenant)
+		return err
 	})
 	return out, err
 }

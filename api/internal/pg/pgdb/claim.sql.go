@@ -27,7 +27,7 @@ WITH RECURSIVE tenants AS (
     ORDER BY s.due_at, s.id
     LIMIT $6::int
   ) c
-  WHERE t.tenant_id IS NOT NULL
+  WHERE t.tenant_id IS NOT NULL AND t.tenant_id <> ALL (coalesce($7::text[], '{}')) -- who has used up a quota
 ), held AS (
   SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
   FROM nofx.step s
@@ -35,7 +35,7 @@ WITH RECURSIVE tenants AS (
   JOIN nofx.run r ON r.id = s.run_id
   WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $2))
   ORDER BY n.turn, n.due_at, s.id
-  LIMIT $7::int
+  LIMIT $8::int
   FOR NO KEY UPDATE OF s SKIP LOCKED
 ), fresh AS ( -- runs that this claim starts or pins
   SELECT r.id FROM nofx.run r
@@ -72,6 +72,7 @@ type ClaimParams struct {
 	LeaseSeconds float64
 	Drivers      []string
 	Reach        int32
+	Spent        []string
 	Most         int32
 }
 
@@ -93,6 +94,7 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 		arg.LeaseSeconds,
 		arg.Drivers,
 		arg.Reach,
+		arg.Spent,
 		arg.Most,
 	)
 	if err != nil {

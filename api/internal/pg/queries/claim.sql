@@ -33,7 +33,7 @@ WITH RECURSIVE tenants AS (
     ORDER BY s.due_at, s.id
     LIMIT @reach::int
   ) c
-  WHERE t.tenant_id IS NOT NULL
+  WHERE t.tenant_id IS NOT NULL AND t.tenant_id <> ALL (coalesce(@spent::text[], '{}')) -- who has used up a quota
 ), held AS (
   SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
   FROM nofx.step s

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -42,13 +43,26 @@ func (a *app) usageCommand() *cobra.Command {
 					rows = append(rows, usageRow(r.Tool, r.Driver, r.UsageSum))
 				}
 				rows = append(rows, usageRow("total", "", report.Total))
-				return render.Table(w, []string{"TOOL", "DRIVER", "ATTEMPTS", "WALL", "CPU", "PEAK", "READ", "WRITTEN", "RECEIVED", "SENT", "OUTPUT"}, rows)
+				if err := render.Table(w, []string{"TOOL", "DRIVER", "ATTEMPTS", "WALL", "CPU", "PEAK", "READ", "WRITTEN", "RECEIVED", "SENT", "OUTPUT"}, rows); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(w, charged(report.Month))
+				return err
 			})
 		}),
 	}
 	cmd.Flags().StringVar(&since, "since", "", "from then on: a `time` like 2026-11-01T00:00:00Z, a day like 2026-11-01, or a span back like 24h")
 	cmd.Flags().StringVar(&until, "until", "", "before that `time`; now by default")
 	return cmd
+}
+
+// charged is the month's line below the table.
+func charged(m wire.MonthUsage) string {
+	most := "no quota"
+	if m.MaxComputeMinutes != nil {
+		most = fmt.Sprintf("of %.2f", *m.MaxComputeMinutes)
+	}
+	return fmt.Sprintf("charged in %s: %.2f compute minutes (wall time × cores), %s", m.Month, m.ComputeMinutes, most)
 }
 
 func usageRow(tool, driver string, u wire.UsageSum) []string {

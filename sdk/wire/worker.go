@@ -120,7 +120,7 @@ const MaxSwept = 100
 // SweepItem is something on a host that no attempt and no run of its daemon
 // has: what it is, why it goes, and what came of it.
 type SweepItem struct {
-	Kind    string `json:"kind"` // sandbox, cgroup or workspace
+	Kind    string `json:"kind"` // sandbox, cgroup, workspace, process or journal
 	Name    string `json:"name"`
 	Driver  string `json:"driver,omitempty"` // of a sandbox
 	Reason  string `json:"reason"`

@@ -14,12 +14,13 @@ import (
 const (
 	pluginMemory = 1 << 30 // bytes
 	pluginTasks  = 1024
+	pluginPrefix = "plugin_"
 )
 
 // PlacePlugin puts a driver plugin's process into a group of its own, beside
 // the tenants' groups.
 func (t *Tree) PlacePlugin(name string, pid int) error {
-	child := "plugin_" + safe(name)
+	child := pluginPrefix + safe(name)
 	memory, tasks := strconv.Itoa(pluginMemory), strconv.Itoa(pluginTasks)
 	if t.v2 {
 		host, err := t.host()

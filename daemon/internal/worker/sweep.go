@@ -2,7 +2,11 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
@@ -32,9 +36,9 @@ func (w *Worker) sweeps(ctx context.Context) error {
 	}
 }
 
-// Sweep compares the ledger with the drivers, the control groups and the
-// workspaces, and destroys what no attempt or run of this installation has; a
-// dry run only tells of it. Every removal is logged with its reason, counted,
+// Sweep compares the ledger with the drivers, the control groups, workspaces
+// and journals, and destroys what no attempt or run of this installation has,
+// and processes that plugins left; a dry run only tells of it. Every removal is logged with its reason, counted,
 // and told to the API.
 func (w *Worker) Sweep(ctx context.Context, dry bool) wire.SweepReport {
 	w.sweeping.Lock()
@@ -43,6 +47,8 @@ func (w *Worker) Sweep(ctx context.Context, dry bool) wire.SweepReport {
 	s.sandboxes(ctx)
 	s.groups(ctx)
 	s.workspaces()
+	s.processes()
+	s.journals()
 	if !dry {
 		held, err := w.cfg.UIDs.Sweep()
 		if err != nil || held > 0 {
@@ -172,6 +178,45 @@ func (s *sweep) workspaces() {
 		}
 		s.item(wire.SweepItem{Kind: "workspace", Name: id, Reason: "no run and no attempt of the ledger has it"}, func() error {
 			return s.w.cfg.Workspaces.Remove(id)
+		})
+	}
+}
+
+func (s *sweep) processes() {
+	found, err := s.w.cfg.Cgroups.Strays()
+	if err != nil {
+		s.cannot("plugins' processes", err)
+		return
+	}
+	for _, p := range found {
+		s.item(wire.SweepItem{Kind: "process", Name: fmt.Sprintf("%d (%s)", p.PID, p.Name), Driver: p.Plugin, Reason: "its plugin is gone"}, p.Kill)
+	}
+}
+
+// journals that no attempt of the ledger has: their verdicts are with the API.
+func (s *sweep) journals() {
+	dir := s.w.cfg.JournalDir
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		s.cannot("journals", err)
+		return
+	}
+	// Asked after the folder was read: one that is being made is in the ledger.
+	ledger, err := s.w.cfg.Ledger.Entries()
+	if err != nil {
+		s.cannot("ledger", err)
+		return
+	}
+	known := map[string]bool{}
+	for _, e := range ledger {
+		known[e.Lease.AttemptID] = true
+	}
+	for _, e := range entries {
+		if known[e.Name()] || strings.HasPrefix(e.Name(), ".") || s.w.held(e.Name()) != nil {
+			continue
+		}
+		s.item(wire.SweepItem{Kind: "journal", Name: e.Name(), Reason: "no attempt of the ledger has it"}, func() error {
+			return os.RemoveAll(filepath.Join(dir, e.Name()))
 		})
 	}
 }

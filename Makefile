@@ -58,7 +58,7 @@ generate-check: ## fail if the committed generated files are not what generate w
 
 .PHONY: bench
 bench: setup build ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, and the whole system
-	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger
+	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger ./daemon/internal/cgroup
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: hostile

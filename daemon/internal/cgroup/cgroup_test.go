@@ -18,7 +18,7 @@ import (
 
 // open makes a tree of the test's own and removes it at the end. Under systemd
 // its root is a slice.
-func open(t *testing.T) *Tree {
+func open(t testing.TB) *Tree {
 	t.Helper()
 	root := fmt.Sprintf("nofxtest-%08x/daemon", rand.Uint32())
 	if cgroups.Mode() == cgroups.Unified && util.IsRunningSystemd() {
@@ -41,7 +41,7 @@ func open(t *testing.T) *Tree {
 	return tree
 }
 
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx

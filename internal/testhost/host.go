@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -150,6 +151,17 @@ func (h *Host) Limit(t T, s *driver.Spec) {
 	write := func(dir, file string, v int64) {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(v, 10)), 0o644); err != nil {
 			t.Fatal(err)
+		}
+	}
+	if r.CPU > 0 {
+		const period = 10_000 // µs, as the daemon's
+		if g.V2 != "" {
+			if err := os.WriteFile(filepath.Join(g.V2, "cpu.max"), fmt.Appendf(nil, "%d %d", int64(r.CPU*period), period), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			write(g.V1["cpu"], "cpu.cfs_period_us", period)
+			write(g.V1["cpu"], "cpu.cfs_quota_us", int64(r.CPU*period))
 		}
 	}
 	if r.MemoryMB > 0 {

@@ -15,10 +15,21 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-const (
-	cpuPeriod = 100_000 // µs
-	pollEvery = 2 * time.Millisecond
-)
+const pollEvery = 2 * time.Millisecond
+
+// bandwidth is a cap on processor time as the kernel wants it, in µs: quota of
+// each period. The period is short, so that a step that has used its quota up
+// is soon on again, and that its neighbours wait for it no longer than a few
+// milliseconds; a quota may not be below one millisecond.
+func bandwidth(cores float64) (quota, period string) {
+	p := 10_000.0
+	if cores*p < minQuota {
+		p *= 10
+	}
+	return strconv.FormatInt(max(int64(cores*p), minQuota), 10), strconv.FormatInt(int64(p), 10)
+}
+
+const minQuota = 1000 // µs
 
 // Group is the control group of one attempt.
 type Group struct {
@@ -124,7 +135,7 @@ func (g *Group) makeParentAnew(dir string) error {
 
 // limit sets the caps that r asks for.
 func (g *Group) limit(r step.Resources) error {
-	quota := strconv.FormatInt(int64(r.CPU*cpuPeriod), 10)
+	quota, period := bandwidth(r.CPU)
 	memory := strconv.FormatInt(r.MemoryMB<<20, 10)
 	pids := strconv.FormatInt(r.Pids, 10)
 	c := g.Cgroup()
@@ -132,7 +143,7 @@ func (g *Group) limit(r step.Resources) error {
 	if g.tree.v2 {
 		set := func(file, value string) { writes = append(writes, [2]string{filepath.Join(c.V2, file), value}) }
 		if r.CPU > 0 {
-			set("cpu.max", quota+" "+strconv.Itoa(cpuPeriod))
+			set("cpu.max", quota+" "+period)
 		}
 		if r.MemoryMB > 0 {
 			set("memory.max", memory)
@@ -149,7 +160,7 @@ func (g *Group) limit(r step.Resources) error {
 			writes = append(writes, [2]string{filepath.Join(c.V1[controller], file), value})
 		}
 		if r.CPU > 0 {
-			set("cpu", "cpu.cfs_period_us", strconv.Itoa(cpuPeriod))
+			set("cpu", "cpu.cfs_period_us", period)
 			set("cpu", "cpu.cfs_quota_us", quota)
 		}
 		if r.MemoryMB > 0 {

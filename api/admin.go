@@ -88,7 +88,7 @@ func SetTenantNetwork(ctx context.Context, ownerURL string, n TenantNetwork) err
 			return err
 		}
 		if changed == 0 {
-			return fmt.Errorf("there is no tenant %.80q", n.Tenant)
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", n.Tenant)
 		}
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: n.Tenant, Principal: "owner", Action: "tenant.network", Target: n.Tenant, Outcome: "allowed", Detail: detail})
 	})
@@ -114,7 +114,7 @@ func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.Tenan
 			return err
 		}
 		if changed == 0 {
-			return fmt.Errorf("there is no tenant %.80q", tenant)
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
 		}
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.limits", Target: tenant, Outcome: "allowed", Detail: detail})
 	})
@@ -141,7 +141,7 @@ func SetTenantQuota(ctx context.Context, ownerURL, tenant string, computeMinutes
 			return err
 		}
 		if changed == 0 {
-			return fmt.Errorf("there is no tenant %.80q", tenant)
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
 		}
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.quota", Target: tenant, Outcome: "allowed", Detail: detail})
 	})

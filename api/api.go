@@ -4,17 +4,21 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nofx-run/nofx/api/internal/alert"
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/blob"
 	"github.com/nofx-run/nofx/api/internal/fleet"
@@ -39,13 +43,14 @@ const (
 
 // API is one replica.
 type API struct {
-	cfg   Config
-	log   *slog.Logger
-	db    *pg.DB
-	blobs *blob.Dir
-	queue *queue.Queue
-	hub   *wake.Hub
-	relay *wake.Relay
+	cfg    Config
+	log    *slog.Logger
+	db     *pg.DB
+	blobs  *blob.Dir
+	alerts *alert.Service
+	queue  *queue.Queue
+	hub    *wake.Hub
+	relay  *wake.Relay
 
 	listener net.Listener
 	server   *http.Server
@@ -95,9 +100,14 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, DriverWait: cfg.DriverWait}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
+	alerts, err := alertClient(cfg)
+	if err != nil {
+		return a, err
+	}
+	a.alerts = &alert.Service{DB: a.db, Client: alerts, Log: log}
 	h, err := httpapi.New(httpapi.Services{
-		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
-		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
+		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Alerts: a.alerts, Hub: a.hub,
+		Health: a.health, Tick: a.tick, TickToken: cfg.TickToken, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
 	})
 	if err != nil {
 		return a, err
@@ -134,6 +144,33 @@ func profiles(path string) (profile.Set, error) {
 	return profile.Parse(data)
 }
 
+// alertClient is what calls the receivers of alerts.
+func alertClient(cfg Config) (*alert.Client, error) {
+	var allow []netip.Prefix
+	for text := range strings.SplitSeq(cfg.AlertAllow, ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("NOFX_ALERT_ALLOW: %w", err)
+		}
+		allow = append(allow, p.Masked())
+	}
+	var roots *x509.CertPool
+	if cfg.AlertCAFile != "" {
+		pem, err := os.ReadFile(cfg.AlertCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("NOFX_ALERT_CA_FILE: %w", err)
+		}
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, errors.New("NOFX_ALERT_CA_FILE holds no certificate")
+		}
+	}
+	return alert.NewClient(allow, roots), nil
+}
+
 func networkPresets(path string) (plan.Presets, error) {
 	data, err := configs.NetworkPresets()
 	if path != "" {
@@ -160,6 +197,9 @@ func (a *API) Close() error {
 			errs = append(errs, err)
 		}
 	}
+	if a.alerts != nil {
+		a.alerts.Client.Close()
+	}
 	if a.db != nil {
 		a.db.Close()
 	}
@@ -184,6 +224,8 @@ func (a *API) Run(ctx context.Context) (err error) {
 	})
 	background.Go(func() error { return a.every(work, "reaper", a.queue.ReapEvery(), a.queue.Reap) })
 	background.Go(func() error { return a.every(work, "poll", pollEvery, a.queue.Poll) })
+	background.Go(func() error { return a.every(work, "alert rules", alert.Every, a.alerts.Tick) })
+	background.Go(func() error { return a.every(work, "alerts", alert.DeliverEvery, a.alerts.Deliver) })
 	background.Go(func() error { return a.every(work, "quotas", queue.QuotasEvery, a.queue.NoteSpent) })
 	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
 

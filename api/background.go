@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -52,6 +53,17 @@ func (a *API) sequence(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// tick does all background work once. One that fails does not keep the others.
+func (a *API) tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+	defer cancel()
+	var errs []error
+	for _, do := range []func(context.Context) error{a.queue.Reap, a.sequence, a.queue.NoteSpent, a.alerts.Tick, a.alerts.Deliver} {
+		errs = append(errs, do(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // health checks what requests need.

@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -29,6 +30,9 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 	w.finish(l, v, "out")
 	running := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	mine := w.one()
+	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: "https://127.0.0.1:1/"}); err != nil {
+		t.Fatal(err)
+	}
 	r.client("rival", "user")
 	rival := r.workerOf("rival", "rival-host")
 
@@ -60,6 +64,9 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/runs":                                          {"/api/runs", "user", "", 200, `{"runs":[]}`},
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
 		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},
+		"GET /api/alerts":                                        {"/api/alerts", "user", "", 200, `"rules":[]`},
+		"POST /api/alerts/rules/{rule}/silence":                  {"/api/alerts/rules/worker-lost/silence", "user", `{"minutes":5}`, 404, ""},
+		"POST /api/alerts/receivers/{receiver}/test":             {"/api/alerts/receivers/ops/test", "user", "", 404, ""},
 		"GET /api/workers/events":                                {"/api/workers/events", "user", "", 200, `"worker":"rival-host"`},
 		"POST /api/worker/journal":                               {"/api/worker/journal", "worker", as(w.id, w.incarnation, `,"batches":[`+string(verdict)+`]`), 409, ""},
 		"POST /api/worker/journal as itself":                     {"/api/worker/journal", "worker", as(rival.id, rival.incarnation, `,"batches":[`+string(verdict)+`]`), 200, `"discard":["` + mine.AttemptID},
@@ -73,6 +80,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"POST /api/runs":                                         {"", "", "", 0, ""}, // makes its own
 		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody
 		"POST /api/worker/register":                              {"", "", "", 0, ""}, // names are a tenant's own
+		"POST /api/tick":                                         {"", "", "", 0, ""}, // has no tenant
 		"GET /health":                                            {"", "", "", 0, ""}, // has no tenant
 	} {
 		covered[strings.Join(strings.Fields(route)[:2], " ")] = true

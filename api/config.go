@@ -30,6 +30,9 @@ type Config struct {
 	DBConns            int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
 	DrainTimeout       time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
 	DriverWait         time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
+	TickToken          string        `env:"NOFX_TICK_TOKEN"`                      // lets POST /api/tick do the background work; "" = nobody may
+	AlertAllow         string        `env:"NOFX_ALERT_ALLOW"`                     // prefixes that receivers of alerts may be in though they are not on the Internet, with commas
+	AlertCAFile        string        `env:"NOFX_ALERT_CA_FILE"`                   // who signed receivers' certificates; "" = the host's list
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 }
 
@@ -55,6 +58,9 @@ func (c Config) check() error {
 	}
 	if c.DriverWait != 0 && c.DriverWait < time.Second || c.DriverWait > maxDriverWait {
 		errs = append(errs, errors.New("NOFX_DRIVER_WAIT must be 0, for ever, or 1s to 168h"))
+	}
+	if c.TickToken != "" && (len(c.TickToken) < 24 || len(c.TickToken) > 500) {
+		errs = append(errs, errors.New("NOFX_TICK_TOKEN must have 24 to 500 bytes"))
 	}
 	if c.DBConns < 2 || c.DBConns > 1000 {
 		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))

@@ -72,6 +72,9 @@ func TestTenantPolicy(t *testing.T) {
 			t.Error("it was taken")
 		}
 	}
+	if err := api.SetTenantCeiling(t.Context(), r.db.Admin, "nobody", wire.TenantCeiling{}, false); !step.Is(err, step.KindNotFound) || !strings.Contains(err.Error(), `no tenant "nobody"`) {
+		t.Errorf("no tenant: %v", err)
+	}
 }
 
 // What attempts used is added up by tool and driver, for their tenant alone.

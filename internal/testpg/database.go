@@ -20,7 +20,7 @@ type Database struct {
 // the test ends.
 func (s *Server) Database(t testing.TB) Database {
 	t.Helper()
-	name := fmt.Sprintf("test_%d", s.last.Add(1))
+	name := fmt.Sprintf("test_%d", s.last.Add(1)) // the first one's, test_1, can be a setting
 	if err := s.exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
 		t.Fatalf("testpg: %v", err)
 	}

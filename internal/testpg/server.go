@@ -29,16 +29,17 @@ const (
 
 // Server is one running Postgres.
 type Server struct {
-	dir     string
-	process *os.Process
-	log     *os.File
-	done    chan struct{} // closed when the process has ended
-	last    atomic.Int64  // number of the newest test's database
+	dir      string
+	settings []string
+	process  *os.Process
+	log      *os.File
+	done     chan struct{} // closed when the process has ended
+	last     atomic.Int64  // number of the newest test's database
 }
 
 // Start makes a server in a folder of its own and migrates its template
-// database. Stop ends it.
-func Start(ctx context.Context, migrate func(ctx context.Context, ownerURL string) error) (*Server, error) {
+// database. settings, such as "a=b", are added to the server's. Stop ends it.
+func Start(ctx context.Context, migrate func(ctx context.Context, ownerURL string) error, settings ...string) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	bin, err := binaries()
@@ -49,7 +50,7 @@ func Start(ctx context.Context, migrate func(ctx context.Context, ownerURL strin
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, done: make(chan struct{})}
+	s := &Server{dir: dir, settings: settings, done: make(chan struct{})}
 	if err := s.start(ctx, bin, migrate); err != nil {
 		text, _ := os.ReadFile(filepath.Join(dir, "log")) // absent before the start
 		return nil, errors.Join(fmt.Errorf("start Postgres: %w\n%s", err, text), s.Stop())
@@ -123,10 +124,14 @@ func (s *Server) launch(program, data string, cred *syscall.Credential) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(s.done)
-		cmd := exec.CommandContext(context.Background(), program, "-D", data, "-k", s.dir,
+		args := []string{"-D", data, "-k", s.dir,
 			"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "cluster_name=nofx_test",
-			"-c", "unix_socket_permissions=0700", "-c", "jit=off", "-c", "autovacuum_naptime=5s")
+			"-c", "unix_socket_permissions=0700", "-c", "jit=off", "-c", "autovacuum_naptime=5s"}
+		for _, setting := range s.settings {
+			args = append(args, "-c", setting)
+		}
+		cmd := exec.CommandContext(context.Background(), program, args...)
 		cmd.Dir = s.dir
 		cmd.Stdout, cmd.Stderr = s.log, s.log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGINT, Setpgid: true}

@@ -27,6 +27,9 @@ const usage = `usage: nofx-api serve
        nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
        nofx-api tenants quota --tenant T --compute-minutes N|none
+       nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
+       nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
+       nofx-api alerts remove --tenant T --receiver N|--rule N
        nofx-api openapi
        nofx-api version
 Configuration comes from the environment (NOFX_*).`
@@ -61,6 +64,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return createKey(ctx, args[1:], out)
 	case "tenants":
 		return tenants(ctx, args[1:])
+	case "alerts":
+		return alerts(ctx, args[1:], out)
 	case "openapi":
 		text, err := api.OpenAPI()
 		if err != nil {

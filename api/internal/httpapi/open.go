@@ -2,12 +2,15 @@ package httpapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"html/template"
 	"net/http"
 	"sort"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -37,10 +40,28 @@ func (s *server) openRoutes() {
 		}
 		return out, nil
 	})
+	tick := withNotFound(operation("", http.MethodPost, "/api/tick", "tick", "Do the background work once (where nothing runs between requests)"))
+	tick.Tags, tick.DefaultStatus, tick.Errors = []string{"open"}, http.StatusNoContent, append(tick.Errors, http.StatusUnauthorized, http.StatusServiceUnavailable)
+	route(s, tick, s.tick)
 	if s.Registry != nil {
 		s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{}))
 	}
 	s.mux.HandleFunc("GET /docs", s.docs)
+}
+
+type tickInput struct {
+	Authorization string `header:"Authorization" doc:"Bearer and the value of NOFX_TICK_TOKEN"`
+}
+
+func (s *server) tick(ctx context.Context, in *tickInput) (*struct{}, error) {
+	if s.TickToken == "" {
+		return nil, step.Errorf(step.KindNotFound, "no NOFX_TICK_TOKEN is set, so that there is no tick over HTTP")
+	}
+	given, want := sha256.Sum256([]byte(in.Authorization)), sha256.Sum256([]byte("Bearer "+s.TickToken))
+	if subtle.ConstantTimeCompare(given[:], want[:]) != 1 {
+		return nil, step.Errorf(step.KindUnauthorized, "the token is not the one of NOFX_TICK_TOKEN")
+	}
+	return nil, s.Tick(ctx)
 }
 
 type docsRow struct {

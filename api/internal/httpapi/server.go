@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nofx-run/nofx/api/internal/alert"
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/plan"
@@ -42,10 +43,15 @@ type Services struct {
 	Drivers  plan.Drivers // those that workers have
 	Queue    *queue.Queue
 	Runs     *runs.Reader
+	Alerts   *alert.Service
 	Hub      *wake.Hub
 	Health   func(context.Context) map[string]string // name → ok, or what is wrong
-	Registry *prometheus.Registry
-	Log      *slog.Logger
+	// Tick does the background work once, for where nothing runs between
+	// requests; TickToken lets it be asked for, "" = nobody may.
+	Tick      func(context.Context) error
+	TickToken string
+	Registry  *prometheus.Registry
+	Log       *slog.Logger
 	// Stopping is closed when the server drains: what waits is answered.
 	Stopping <-chan struct{}
 }
@@ -96,6 +102,7 @@ func (s *server) routes() {
 	})
 	s.api.UseMiddleware(s.authenticate)
 	s.userRoutes()
+	s.alertRoutes()
 	s.workerRoutes()
 	s.openRoutes()
 	s.describeProblems()

@@ -26,12 +26,14 @@ var refusals = map[string]struct {
 	kind    step.Kind
 	message string
 }{
-	"step_name_unique":   {step.KindInvalid, "two steps have the same name"},
-	"idempotency_pk":     {step.KindConflict, "a request with this idempotency key is being served"},
-	"project_tenant_fk":  {step.KindNotFound, "no such tenant"},
-	"api_key_tenant_fk":  {step.KindNotFound, "no such tenant"},
-	"tenant_id_form":     {step.KindInvalid, "a tenant is 1 to 63 of a-z 0-9 _ - and begins with a letter or digit"},
-	"worker_name_unique": {step.KindConflict, "another worker has this name"},
+	"step_name_unique":         {step.KindInvalid, "two steps have the same name"},
+	"idempotency_pk":           {step.KindConflict, "a request with this idempotency key is being served"},
+	"project_tenant_fk":        {step.KindNotFound, "no such tenant"},
+	"api_key_tenant_fk":        {step.KindNotFound, "no such tenant"},
+	"alert_receiver_tenant_fk": {step.KindNotFound, "no such tenant"},
+	"alert_rule_tenant_fk":     {step.KindNotFound, "no such tenant"},
+	"tenant_id_form":           {step.KindInvalid, "a tenant is 1 to 63 of a-z 0-9 _ - and begins with a letter or digit"},
+	"worker_name_unique":       {step.KindConflict, "another worker has this name"},
 }
 
 func away(err error) *step.Error {

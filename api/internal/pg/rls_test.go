@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 17 {
+	if n := len(column(t, admin, tenantTables)); n != 21 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -76,6 +76,10 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.event_log (position, tenant_id, run_id, first_seq, last_seq) VALUES (hashtext('@'), '@', 'run-@', 1, 1);
 		INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, cause, attempts, history) VALUES ('d-@', '@', 'run-@', 'step-@', 1, 'lost', 1, '[]');
 		INSERT INTO nofx.idempotency (tenant_id, route, key, fingerprint, status, body, expires_at) VALUES ('@', 'r', 'k', '', 201, '', now());
+		INSERT INTO nofx.alert_receiver (tenant_id, name, kind, url, place) VALUES ('@', 'r', 'slack', 'https://x', 'x');
+		INSERT INTO nofx.alert_rule (tenant_id, name, metric, above, below, for_seconds) VALUES ('@', 'r', 'queue_depth', 1, 1, 0);
+		INSERT INTO nofx.alert (id, tenant_id, rule, metric, above, value, peak) VALUES ('alert-@', '@', 'r', 'queue_depth', 1, 1, 1);
+		INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind) VALUES ('msg-@', '@', 'r', 'test');
 		INSERT INTO nofx.month_usage (tenant_id, month, part, attempts, compute_ms) VALUES ('@', '2026-01-01', 0, 1, 1);
 		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed')`, "@", tenant))
 }
@@ -140,7 +144,8 @@ func TestRights(t *testing.T) {
 	for role, denied := range map[string][]string{
 		db.API: {"SELECT * FROM nofx.api_key", "DELETE FROM nofx.run", "DELETE FROM nofx.event", "UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''",
 			"DELETE FROM nofx.audit_log", "INSERT INTO nofx.tenant (tenant_id, name) VALUES ('x', 'x')", "CREATE TABLE nofx.x (a int)", "CREATE TABLE public.x (a int)",
-			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock"},
+			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "SELECT url FROM nofx.alert_receiver", "SELECT secret FROM nofx.alert_receiver", "SELECT nofx.alert_tick()",
+			"UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock"},
 		db.System: {"UPDATE nofx.event SET seq = 2", "DELETE FROM nofx.event", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log", "DELETE FROM nofx.attempt",
 			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
 	} {

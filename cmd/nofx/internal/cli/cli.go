@@ -66,6 +66,7 @@ func (a *app) root() *cobra.Command {
 		a.artifactsCommand(),
 		a.workersCommand(),
 		a.usageCommand(),
+		a.alertsCommand(),
 		a.doctorCommand(),
 		a.sweepCommand(),
 		a.driversCommand(),

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/internet"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -50,34 +51,13 @@ func newPolicy(c egress.Policy) (*policy, error) {
 	return p, nil
 }
 
-// special are the addresses that no host on the Internet has, or that lead
-// back to this host: IANA's registries of special-purpose addresses, and what
-// clouds use for the data of their machines.
-var special = prefixes(
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-	"192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-	"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
-)
-
-// global is all of IPv6 that is given out; the rest holds loopback, link-local,
-// local and translated addresses.
-var global = netip.MustParsePrefix("2000::/3")
-
-func prefixes(list ...string) []netip.Prefix {
-	out := make([]netip.Prefix, len(list))
-	for i, p := range list {
-		out[i] = netip.MustParsePrefix(p)
-	}
-	return out
-}
-
 // callable reports whether an address may be called on a port, 0 for any,
 // whatever the step's list says: one of the Internet's that is not this host's
 // own, or an exception. What an exception's prefix covers may be this host,
 // which then has to be named by itself.
 func (p *policy) callable(a netip.Addr, port uint16) (ok, exception bool) {
 	mine := p.mine(a)
-	if !mine && public(a) {
+	if !mine && internet.Public(a) {
 		return true, false
 	}
 	return slices.ContainsFunc(p.private, func(r step.Rule) bool {
@@ -91,11 +71,6 @@ func (p *policy) callable(a netip.Addr, port uint16) (ok, exception bool) {
 func (p *policy) told(a netip.Addr) bool {
 	ok, exception := p.callable(a, 0)
 	return ok && (!exception || p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) }))
-}
-
-// public reports whether an address is one of the Internet's.
-func public(a netip.Addr) bool {
-	return (a.Is4() || global.Contains(a)) && !slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Contains(a) })
 }
 
 // mine reports whether an address is this host's own, or may be: it is one of

@@ -1,0 +1,91 @@
+-- AlertTick looks at all rules; see the migration.
+-- name: AlertTick :one
+SELECT nofx.alert_tick();
+
+-- TakeDeliveries takes messages that are due and notes a try of each: whoever
+-- takes one has until its next try to send it. That an episode is over is told
+-- after its beginning.
+-- name: TakeDeliveries :many
+UPDATE nofx.alert_delivery d
+SET tries = d.tries + 1, next_at = now() + make_interval(secs => @lease_seconds::float8)
+FROM nofx.alert_receiver a
+WHERE d.id IN (
+    SELECT x.id FROM nofx.alert_delivery x
+    WHERE x.next_at <= now()
+      AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
+                                               WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
+    ORDER BY x.next_at LIMIT @most FOR NO KEY UPDATE SKIP LOCKED)
+  AND a.tenant_id = d.tenant_id AND a.name = d.receiver
+RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret;
+
+-- name: GetAlert :one
+SELECT id, tenant_id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = @id;
+
+-- name: DeliveryDone :exec
+UPDATE nofx.alert_delivery SET done_at = now(), next_at = NULL, said = '' WHERE id = @id;
+
+-- DeliveryFailed notes what came of a try; with a wait below zero it was the
+-- last one.
+-- name: DeliveryFailed :exec
+UPDATE nofx.alert_delivery
+SET said = @said, next_at = CASE WHEN @wait_seconds::float8 >= 0 THEN now() + make_interval(secs => @wait_seconds::float8) END
+WHERE id = @id;
+
+-- ReceiverGone notes that a receiver does not want any more.
+-- name: ReceiverGone :exec
+UPDATE nofx.alert_receiver SET disabled_at = now() WHERE tenant_id = @tenant_id AND name = @name;
+
+-- name: DropReceiverDeliveries :exec
+UPDATE nofx.alert_delivery SET next_at = NULL, said = 'the receiver is gone' WHERE tenant_id = @tenant_id AND receiver = @receiver AND next_at IS NOT NULL;
+
+-- name: DropAlerts :exec
+WITH old AS (DELETE FROM nofx.alert_delivery WHERE created_at < now() - make_interval(secs => @keep_seconds::float8))
+DELETE FROM nofx.alert WHERE resolved_at < now() - make_interval(secs => @keep_seconds::float8);
+
+-- name: ListAlertRules :many
+SELECT name, metric, above, below, for_seconds, silenced_until, value, seen_at, since, alert_id FROM nofx.alert_rule
+WHERE tenant_id = @tenant_id ORDER BY name;
+
+-- name: ListAlerts :many
+SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert
+WHERE tenant_id = @tenant_id ORDER BY opened_at DESC, id DESC LIMIT @most;
+
+-- name: ListReceivers :many
+SELECT r.name, r.kind, r.place, r.disabled_at,
+       coalesce((SELECT d.kind || ' ' || CASE WHEN d.done_at IS NOT NULL THEN 'taken' WHEN d.next_at IS NULL THEN 'given up' ELSE 'on its way' END
+                        || CASE WHEN d.said = '' THEN '' ELSE ': ' || d.said END
+                 FROM nofx.alert_delivery d WHERE d.tenant_id = r.tenant_id AND d.receiver = r.name ORDER BY d.created_at DESC LIMIT 1), '')::text AS last
+FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id ORDER BY r.name;
+
+-- name: SilenceRule :execrows
+UPDATE nofx.alert_rule SET silenced_until = CASE WHEN @minutes::int > 0 THEN now() + make_interval(mins => @minutes::int) END
+WHERE tenant_id = @tenant_id AND name = @name;
+
+-- InsertTest has a message sent that says that the way works.
+-- name: InsertTest :execrows
+INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind)
+SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver;
+
+-- name: SetReceiver :exec
+INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, secret, place)
+VALUES (@tenant_id, @name, @kind, @url, @secret, @place)
+ON CONFLICT ON CONSTRAINT alert_receiver_pk DO UPDATE
+SET kind = excluded.kind, url = excluded.url, secret = excluded.secret, place = excluded.place, disabled_at = NULL;
+
+-- name: DropReceiver :execrows
+DELETE FROM nofx.alert_receiver WHERE tenant_id = @tenant_id AND name = @name;
+
+-- name: SetRule :exec
+INSERT INTO nofx.alert_rule AS r (tenant_id, name, metric, above, below, for_seconds)
+VALUES (@tenant_id, @name, @metric, @above, @below, @for_seconds)
+ON CONFLICT ON CONSTRAINT alert_rule_pk DO UPDATE
+SET metric = excluded.metric, above = excluded.above, below = excluded.below, for_seconds = excluded.for_seconds, since = NULL;
+
+-- AddRule is SetRule for one that may be there already, which stays.
+-- name: AddRule :exec
+INSERT INTO nofx.alert_rule (tenant_id, name, metric, above, below, for_seconds)
+VALUES (@tenant_id, @name, @metric, @above, @below, @for_seconds)
+ON CONFLICT ON CONSTRAINT alert_rule_pk DO NOTHING;
+
+-- name: DropRule :execrows
+DELETE FROM nofx.alert_rule WHERE tenant_id = @tenant_id AND name = @name;

@@ -20,6 +20,7 @@ import (
 type Submission struct {
 	Goal           string
 	Steps          []plan.Step
+	RetryBudget    int
 	ProjectID      string
 	CorrelationID  string
 	RequestID      string
@@ -215,7 +216,7 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 	}
 	_, err = db.InsertRun(ctx, pgdb.InsertRunParams{
 		ID: n.id, TenantID: n.who.TenantID, ProjectID: n.s.ProjectID, Goal: n.s.Goal, Status: string(n.status), Region: region,
-		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq,
+		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq, RetryBudget: i32(n.s.RetryBudget),
 	})
 	if err != nil {
 		return err
@@ -282,6 +283,14 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		if err != nil {
 			return p, err
 		}
+		policy, err := json.Marshal(st.Retry)
+		if err != nil {
+			return p, err
+		}
+		spec, err := json.Marshal(st.Spec)
+		if err != nil {
+			return p, err
+		}
 		verdict, err := firstVerdict(n.state[i], st)
 		if err != nil {
 			return p, err
@@ -314,8 +323,9 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.GracesMs = append(p.GracesMs, st.GraceMS)
 		p.Artifacts = append(p.Artifacts, strings.Join(st.Artifacts, "\n"))
 		p.Idempotents = append(p.Idempotents, st.Idempotent)
-		p.Tries = append(p.Tries, i32(st.Tries))
-		p.BackoffsMs = append(p.BackoffsMs, st.BackoffMS)
+		p.Tries = append(p.Tries, i32(st.Retry.Attempts))
+		p.BackoffsMs = append(p.BackoffsMs, st.Retry.BackoffMS)
+		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
 	}

@@ -27,6 +27,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.finish(l, v, "out")
+	r.die(w, failing)
+	dead := r.dead(wire.DeadFilter{})[0].ID
 	running := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	mine := w.one()
 	r.client("rival", "user")
@@ -57,6 +59,9 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/runs/{id}/steps/{sid}/output":                  {"/api/runs/" + run.ID + "/steps/" + l.StepID + "/output", "user", "", 404, ""},
 		"POST /api/runs/{id}/cancel":                             {"/api/runs/" + running.ID + "/cancel", "user", "", 404, ""},
 		"GET /api/artifacts/runs/{run}/steps/{step}/{name}":      {"/artifacts/runs/" + run.ID + "/steps/" + l.StepID + "/x", "user", "", 404, ""},
+		"GET /api/dlq":                                           {"/api/dlq?state=all", "user", "", 200, `{"entries":[]}`},
+		"GET /api/dlq/export":                                    {"/api/dlq/export?state=all", "user", "", 200, ""},
+		"GET /api/dlq/{id}":                                      {"/api/dlq/" + dead, "user", "", 404, ""},
 		"GET /api/runs":                                          {"/api/runs", "user", "", 200, `{"runs":[]}`},
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
 		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},

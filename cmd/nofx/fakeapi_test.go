@@ -34,6 +34,7 @@ type fakeAPI struct {
 	mu   sync.Mutex
 	runs []*fakeRun
 	keys map[string]*fakeRun
+	dead []*wire.DeadStepDetail
 }
 
 type fakeRun struct {
@@ -75,6 +76,7 @@ func newFakeAPI(dir string) (*fakeAPI, error) {
 	mux.HandleFunc("GET /artifacts/{path...}", api.artifact)
 	mux.HandleFunc("GET /api/workers", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, fakeWorkers()) })
 	mux.HandleFunc("GET /api/handlers", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, fakeHandlers()) })
+	api.deadRoutes(mux)
 	api.server = &http.Server{Handler: authenticated(mux), ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	go func() { api.served <- api.server.ServeTLS(listener, "", "") }()
 	return api, nil

@@ -139,6 +139,7 @@ func (s *server) userRoutes() {
 			list, err := s.Runs.WorkerEvents(ctx, who(ctx).TenantID, in.Limit)
 			return &ok[wire.WorkerEvents]{list}, err
 		})
+	s.deadRoutes()
 	s.streamRoute()
 	s.artifactRoute()
 }

@@ -31,10 +31,14 @@ type Config struct {
 	DrainTimeout       time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
 	DriverWait         time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
+	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
 }
 
 // maxDriverWait is less than how long it is remembered when a driver was there.
 const maxDriverWait = 7 * 24 * time.Hour
+
+// maxWorkspaceKeep bounds how long folders of ended runs use up a worker's disk.
+const maxWorkspaceKeep = 7 * 24 * time.Hour
 
 // FromEnv reads the configuration. Its errors name variables, not values.
 func FromEnv() (Config, error) {
@@ -55,6 +59,9 @@ func (c Config) check() error {
 	}
 	if c.DriverWait != 0 && c.DriverWait < time.Second || c.DriverWait > maxDriverWait {
 		errs = append(errs, errors.New("NOFX_DRIVER_WAIT must be 0, for ever, or 1s to 168h"))
+	}
+	if c.WorkspaceKeep < 0 || c.WorkspaceKeep > maxWorkspaceKeep {
+		errs = append(errs, errors.New("NOFX_WORKSPACE_KEEP must be 0 to 168h"))
 	}
 	if c.DBConns < 2 || c.DBConns > 1000 {
 		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))

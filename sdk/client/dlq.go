@@ -74,3 +74,48 @@ func (c *Client) ExportDead(ctx context.Context, f wire.DeadFilter, fn func(wire
 		}
 	}
 }
+
+// RequeueDead tries the step of an entry again. A repeat with the same
+// idempotency key ("" = none) returns the first answer.
+func (c *Client) RequeueDead(ctx context.Context, id string, change wire.RequeueDead, idempotencyKey string) (wire.Reopened, error) {
+	var out wire.Reopened
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: "/api/dlq/" + url.PathEscape(id) + "/requeue", in: change}, idempotencyKey), &out)
+}
+
+// DiscardDead leaves an entry as it is, for good.
+func (c *Client) DiscardDead(ctx context.Context, id, idempotencyKey string) (wire.Resolved, error) {
+	var out wire.Resolved
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: "/api/dlq/" + url.PathEscape(id) + "/discard"}, idempotencyKey), &out)
+}
+
+// RequeueMany tries the steps of many entries again, or tells of which it would.
+func (c *Client) RequeueMany(ctx context.Context, in wire.ResolveMany, idempotencyKey string) (wire.Resolved, error) {
+	var out wire.Resolved
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: "/api/dlq/requeue", in: in}, idempotencyKey), &out)
+}
+
+// DiscardMany leaves many entries as they are, or tells which it would.
+func (c *Client) DiscardMany(ctx context.Context, in wire.ResolveMany, idempotencyKey string) (wire.Resolved, error) {
+	var out wire.Resolved
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: "/api/dlq/discard", in: in}, idempotencyKey), &out)
+}
+
+// RetryRun tries the steps of a run again that did not succeed, or all of them.
+func (c *Client) RetryRun(ctx context.Context, runID string, in wire.RetryRun, idempotencyKey string) (wire.Reopened, error) {
+	var out wire.Reopened
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: "/api/runs/" + url.PathEscape(runID) + "/retry", in: in}, idempotencyKey), &out)
+}
+
+// RetryStep tries one step of a run again.
+func (c *Client) RetryStep(ctx context.Context, runID, stepID, idempotencyKey string) (wire.Reopened, error) {
+	var out wire.Reopened
+	path := "/api/runs/" + url.PathEscape(runID) + "/steps/" + url.PathEscape(stepID) + "/retry"
+	return out, c.json(ctx, once(call{method: http.MethodPost, path: path}, idempotencyKey), &out)
+}
+
+func once(r call, idempotencyKey string) call {
+	if idempotencyKey != "" {
+		r.header = map[string]string{"X-Idempotency-Key": idempotencyKey}
+	}
+	return r
+}

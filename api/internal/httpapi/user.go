@@ -140,6 +140,7 @@ func (s *server) userRoutes() {
 			return &ok[wire.WorkerEvents]{list}, err
 		})
 	s.deadRoutes()
+	s.againRoutes()
 	s.streamRoute()
 	s.artifactRoute()
 }
@@ -204,7 +205,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles})
+	steps, err := plan.Compile(ctx, in.Body.Plan, s.catalog())
 	if err != nil {
 		return nil, err
 	}
@@ -223,6 +224,10 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 		out.Replayed = strconv.FormatBool(true)
 	}
 	return out, nil
+}
+
+func (s *server) catalog() plan.Catalog {
+	return plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles}
 }
 
 func fieldError(location, message string) error {

@@ -1,12 +1,10 @@
 package queue
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/event"
@@ -30,7 +28,6 @@ type Submission struct {
 
 const (
 	runsRoute = "POST /api/runs"
-	keepKeys  = 24 * time.Hour
 	created   = 201
 )
 
@@ -41,7 +38,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) error {
 		queued, replayed = nil, false
 		if s.IdempotencyKey != "" {
-			found, body, err := findReplay(ctx, db, who.TenantID, s)
+			found, body, err := findReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint})
 			if err != nil {
 				return err
 			}
@@ -68,14 +65,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		if s.IdempotencyKey == "" {
 			return nil
 		}
-		body, err := json.Marshal(answer)
-		if err != nil {
-			return err
-		}
-		return db.PutIdempotency(ctx, pgdb.PutIdempotencyParams{
-			TenantID: who.TenantID, Route: runsRoute, Key: s.IdempotencyKey, Fingerprint: s.Fingerprint,
-			Status: created, Body: body, KeepSeconds: keepKeys.Seconds(),
-		})
+		return putReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint}, created, answer)
 	})
 	if err != nil {
 		return wire.RunCreated{}, false, err
@@ -98,27 +88,6 @@ func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, ste
 		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
 	return plan.Ceiling{Network: step.Network(row.Network), Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
-}
-
-func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, s Submission) (found bool, body []byte, err error) {
-	mine, err := db.TryIdempotency(ctx, tenant+"\n"+runsRoute+"\n"+s.IdempotencyKey)
-	if err != nil {
-		return false, nil, err
-	}
-	if !mine {
-		return false, nil, &step.Error{Kind: step.KindConflict, Message: "a request with this idempotency key is being served", RetryAfter: time.Second}
-	}
-	row, err := db.GetIdempotency(ctx, pgdb.GetIdempotencyParams{TenantID: tenant, Route: runsRoute, Key: s.IdempotencyKey})
-	switch {
-	case none(err):
-		return false, nil, db.DropIdempotency(ctx, pgdb.DropIdempotencyParams{TenantID: tenant, Route: runsRoute, Key: s.IdempotencyKey})
-	case err != nil:
-		return false, nil, err
-	case !bytes.Equal(row.Fingerprint, s.Fingerprint):
-		return false, nil, &step.Error{Kind: step.KindInvalid, Message: "the idempotency key was used with another body",
-			Fields: []step.FieldError{{Location: "header.x-idempotency-key", Message: "was used with another body", Value: s.IdempotencyKey}}}
-	}
-	return true, row.Body, nil
 }
 
 // fresh is a run that is being stored.

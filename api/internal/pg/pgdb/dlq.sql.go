@@ -45,6 +45,119 @@ func (q *Queries) DeadDetails(ctx context.Context, tenantID string, ids []string
 	return items, nil
 }
 
+const deadPlaces = `-- name: DeadPlaces :many
+SELECT d.id, d.run_id, d.step_id, d.generation, s.spec, s.inputs
+FROM nofx.step_dlq d
+JOIN nofx.step s ON s.id = d.step_id
+WHERE d.tenant_id = $1 AND d.id = ANY ($2::text[])
+`
+
+type DeadPlacesRow struct {
+	ID         string
+	RunID      string
+	StepID     string
+	Generation int32
+	Spec       []byte
+	Inputs     []byte
+}
+
+// DeadPlaces tells whose entries these are, and what it takes to render their
+// steps anew.
+func (q *Queries) DeadPlaces(ctx context.Context, tenantID string, ids []string) ([]DeadPlacesRow, error) {
+	rows, err := q.db.Query(ctx, deadPlaces, tenantID, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []DeadPlacesRow{}
+	for rows.Next() {
+		var i DeadPlacesRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.RunID,
+			&i.StepID,
+			&i.Generation,
+			&i.Spec,
+			&i.Inputs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const editStep = `-- name: EditStep :execrows
+UPDATE nofx.step s
+SET driver = $1, shares = $2, inputs = $3, command = $4, reads = $5, shown = $6, resources = $7, image = $8,
+    workspace = $9, network = $10, network_allow = $11::text[], on_output = $12, timeout_ms = $13,
+    artifacts = $14::text[], idempotent = $15, tries = $16, backoff_ms = $17, retry = $18, spec = $19,
+    idempotency_key = CASE WHEN $20::text = '' THEN s.idempotency_key ELSE $20 END
+WHERE s.tenant_id = $21 AND s.id = $22 AND s.generation = $23 AND s.ended_at IS NOT NULL
+`
+
+type EditStepParams struct {
+	Driver         string
+	Shares         bool
+	Inputs         []byte
+	Command        []byte
+	Reads          string
+	Shown          string
+	Resources      []byte
+	Image          string
+	Workspace      string
+	Network        string
+	NetworkAllow   []string
+	OnOutput       string
+	TimeoutMs      int64
+	Artifacts      []string
+	Idempotent     bool
+	Tries          int32
+	BackoffMs      int64
+	Retry          []byte
+	Spec           []byte
+	IdempotencyKey string
+	TenantID       string
+	ID             string
+	Generation     int32
+}
+
+// EditStep gives a step that has ended another command, in its run's locked row.
+func (q *Queries) EditStep(ctx context.Context, arg EditStepParams) (int64, error) {
+	result, err := q.db.Exec(ctx, editStep,
+		arg.Driver,
+		arg.Shares,
+		arg.Inputs,
+		arg.Command,
+		arg.Reads,
+		arg.Shown,
+		arg.Resources,
+		arg.Image,
+		arg.Workspace,
+		arg.Network,
+		arg.NetworkAllow,
+		arg.OnOutput,
+		arg.TimeoutMs,
+		arg.Artifacts,
+		arg.Idempotent,
+		arg.Tries,
+		arg.BackoffMs,
+		arg.Retry,
+		arg.Spec,
+		arg.IdempotencyKey,
+		arg.TenantID,
+		arg.ID,
+		arg.Generation,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const getDead = `-- name: GetDead :one
 SELECT d.id, d.run_id, d.step_id, d.step_name, d.generation, d.tool, d.driver, d.worker_id, d.cause, d.reason, d.attempts, d.state,
        d.created_at, d.resolved_at, d.resolved_by
@@ -91,6 +204,19 @@ func (q *Queries) GetDead(ctx context.Context, tenantID string, iD string) (GetD
 		&i.ResolvedBy,
 	)
 	return i, err
+}
+
+const keepInputs = `-- name: KeepInputs :exec
+UPDATE nofx.step_dlq d SET inputs = s.inputs
+FROM nofx.step s
+WHERE s.id = d.step_id AND d.tenant_id = $1 AND d.step_id = $2 AND d.inputs IS NULL
+`
+
+// KeepInputs moves the inputs of a step that is about to get other ones into
+// the entries of its generations so far.
+func (q *Queries) KeepInputs(ctx context.Context, tenantID string, stepID string) error {
+	_, err := q.db.Exec(ctx, keepInputs, tenantID, stepID)
+	return err
 }
 
 const listDead = `-- name: ListDead :many
@@ -167,6 +293,358 @@ func (q *Queries) ListDead(ctx context.Context, arg ListDeadParams) ([]ListDeadR
 			&i.CreatedAt,
 			&i.ResolvedAt,
 			&i.ResolvedBy,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockDead = `-- name: LockDead :many
+SELECT d.id, d.run_id, d.step_id, d.generation, d.state
+FROM nofx.step_dlq d
+WHERE d.tenant_id = $1 AND d.id = ANY ($2::text[])
+ORDER BY d.id
+FOR NO KEY UPDATE
+`
+
+type LockDeadRow struct {
+	ID         string
+	RunID      string
+	StepID     string
+	Generation int32
+	State      string
+}
+
+// LockDead locks entries, after the runs whose steps they are about.
+func (q *Queries) LockDead(ctx context.Context, tenantID string, ids []string) ([]LockDeadRow, error) {
+	rows, err := q.db.Query(ctx, lockDead, tenantID, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LockDeadRow{}
+	for rows.Next() {
+		var i LockDeadRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.RunID,
+			&i.StepID,
+			&i.Generation,
+			&i.State,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockReopen = `-- name: LockReopen :many
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries,
+       (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => $1::float8)))::bool AS stale
+FROM nofx.run r
+WHERE r.tenant_id = $2 AND r.id = ANY ($3::text[])
+ORDER BY r.id
+FOR NO KEY UPDATE
+`
+
+type LockReopenParams struct {
+	KeepSeconds float64
+	TenantID    string
+	Ids         []string
+}
+
+type LockReopenRow struct {
+	ID             string
+	TenantID       string
+	Status         string
+	Pin            string
+	StepsLeft      int32
+	StepsFailed    int32
+	StepsCancelled int32
+	NextSeq        int64
+	CancelAt       *time.Time
+	StartedAt      *time.Time
+	RetryBudget    int32
+	Retries        int32
+	Stale          bool
+}
+
+// LockReopen locks runs that steps are to be reopened of. stale: their workers
+// were told, or may be at any time, that their workspaces can go.
+func (q *Queries) LockReopen(ctx context.Context, arg LockReopenParams) ([]LockReopenRow, error) {
+	rows, err := q.db.Query(ctx, lockReopen, arg.KeepSeconds, arg.TenantID, arg.Ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LockReopenRow{}
+	for rows.Next() {
+		var i LockReopenRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.TenantID,
+			&i.Status,
+			&i.Pin,
+			&i.StepsLeft,
+			&i.StepsFailed,
+			&i.StepsCancelled,
+			&i.NextSeq,
+			&i.CancelAt,
+			&i.StartedAt,
+			&i.RetryBudget,
+			&i.Retries,
+			&i.Stale,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const matchDead = `-- name: MatchDead :many
+SELECT d.id FROM nofx.step_dlq d
+WHERE d.tenant_id = $1 AND d.state = 'open'
+  AND ($2::text = '' OR d.tool = $2) AND ($3::text = '' OR d.cause = $3)
+  AND ($4::text = '' OR d.driver = $4) AND d.created_at >= $5::timestamptz
+ORDER BY d.id DESC
+LIMIT $6
+`
+
+type MatchDeadParams struct {
+	TenantID string
+	Tool     string
+	Cause    string
+	Driver   string
+	Since    time.Time
+	Most     int32
+}
+
+// MatchDead finds open entries that match.
+func (q *Queries) MatchDead(ctx context.Context, arg MatchDeadParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, matchDead,
+		arg.TenantID,
+		arg.Tool,
+		arg.Cause,
+		arg.Driver,
+		arg.Since,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const reopenRuns = `-- name: ReopenRuns :execrows
+UPDATE nofx.run r
+SET status = CASE WHEN r.ended_at IS NULL THEN r.status ELSE 'running' END, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
+    steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
+FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS steps_left, unnest($4::int[]) AS steps_failed,
+             unnest($5::int[]) AS steps_cancelled, unnest($6::text[]) AS pin) f
+WHERE r.tenant_id = $1 AND r.id = f.id
+`
+
+type ReopenRunsParams struct {
+	TenantID       string
+	Ids            []string
+	StepsLeft      []int32
+	StepsFailed    []int32
+	StepsCancelled []int32
+	Pins           []string
+}
+
+// ReopenRuns opens runs again, in their locked rows.
+func (q *Queries) ReopenRuns(ctx context.Context, arg ReopenRunsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, reopenRuns,
+		arg.TenantID,
+		arg.Ids,
+		arg.StepsLeft,
+		arg.StepsFailed,
+		arg.StepsCancelled,
+		arg.Pins,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const reopenSteps = `-- name: ReopenSteps :many
+UPDATE nofx.step s
+SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
+    ended_at = NULL, verdict = NULL, outputs = NULL
+FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
+             unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin) f
+WHERE s.tenant_id = $1 AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
+RETURNING s.id
+`
+
+type ReopenStepsParams struct {
+	TenantID    string
+	Ids         []string
+	Generations []int32
+	Statuses    []string
+	DepsLeft    []int32
+	Pins        []string
+}
+
+// ReopenSteps begins a new generation of steps that have ended, in their runs'
+// locked rows.
+func (q *Queries) ReopenSteps(ctx context.Context, arg ReopenStepsParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, reopenSteps,
+		arg.TenantID,
+		arg.Ids,
+		arg.Generations,
+		arg.Statuses,
+		arg.DepsLeft,
+		arg.Pins,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const resolveDead = `-- name: ResolveDead :many
+UPDATE nofx.step_dlq d SET state = $1, resolved_at = now(), resolved_by = $2
+WHERE d.tenant_id = $3 AND d.id = ANY ($4::text[]) AND d.state = 'open'
+RETURNING d.id
+`
+
+type ResolveDeadParams struct {
+	State     string
+	Principal string
+	TenantID  string
+	Ids       []string
+}
+
+// ResolveDead ends entries that are open.
+func (q *Queries) ResolveDead(ctx context.Context, arg ResolveDeadParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, resolveDead,
+		arg.State,
+		arg.Principal,
+		arg.TenantID,
+		arg.Ids,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const resolveDeadOf = `-- name: ResolveDeadOf :exec
+UPDATE nofx.step_dlq d SET state = 'requeued', resolved_at = now(), resolved_by = $1
+WHERE d.tenant_id = $2 AND d.step_id = ANY ($3::text[]) AND d.state = 'open'
+`
+
+type ResolveDeadOfParams struct {
+	Principal string
+	TenantID  string
+	StepIds   []string
+}
+
+// ResolveDeadOf ends the open entries of steps that are tried again, in their
+// runs' locked rows.
+func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) error {
+	_, err := q.db.Exec(ctx, resolveDeadOf, arg.Principal, arg.TenantID, arg.StepIds)
+	return err
+}
+
+const stepsOfRuns = `-- name: StepsOfRuns :many
+SELECT s.id, s.run_id, s.name, s.driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
+       coalesce(s.verdict ->> 'cause', '')::text AS cause
+FROM nofx.step s
+WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
+ORDER BY s.run_id, s.idx
+`
+
+type StepsOfRunsRow struct {
+	ID         string
+	RunID      string
+	Name       string
+	Driver     string
+	Status     string
+	Generation int32
+	Attempt    int32
+	Shares     bool
+	DependsOn  []string
+	Dependants []string
+	Resources  []byte
+	Cause      string
+}
+
+// StepsOfRuns are the steps of runs whose rows are locked.
+func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []string) ([]StepsOfRunsRow, error) {
+	rows, err := q.db.Query(ctx, stepsOfRuns, tenantID, runIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []StepsOfRunsRow{}
+	for rows.Next() {
+		var i StepsOfRunsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.RunID,
+			&i.Name,
+			&i.Driver,
+			&i.Status,
+			&i.Generation,
+			&i.Attempt,
+			&i.Shares,
+			&i.DependsOn,
+			&i.Dependants,
+			&i.Resources,
+			&i.Cause,
 		); err != nil {
 			return nil, err
 		}

@@ -60,6 +60,39 @@ func (f *fakeAPI) deadRoutes(mux *http.ServeMux) {
 			_ = enc.Encode(e)
 		}
 	})
+	mux.HandleFunc("POST /api/dlq/{id}/requeue", f.requeue)
+	mux.HandleFunc("POST /api/dlq/{id}/discard", func(w http.ResponseWriter, r *http.Request) {
+		f.resolve(w, wire.ResolveMany{IDs: []string{r.PathValue("id")}}, wire.DeadDiscarded)
+	})
+	for path, state := range map[string]string{"requeue": wire.DeadRequeued, "discard": wire.DeadDiscarded} {
+		mux.HandleFunc("POST /api/dlq/"+path, func(w http.ResponseWriter, r *http.Request) {
+			var in wire.ResolveMany
+			dec := json.NewDecoder(r.Body)
+			dec.DisallowUnknownFields()
+			if err := dec.Decode(&in); err != nil {
+				refuse(w, step.Errorf(step.KindInvalid, "%v", err))
+				return
+			}
+			f.resolve(w, in, state)
+		})
+	}
+	retry := f.with(func(w http.ResponseWriter, r *http.Request, run *fakeRun) {
+		var in wire.RetryRun
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		out := wire.Reopened{RunID: run.detail.Run.ID, Status: step.RunRunning}
+		for _, s := range run.detail.Steps {
+			if sid := r.PathValue("sid"); sid == s.ID || sid == "" && (in.All || s.Status != step.StepSucceeded) {
+				out.Steps = append(out.Steps, wire.ReopenedStep{ID: s.ID, Name: s.Name, Status: step.StepQueued, Generation: s.Generation + 1})
+			}
+		}
+		if len(out.Steps) == 0 {
+			refuse(w, step.Errorf(step.KindConflict, "no step of the run has failed: it is %s", run.detail.Run.Status))
+			return
+		}
+		answer(w, 200, out)
+	})
+	mux.HandleFunc("POST /api/runs/{id}/retry", retry)
+	mux.HandleFunc("POST /api/runs/{id}/steps/{sid}/retry", retry)
 	mux.HandleFunc("GET /api/dlq/{id}", func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -96,4 +129,52 @@ func (f *fakeAPI) choose(m wire.DeadFilter) []*wire.DeadStepDetail {
 		}
 	}
 	return out
+}
+
+func (f *fakeAPI) requeue(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var in wire.RequeueDead
+	_ = json.NewDecoder(r.Body).Decode(&in)
+	e := f.deadStep(r.PathValue("id"))
+	switch {
+	case e == nil:
+		refuse(w, step.Errorf(step.KindNotFound, "no entry %s in the DLQ", r.PathValue("id")))
+	case e.State != wire.DeadOpen:
+		refuse(w, step.Errorf(step.KindConflict, "entry %s is %s already", e.ID, e.State))
+	case in.Driver == "nosuch":
+		refuse(w, &step.Error{Kind: step.KindInvalid, Message: "body.driver: is no driver", Fields: []step.FieldError{{Location: "body.driver", Message: "is no driver", Value: in.Driver}}})
+	default:
+		e.State = wire.DeadRequeued
+		if in.Inputs != nil {
+			e.Inputs = in.Inputs
+		}
+		if in.Driver != "" {
+			e.Driver = in.Driver
+		}
+		answer(w, 200, wire.Reopened{RunID: e.RunID, Status: step.RunRunning, Steps: []wire.ReopenedStep{{ID: e.StepID, Name: e.StepName, Status: step.StepQueued, Generation: 2}}})
+	}
+}
+
+func (f *fakeAPI) resolve(w http.ResponseWriter, in wire.ResolveMany, state string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in.Match != nil {
+		for _, e := range f.choose(*in.Match) {
+			in.IDs = append(in.IDs, e.ID)
+		}
+	}
+	out := wire.Resolved{DryRun: in.DryRun, Done: []string{}, Refused: []wire.RefusedOne{}}
+	for _, id := range in.IDs {
+		e := f.deadStep(id)
+		switch {
+		case e == nil || e.State != wire.DeadOpen:
+			out.Refused = append(out.Refused, wire.RefusedOne{ID: id, Message: "is not open"})
+			continue
+		case !in.DryRun:
+			e.State = state
+		}
+		out.Done = append(out.Done, id)
+	}
+	answer(w, 200, out)
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) dlqSubcommands() []*cobra.Command {
-	return []*cobra.Command{a.dlqInspectCommand(), a.dlqExportCommand()}
+	return []*cobra.Command{a.dlqInspectCommand(), a.dlqRequeueCommand(), a.dlqDiscardCommand(), a.dlqExportCommand()}
 }
 
 func (a *app) dlqCommand() *cobra.Command {
@@ -37,9 +37,14 @@ func (a *app) dlqAliases() []*cobra.Command {
 type deadFlags struct{ tool, cause, driver, since, state string }
 
 func (f *deadFlags) add(flags *pflag.FlagSet) {
+	f.addBut(flags, "driver")
+}
+
+// addBut gives the flag for the driver another name, where its own is taken.
+func (f *deadFlags) addBut(flags *pflag.FlagSet, driver string) {
 	flags.StringVar(&f.tool, "tool", "", "of steps with this `tool`")
 	flags.StringVar(&f.cause, "cause", "", "whose last attempt ended by this `cause`: exit, timeout, lost, …")
-	flags.StringVar(&f.driver, "driver", "", "of steps on this `driver`")
+	flags.StringVar(&f.driver, driver, "", "of steps on this `driver`")
 	flags.StringVar(&f.since, "since", "", "made since then: a `time` like 2026-11-01T00:00:00Z, a day like 2026-11-01, or a span back like 24h")
 }
 

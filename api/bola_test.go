@@ -28,6 +28,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.finish(l, v, "out")
+	died := r.die(w, failing)
+	dead := r.dead(wire.DeadFilter{})[0].ID
 	running := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	mine := w.one()
 	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: "https://127.0.0.1:1/"}); err != nil {
@@ -61,6 +63,17 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/runs/{id}/steps/{sid}/output":                  {"/api/runs/" + run.ID + "/steps/" + l.StepID + "/output", "user", "", 404, ""},
 		"POST /api/runs/{id}/cancel":                             {"/api/runs/" + running.ID + "/cancel", "user", "", 404, ""},
 		"GET /api/artifacts/runs/{run}/steps/{step}/{name}":      {"/artifacts/runs/" + run.ID + "/steps/" + l.StepID + "/x", "user", "", 404, ""},
+		"GET /api/dlq":                                           {"/api/dlq?state=all", "user", "", 200, `{"entries":[]}`},
+		"GET /api/dlq/export":                                    {"/api/dlq/export?state=all", "user", "", 200, ""},
+		"GET /api/dlq/{id}":                                      {"/api/dlq/" + dead, "user", "", 404, ""},
+		"POST /api/dlq/{id}/requeue":                             {"/api/dlq/" + dead + "/requeue", "user", "", 404, ""},
+		"POST /api/dlq/{id}/discard":                             {"/api/dlq/" + dead + "/discard", "user", "", 404, ""},
+		"POST /api/dlq/requeue":                                  {"/api/dlq/requeue", "user", `{"match":{}}`, 200, `"done":[]`},
+		"POST /api/dlq/requeue by id":                            {"/api/dlq/requeue", "user", `{"ids":["` + dead + `"],"driver":"local"}`, 200, `"done":[]`},
+		"POST /api/dlq/discard":                                  {"/api/dlq/discard", "user", `{"match":{}}`, 200, `"done":[]`},
+		"POST /api/dlq/discard by id":                            {"/api/dlq/discard", "user", `{"ids":["` + dead + `"]}`, 200, `"done":[]`},
+		"POST /api/runs/{id}/retry":                              {"/api/runs/" + died.ID + "/retry", "user", "", 404, ""},
+		"POST /api/runs/{id}/steps/{sid}/retry":                  {"/api/runs/" + died.ID + "/steps/" + r.run(died.ID).Steps[0].ID + "/retry", "user", "", 404, ""},
 		"GET /api/runs":                                          {"/api/runs", "user", "", 200, `{"runs":[]}`},
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
 		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},
@@ -97,6 +110,9 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		t.Errorf("the rival changed %+v", d)
 	}
 	w.finish(mine, exit(0))
+	if e := r.dead(wire.DeadFilter{}); len(e) != 1 || e[0].ID != dead || r.run(died.ID).Run.Status != step.RunFailed {
+		t.Errorf("the rival changed %+v", e)
+	}
 
 	raw, err := os.ReadFile("openapi.yaml")
 	if err != nil {

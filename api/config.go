@@ -34,10 +34,14 @@ type Config struct {
 	AlertAllow         string        `env:"NOFX_ALERT_ALLOW"`                     // prefixes that receivers of alerts may be in though they are not on the Internet, with commas
 	AlertCAFile        string        `env:"NOFX_ALERT_CA_FILE"`                   // who signed receivers' certificates; "" = the host's list
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
+	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
 }
 
 // maxDriverWait is less than how long it is remembered when a driver was there.
 const maxDriverWait = 7 * 24 * time.Hour
+
+// maxWorkspaceKeep bounds how long folders of ended runs use up a worker's disk.
+const maxWorkspaceKeep = 7 * 24 * time.Hour
 
 // FromEnv reads the configuration. Its errors name variables, not values.
 func FromEnv() (Config, error) {
@@ -61,6 +65,9 @@ func (c Config) check() error {
 	}
 	if c.TickToken != "" && (len(c.TickToken) < 24 || len(c.TickToken) > 500) {
 		errs = append(errs, errors.New("NOFX_TICK_TOKEN must have 24 to 500 bytes"))
+	}
+	if c.WorkspaceKeep < 0 || c.WorkspaceKeep > maxWorkspaceKeep {
+		errs = append(errs, errors.New("NOFX_WORKSPACE_KEEP must be 0 to 168h"))
 	}
 	if c.DBConns < 2 || c.DBConns > 1000 {
 		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))

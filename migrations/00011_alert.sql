@@ -68,7 +68,7 @@ CREATE INDEX alert_delivery_due ON nofx.alert_delivery (next_at) WHERE next_at I
 CREATE INDEX alert_delivery_alert ON nofx.alert_delivery (alert_id, receiver);
 CREATE INDEX alert_delivery_newest ON nofx.alert_delivery (tenant_id, created_at DESC);
 
-CREATE INDEX step_dlq_newest ON nofx.step_dlq (tenant_id, created_at);
+CREATE INDEX step_dlq_age ON nofx.step_dlq (tenant_id, created_at);
 
 -- +goose StatementBegin
 DO $$
@@ -180,5 +180,5 @@ GRANT EXECUTE ON FUNCTION nofx.alert_tick(), nofx.alert_value(text, text) TO nof
 -- +goose Down
 DROP FUNCTION nofx.alert_tick();
 DROP FUNCTION nofx.alert_value(text, text);
-DROP INDEX nofx.step_dlq_newest;
+DROP INDEX nofx.step_dlq_age;
 DROP TABLE nofx.alert_delivery, nofx.alert, nofx.alert_rule, nofx.alert_receiver;

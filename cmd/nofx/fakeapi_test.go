@@ -34,6 +34,7 @@ type fakeAPI struct {
 	mu   sync.Mutex
 	runs []*fakeRun
 	keys map[string]*fakeRun
+	dead []*wire.DeadStepDetail
 }
 
 type fakeRun struct {
@@ -85,6 +86,7 @@ func newFakeAPI(dir string) (*fakeAPI, error) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST /api/alerts/receivers/{receiver}/test", func(w http.ResponseWriter, _ *http.Request) { answer(w, 202, wire.AlertTest{MessageID: "msg_1"}) })
+	api.deadRoutes(mux)
 	api.server = &http.Server{Handler: authenticated(mux), ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	go func() { api.served <- api.server.ServeTLS(listener, "", "") }()
 	return api, nil

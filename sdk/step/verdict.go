@@ -48,6 +48,9 @@ type Verdict struct {
 	Message  string `json:"message,omitempty"`   // one line for people, no secrets
 	Usage    Usage  `json:"usage"`
 	Output   Output `json:"output"`
+	// RetryAfterMS is how long the driver asked to be left alone, only with
+	// CauseDriverError: the next attempt waits at least as long.
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
 }
 
 // Success reports whether the attempt did what it was asked: exit code 0.

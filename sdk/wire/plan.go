@@ -16,6 +16,9 @@ type SubmitRun struct {
 type Plan struct {
 	Goal  string     `json:"goal"`
 	Steps []PlanStep `json:"steps"`
+	// RetryBudget is how many times the run's steps are tried again in all
+	// before a person is asked. nil = 100, or the number of steps if that is more.
+	RetryBudget *int `json:"retry_budget,omitempty"`
 }
 
 // PlanStep is one step of a plan. Inputs is a JSON object; older clients put
@@ -36,8 +39,8 @@ type PlanStep struct {
 	Network      step.Network       `json:"network,omitempty"`
 	NetworkAllow []string           `json:"network_allow,omitempty"` // with network allow: rules and names of presets
 	OnOutput     step.OutputMode    `json:"on_output_limit,omitempty"`
-	Artifacts    []string           `json:"artifacts,omitempty"` // paths below the workspace to keep
-	Idempotent   bool               `json:"idempotent,omitempty"`
+	Artifacts    []string           `json:"artifacts,omitempty"`  // paths below the workspace to keep
+	Idempotent   *bool              `json:"idempotent,omitempty"` // may be run again after it touched the outside; nil = as its handler says
 	ToolsAllowed []string           `json:"tools_allowed,omitempty"`
 	EnvAllowed   []string           `json:"env_allowed,omitempty"`
 	SecretsScope []string           `json:"secrets_scope,omitempty"`
@@ -48,12 +51,6 @@ type PlanStep struct {
 type TenantCeiling struct {
 	step.Resources
 	TimeoutMS int64 `json:"timeout_ms,omitempty"`
-}
-
-// Retry is a step's own retry policy.
-type Retry struct {
-	Attempts  int   `json:"attempts,omitempty"`   // tries in all, 1 to 20
-	BackoffMS int64 `json:"backoff_ms,omitempty"` // before the second try; doubles
 }
 
 // RunCreated is the answer to POST /api/runs.

@@ -104,6 +104,8 @@ type HandlerInfo struct {
 	Profile       string          `json:"profile,omitempty"` // the named size that it begins from
 	Resources     step.Resources  `json:"resources"`
 	TimeoutMS     int64           `json:"timeout_ms"`
+	Retry         *Retry          `json:"retry,omitempty"` // for what a step leaves open
+	Idempotent    bool            `json:"idempotent,omitempty"`
 	Inputs        json.RawMessage `json:"inputs_schema"`
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/internal/admission"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -36,8 +37,9 @@ type Workers struct {
 // picture is what the rows said. It does not change.
 type picture struct {
 	known   map[string]plan.Driver
-	workers map[string]bool            // alive, by id
-	healthy map[string]map[string]bool // ids of live workers, by driver
+	workers map[string]bool                  // alive, by id
+	healthy map[string]map[string]bool       // ids of live workers, by driver
+	able    map[string][]driver.Capabilities // of healthy ones on live workers, by driver
 }
 
 // Known is every driver that a worker has, healthy or not, by name. A worker
@@ -67,6 +69,22 @@ func (w *Workers) Lacks(ctx context.Context, name, pin string) (string, error) {
 	return "the driver " + name + " on the worker that has the run's workspace", nil
 }
 
+// Unable is a capability that a step needs and that its driver lacks on every
+// live worker that has it healthy; "" = one has all, or nobody can say yet.
+func (w *Workers) Unable(ctx context.Context, l wire.Lease, shares bool) (driver.Capability, error) {
+	p, err := w.look(ctx, true)
+	if err != nil {
+		return "", err
+	}
+	var missing driver.Capability
+	for _, have := range p.able[l.Driver] {
+		if missing = admission.Missing(l, shares, have); missing == "" {
+			return "", nil
+		}
+	}
+	return missing, nil
+}
+
 func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {
 	now := time.Now()
 	w.mu.Lock()
@@ -94,7 +112,7 @@ func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {
 }
 
 func draw(rows []pgdb.FleetRow) (*picture, error) {
-	p := &picture{known: map[string]plan.Driver{}, workers: make(map[string]bool, len(rows)), healthy: map[string]map[string]bool{}}
+	p := &picture{known: map[string]plan.Driver{}, workers: make(map[string]bool, len(rows)), healthy: map[string]map[string]bool{}, able: map[string][]driver.Capabilities{}}
 	for _, row := range rows {
 		var drivers []wire.DriverInfo
 		if err := json.Unmarshal(row.Drivers, &drivers); err != nil {
@@ -111,6 +129,11 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 				p.healthy[d.Name] = map[string]bool{}
 			}
 			p.healthy[d.Name][row.ID] = true
+			caps := make(driver.Capabilities, len(d.Capabilities))
+			for i, c := range d.Capabilities {
+				caps[i] = driver.Capability(c)
+			}
+			p.able[d.Name] = append(p.able[d.Name], caps)
 		}
 	}
 	return p, nil

@@ -37,6 +37,8 @@ type manifest struct {
 	Profile     string            `yaml:"profile"` // a named size, for what resources leave open
 	Resources   profile.Resources `yaml:"resources"`
 	TimeoutMS   int64             `yaml:"timeout_ms"`
+	Retry       *retryManifest    `yaml:"retry"`
+	Idempotent  bool              `yaml:"idempotent"` // may be run again after it touched the outside
 	Inputs      map[string]any    `yaml:"inputs"`
 	Command     commandManifest   `yaml:"command"`
 	Shown       value             `yaml:"shown"`
@@ -144,9 +146,13 @@ func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 	if h.schema, err = schema.Resolve(nil); err != nil {
 		return nil, fmt.Errorf("inputs: %w", err)
 	}
+	policy, err := m.Retry.policy()
+	if err != nil {
+		return nil, err
+	}
 	h.info = wire.HandlerInfo{
 		Tool: m.Tool, Description: m.Description, DefaultDriver: m.Driver, TimeoutMS: m.TimeoutMS, Inputs: text,
-		Profile: m.Profile, Resources: caps,
+		Profile: m.Profile, Resources: caps, Retry: policy, Idempotent: m.Idempotent,
 	}
 	return h, nil
 }

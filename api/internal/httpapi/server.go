@@ -24,6 +24,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -41,6 +42,7 @@ type Services struct {
 	Presets  plan.Presets // of network lists
 	Profiles profile.Set  // named sizes of steps
 	Drivers  plan.Drivers // those that workers have
+	Fleet    Fleet
 	Queue    *queue.Queue
 	Runs     *runs.Reader
 	Alerts   *alert.Service
@@ -54,6 +56,13 @@ type Services struct {
 	Log       *slog.Logger
 	// Stopping is closed when the server drains: what waits is answered.
 	Stopping <-chan struct{}
+}
+
+// Fleet tells what drivers cannot do.
+type Fleet interface {
+	// Unable is a capability that a step needs and that its driver lacks
+	// wherever it is; "" = none.
+	Unable(ctx context.Context, l wire.Lease, shares bool) (driver.Capability, error)
 }
 
 type server struct {

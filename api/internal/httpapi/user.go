@@ -139,6 +139,8 @@ func (s *server) userRoutes() {
 			list, err := s.Runs.WorkerEvents(ctx, who(ctx).TenantID, in.Limit)
 			return &ok[wire.WorkerEvents]{list}, err
 		})
+	s.deadRoutes()
+	s.againRoutes()
 	s.streamRoute()
 	s.artifactRoute()
 }
@@ -203,7 +205,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	if project == "" {
 		project = defaultProject
 	}
-	steps, err := plan.Compile(ctx, in.Body.Plan, plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles})
+	steps, err := plan.Compile(ctx, in.Body.Plan, s.catalog())
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +214,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 		return nil, badRequest("body", "is not JSON")
 	}
 	c := callOf(ctx)
-	created, replayed, err := s.Queue.Submit(ctx, c.who, queue.Submission{Goal: in.Body.Plan.Goal, Steps: steps, ProjectID: project,
+	created, replayed, err := s.Queue.Submit(ctx, c.who, queue.Submission{Goal: in.Body.Plan.Goal, Steps: steps, RetryBudget: plan.Budget(in.Body.Plan), ProjectID: project,
 		CorrelationID: c.correlationID, RequestID: c.requestID, IdempotencyKey: in.IdempotencyKey, Fingerprint: fingerprint})
 	if err != nil {
 		return nil, err
@@ -222,6 +224,10 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 		out.Replayed = strconv.FormatBool(true)
 	}
 	return out, nil
+}
+
+func (s *server) catalog() plan.Catalog {
+	return plan.Catalog{Handlers: s.Handlers, Drivers: s.Drivers, Presets: s.Presets, Profiles: s.Profiles}
 }
 
 func fieldError(location, message string) error {

@@ -156,7 +156,7 @@ func canonical(r *http.Request) *http.Request {
 	first, _, _ := strings.Cut(strings.TrimPrefix(asked, "/"), "/")
 	add := false
 	switch first {
-	case "runs", "artifacts", "handlers", "workers":
+	case "runs", "artifacts", "handlers", "workers", "dlq":
 		add = true
 	case "api":
 		second, _, _ := strings.Cut(strings.TrimPrefix(asked, "/api/"), "/")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/profile"
+	"github.com/nofx-run/nofx/api/internal/retry"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -33,7 +34,6 @@ const (
 	maxPath      = 1024
 	maxPolicy    = 256 // entries in a list of the policy
 	maxFields    = 50  // faults told at once
-	maxTries     = 20
 	graceMS      = 10_000
 	minDiskMB    = 8
 	maxDiskMB    = 16 << 20
@@ -61,9 +61,9 @@ type Step struct {
 	GraceMS      int64
 	Artifacts    []string
 	Idempotent   bool
-	Tries        int // attempts in all that the step itself asks for
-	BackoffMS    int64
-	Denied       string // why policy refuses it; "" = allowed
+	Retry        wire.Retry    // whole: the handler's and the step's own
+	Spec         wire.PlanStep // as submitted, without its inputs
+	Denied       string        // why policy refuses it; "" = allowed
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -96,6 +96,9 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	f := &faults{}
 	if len(p.Goal) > maxGoal || !printable(p.Goal) {
 		f.add("body.plan.goal", p.Goal, "must be text of at most %d bytes", maxGoal)
+	}
+	if n := p.RetryBudget; n != nil && (*n < 0 || *n > wire.MaxRetryBudget) {
+		f.add("body.plan.retry_budget", *n, "must be 0 to %d", wire.MaxRetryBudget)
 	}
 	switch {
 	case len(p.Steps) == 0:
@@ -170,13 +173,15 @@ type compiler struct {
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
 	out := Step{
-		Name: in.Name, Tool: in.Tool, Idempotent: in.Idempotent, GraceMS: graceMS,
-		OnOutput: in.OnOutput, Workspace: in.Workspace, Tries: 1,
+		Name: in.Name, Tool: in.Tool, GraceMS: graceMS,
+		OnOutput: in.OnOutput, Workspace: in.Workspace,
 	}
 	if in.Name == "" || len(in.Name) > maxName || !oneLine(in.Name) {
 		c.add(at+".name", in.Name, "must be one line of 1 to %d bytes", maxName)
 	}
 	own := c.split(at, &in)
+	out.Spec = in
+	out.Spec.Inputs = nil
 	c.policy(at, &in, &out)
 	h, known := c.handlers.Find(in.Tool)
 	if !known {
@@ -203,7 +208,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	c.modes(at, in, &out)
 	c.network(at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
-	c.retry(at, in.Retry, &out)
+	c.retry(at, in, info, &out)
 	return out, in.DependsOn
 }
 
@@ -306,17 +311,25 @@ func (c compiler) artifacts(at string, list []string) []string {
 	return out
 }
 
-func (c compiler) retry(at string, r *wire.Retry, out *Step) {
-	if r == nil {
-		return
+func (c compiler) retry(at string, in wire.PlanStep, info wire.HandlerInfo, out *Step) {
+	if in.Retry != nil {
+		for _, f := range retry.Check(*in.Retry) {
+			c.add(at+".retry."+f.Location, f.Value, "%s", f.Message)
+		}
 	}
-	if r.Attempts < 0 || r.Attempts > maxTries {
-		c.add(at+".retry.attempts", r.Attempts, "must be 1 to %d", maxTries)
+	out.Retry = retry.Over(in.Retry, info.Retry)
+	out.Idempotent = info.Idempotent
+	if in.Idempotent != nil {
+		out.Idempotent = *in.Idempotent
 	}
-	if r.BackoffMS < 0 || r.BackoffMS > maxTimeoutMS {
-		c.add(at+".retry.backoff_ms", r.BackoffMS, "must be 0 to %d", int64(maxTimeoutMS))
+}
+
+// Budget is how many retries a plan's run has in all.
+func Budget(p wire.Plan) int {
+	if p.RetryBudget != nil {
+		return *p.RetryBudget
 	}
-	out.Tries, out.BackoffMS = max(r.Attempts, 1), r.BackoffMS
+	return max(wire.LeastRetryBudget, len(p.Steps))
 }
 
 func oneLine(s string) bool {

@@ -151,7 +151,7 @@ func TestCompiled(t *testing.T) {
 	if diff := cmp.Diff([]string{"/bin/bash", "-c", "npm ci && npm test"}, a.Command.Argv); diff != "" {
 		t.Error(diff)
 	}
-	if a.Driver != "local" || a.TimeoutMS != 120000 || a.Resources.MemoryMB != 512 || a.Tries != 1 || a.Denied != "" || a.Shown != "npm ci && npm test" {
+	if a.Driver != "local" || a.TimeoutMS != 120000 || a.Resources.MemoryMB != 512 || a.Retry.Attempts != 1 || a.Denied != "" || a.Shown != "npm ci && npm test" {
 		t.Errorf("%+v", a)
 	}
 	want := wire.Command{
@@ -167,7 +167,7 @@ func TestCompiled(t *testing.T) {
 	if b.Driver != "container" || b.Resources.CPU != 2 || b.Denied == "" || len(b.DependsOn) != 1 {
 		t.Errorf("%+v", b)
 	}
-	if string(c.Command.Stdin) != `{"z":1.0,"a":"<é>"}` || c.TimeoutMS != 5 || c.Artifacts[0] != "out/x" || c.Tries != 3 {
+	if string(c.Command.Stdin) != `{"z":1.0,"a":"<é>"}` || c.TimeoutMS != 5 || c.Artifacts[0] != "out/x" || c.Retry.Attempts != 3 {
 		t.Errorf("%+v, stdin %s", c, c.Command.Stdin)
 	}
 }

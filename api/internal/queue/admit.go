@@ -124,7 +124,7 @@ func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, 
 // refused ends the step of an attempt that must not begin. No other try would
 // fare better, unless its run is on its way out anyway.
 func (c *change) refused(a attemptRow, v step.Verdict) error {
-	d := decision{status: step.StepFailed, lost: true, dead: true}
+	d := decision{status: step.StepFailed, lost: true, dead: true, why: "no other try would fare better"}
 	if c.runs[a.RunID].CancelAt != nil {
 		d = decision{status: step.StepCancelled, lost: true}
 	}

@@ -80,7 +80,11 @@ func (c *change) end(a attemptRow, v wire.VerdictRecord) error {
 	if !ok {
 		return step.Errorf(step.KindInternal, "run %s is not locked", a.RunID)
 	}
-	return c.conclude(a, v, decide(a, r.CancelAt != nil, v.Verdict))
+	d, err := decide(a, r.CancelAt != nil, int(r.RetryBudget-r.Retries), v.Verdict)
+	if err != nil {
+		return err
+	}
+	return c.conclude(a, v, d)
 }
 
 // conclude does with an attempt that has ended what was decided. Its run is
@@ -125,6 +129,8 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		} else {
 			c.queued = append(c.queued, place{a.Driver, pin})
 		}
+		r.Retries++
+		r.dirty = true
 		summary["wait_ms"] = d.wait.Milliseconds()
 		return add(step.EventStepRetry, summary)
 	}
@@ -149,9 +155,16 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 	if !d.dead {
 		return nil
 	}
-	c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, a.StepID)
-	c.dead.Causes = append(c.dead.Causes, string(v.Verdict.Cause))
+	summary["entry"], summary["reason"] = c.bury(a.StepID, v.Verdict.Cause, d.why), d.why
 	return add(step.EventStepDead, summary)
+}
+
+// bury makes the step's entry in the DLQ and returns its id.
+func (c *change) bury(stepID string, cause step.Cause, why string) string {
+	id := NewID("dead")
+	c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, id), append(c.dead.StepIds, stepID)
+	c.dead.Causes, c.dead.Reasons = append(c.dead.Causes, string(cause)), append(c.dead.Reasons, why)
+	return id
 }
 
 func endEvent(s step.Status) step.EventType {
@@ -274,6 +287,7 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 		p.Ids, p.Statuses = append(p.Ids, r.ID), append(p.Statuses, r.Status)
 		p.NextSeqs, p.StepsLeft = append(p.NextSeqs, r.NextSeq), append(p.StepsLeft, r.StepsLeft)
 		p.StepsFailed, p.StepsCancelled = append(p.StepsFailed, r.StepsFailed), append(p.StepsCancelled, r.StepsCancelled)
+		p.Retries = append(p.Retries, r.Retries)
 		p.Started, p.Ended = append(p.Started, r.started), append(p.Ended, ended)
 	}
 	if len(p.Ids) == 0 {

@@ -1,11 +1,15 @@
 package queue
 
 import (
+	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
+	"github.com/nofx-run/nofx/api/internal/retry"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // decision is what follows from a verdict.
@@ -15,55 +19,82 @@ type decision struct {
 	status step.Status   // without a retry
 	lost   bool          // infrastructure ended the attempt
 	dead   bool          // it goes to the DLQ
+	why    string        // it is not tried again, of what is dead
 }
 
 const (
-	maxLosses    = 3           // attempts of one generation that infrastructure may end
+	maxLosses    = 3           // attempts of one generation that infrastructure may end, unless its policy names the cause
 	infraBackoff = time.Second // before the second of them
-	maxBackoff   = time.Hour
 )
 
 // decide: infrastructure's losses are tried again when the step cannot have
 // touched the outside or says that it may be repeated; the step's own failures
-// only as its retry policy says; a cancelled run's steps never.
-func decide(a attemptRow, cancelled bool, v step.Verdict) decision {
+// only as its retry policy says; a cancelled run's steps never. left is what
+// the run's budget still holds. The DLQ gets what infrastructure ended, what
+// failed more than once, and what was to be tried again and had no budget.
+func decide(a attemptRow, cancelled bool, left int, v step.Verdict) (decision, error) {
 	d := decision{status: v.StepStatus(), lost: v.Cause.Infrastructure()}
 	if d.status == step.StepSucceeded || d.status == step.StepCancelled || v.Cause == step.CausePolicy {
-		return d
+		return d, nil
 	}
 	if cancelled {
 		if d.lost {
 			d.status = step.StepCancelled // it was on its way out
 		}
-		return d
+		return d, nil
 	}
+	var policy wire.Retry
+	if err := json.Unmarshal(a.Retry, &policy); err != nil {
+		return d, step.Errorf(step.KindInternal, "retry policy of step %s: %w", a.StepID, err)
+	}
+	first, n := infraBackoff, int(a.Losses)
 	if d.lost {
-		safe := a.StartedAt == nil || a.Network == string(step.NetworkNone) || a.Idempotent
-		if safe && int(a.Losses)+1 < maxLosses {
-			d.retry, d.wait = true, backoff(infraBackoff, int(a.Losses))
-			return d
-		}
-		d.dead = true
-		return d
+		d.dead, d.why = true, lastLoss(a, policy, v)
+	} else {
+		n = int(a.Number-a.Losses) - 1
+		first = time.Duration(a.BackoffMs) * time.Millisecond
+		d.dead, d.why = a.Number >= 2, lastFailure(a, policy, v)
 	}
-	if own := int(a.Number - a.Losses); own < int(a.Tries) {
-		d.retry, d.wait = true, backoff(time.Duration(a.BackoffMs)*time.Millisecond, own-1)
-		return d
+	switch {
+	case d.why != "":
+	case left <= 0:
+		d.dead, d.why = true, "the retry budget of the run is used up"
+	default:
+		ceiling := time.Duration(policy.MaxBackoffMS) * time.Millisecond
+		d.retry, d.dead = true, false
+		d.wait = retry.Wait(first, ceiling, n, time.Duration(v.RetryAfterMS)*time.Millisecond, rand.Int64N)
 	}
-	d.dead = a.Number >= 2
-	return d
+	return d, nil
 }
 
-// backoff doubles with each try and adds up to a quarter.
-func backoff(first time.Duration, n int) time.Duration {
-	if first <= 0 {
-		return 0
+// lastLoss says why an attempt that infrastructure ended is the last one; "" =
+// it is not.
+func lastLoss(a attemptRow, policy wire.Retry, v step.Verdict) string {
+	most := maxLosses
+	if len(policy.On) > 0 && retry.Allows(policy, v) {
+		most = int(a.Tries)
 	}
-	d := first << min(n, 20)
-	if d <= 0 || d > maxBackoff {
-		d = maxBackoff
+	switch {
+	case retry.Refuses(policy, v):
+		return fmt.Sprintf("its policy never tries %s again", v)
+	case a.StartedAt != nil && a.Network != string(step.NetworkNone) && !a.Idempotent:
+		return "it had started and may have touched the outside, and is not marked idempotent"
+	case int(a.Losses)+1 >= most:
+		return fmt.Sprintf("infrastructure ended %d attempts", a.Losses+1)
 	}
-	return d + rand.N(d/4+1)
+	return ""
+}
+
+// lastFailure says why an attempt that failed by its own doing is the last one;
+// "" = it is not.
+func lastFailure(a attemptRow, policy wire.Retry, v step.Verdict) string {
+	switch own := a.Number - a.Losses; {
+	case own >= a.Tries:
+		return fmt.Sprintf("all of its %d attempts failed", own)
+	case !retry.Allows(policy, v):
+		return fmt.Sprintf("its policy does not try %s again", v)
+	}
+	return ""
 }
 
 func (q *Queue) wakeRuns(ids []string) {

@@ -34,6 +34,9 @@ func (q *Queue) Heartbeat(ctx context.Context, who auth.Principal, in wire.Heart
 	if err := b.renew(ctx); err != nil {
 		return wire.HeartbeatAnswer{}, err
 	}
+	if err := b.ended(ctx); err != nil {
+		return wire.HeartbeatAnswer{}, err
+	}
 	end := time.NewTimer(time.Duration(in.WaitMS) * time.Millisecond)
 	defer end.Stop()
 	for !b.news() {
@@ -122,15 +125,26 @@ func (b *beat) renew(ctx context.Context) error {
 			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
 			return err
 		}
-		ended := []string{}
-		if len(in.Runs) > 0 {
-			if ended, err = db.EndedRuns(ctx, in.Runs); err != nil {
-				return err
-			}
-		}
-		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: ended}
+		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: []string{}}
 		b.set(holding)
 		return nil
+	})
+}
+
+// mostKept is how many failed runs keep their workspaces on one worker.
+const mostKept = 50
+
+// ended tells which of the runs need their workspaces no more.
+func (b *beat) ended(ctx context.Context) error {
+	if len(b.in.Runs) == 0 {
+		return nil
+	}
+	return b.q.db.SystemQuery(ctx, func(db *pgdb.Queries) error {
+		ids, err := db.EndedRuns(ctx, pgdb.EndedRunsParams{Ids: b.in.Runs, WorkerID: b.in.WorkerID, Most: mostKept, KeepSeconds: seconds(b.q.cfg.WorkspaceKeep)})
+		if err == nil {
+			b.answer.Ended = ids
+		}
+		return err
 	})
 }
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/event"
@@ -198,7 +199,12 @@ func (p *progress) one(c *change, r wire.Record) error {
 		return c.event(p.row.RunID, event.Entry{Type: eventNote, StepID: p.row.StepID, StepName: p.row.Name, Attempt: int(p.row.Number), Payload: payload})
 	case wire.RecordVerdict:
 		p.verdict = r.Verdict
-		return c.end(p.row, *r.Verdict)
+		row := p.row
+		if row.StartedAt == nil && p.start != nil { // in this same request
+			now := time.Now()
+			row.StartedAt = &now
+		}
+		return c.end(row, *r.Verdict)
 	}
 	return nil
 }

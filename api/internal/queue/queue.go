@@ -28,6 +28,9 @@ type Config struct {
 	// WorkspaceWait is how long a run waits for a lost worker that has its
 	// workspace before its steps fail. 0 = 15 minutes.
 	WorkspaceWait time.Duration
+	// WorkspaceKeep is how long a worker keeps the workspace of a run that
+	// failed, so that its steps can be tried again.
+	WorkspaceKeep time.Duration
 	// DriverWait is how long a step waits for a worker that has its driver
 	// before it fails. 0 = for ever.
 	DriverWait time.Duration

@@ -111,7 +111,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 	return attemptRow{
 		ID: r.ID, TenantID: r.TenantID, RunID: r.RunID, StepID: r.StepID, Generation: r.Generation, Number: r.Number, Epoch: r.Epoch,
 		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
-		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Network: r.Network, Idempotent: r.Idempotent,
+		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Retry: r.Retry, Network: r.Network, Idempotent: r.Idempotent,
 		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
 	}
 }

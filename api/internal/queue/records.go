@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/nofx-run/nofx/api/internal/retry"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -92,6 +93,8 @@ func checkVerdict(at string, r wire.VerdictRecord) error {
 		return invalid(at+".verdict.signal", "goes with the cause signal and with no other")
 	case v.Attested != step.AttestedKernel && v.Attested != step.AttestedVendor && v.Attested != step.AttestedGuest:
 		return invalid(at+".verdict.attested", "must be kernel, vendor or guest")
+	case v.RetryAfterMS < 0 || v.RetryAfterMS > retry.Longest.Milliseconds() || v.RetryAfterMS > 0 && v.Cause != step.CauseDriverError:
+		return invalid(at+".verdict.retry_after_ms", "goes with the cause driver_error, at most %d", retry.Longest.Milliseconds())
 	case !plain(v.Message):
 		return invalid(at+".verdict.message", "is too long or holds a NUL")
 	case len(r.Stdout) > wire.MaxVerdictStream || len(r.Stderr) > wire.MaxVerdictStream:

@@ -78,16 +78,18 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(cont
 			return err
 		}
 		for _, s := range rows {
-			for _, t := range []step.EventType{step.EventStepFailed, step.EventStepDead} {
-				if err := c.event(s.RunID, event.Entry{Type: t, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
-					Payload: map[string]any{"cause": cause, "message": why[s.ID]}}); err != nil {
-					return err
-				}
+			about := event.Entry{Type: step.EventStepFailed, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
+				Payload: map[string]any{"cause": cause, "message": why[s.ID]}}
+			if err := c.event(s.RunID, about); err != nil {
+				return err
+			}
+			about.Type = step.EventStepDead
+			about.Payload["entry"], about.Payload["reason"] = c.bury(s.ID, cause, why[s.ID]), why[s.ID]
+			if err := c.event(s.RunID, about); err != nil {
+				return err
 			}
 			c.count(c.runs[s.RunID], step.StepFailed)
 			c.red = append(c.red, s.ID)
-			c.dead.Ids, c.dead.StepIds = append(c.dead.Ids, NewID("dead")), append(c.dead.StepIds, s.ID)
-			c.dead.Causes = append(c.dead.Causes, string(cause))
 		}
 		return c.write(ctx, db)
 	})

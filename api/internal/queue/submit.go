@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -21,6 +20,7 @@ import (
 type Submission struct {
 	Goal           string
 	Steps          []plan.Step
+	RetryBudget    int
 	ProjectID      string
 	CorrelationID  string
 	RequestID      string
@@ -30,7 +30,6 @@ type Submission struct {
 
 const (
 	runsRoute = "POST /api/runs"
-	keepKeys  = 24 * time.Hour
 	created   = 201
 )
 
@@ -41,7 +40,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) error {
 		queued, replayed = nil, false
 		if s.IdempotencyKey != "" {
-			found, body, err := findReplay(ctx, db, who.TenantID, s)
+			found, body, err := findReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint})
 			if err != nil {
 				return err
 			}
@@ -71,14 +70,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		if s.IdempotencyKey == "" {
 			return nil
 		}
-		body, err := json.Marshal(answer)
-		if err != nil {
-			return err
-		}
-		return db.PutIdempotency(ctx, pgdb.PutIdempotencyParams{
-			TenantID: who.TenantID, Route: runsRoute, Key: s.IdempotencyKey, Fingerprint: s.Fingerprint,
-			Status: created, Body: body, KeepSeconds: keepKeys.Seconds(),
-		})
+		return putReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint}, created, answer)
 	})
 	if err != nil {
 		return wire.RunCreated{}, false, err
@@ -101,27 +93,6 @@ func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, ste
 		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
 	return plan.Ceiling{Network: step.Network(row.Network), Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
-}
-
-func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, s Submission) (found bool, body []byte, err error) {
-	mine, err := db.TryIdempotency(ctx, tenant+"\n"+runsRoute+"\n"+s.IdempotencyKey)
-	if err != nil {
-		return false, nil, err
-	}
-	if !mine {
-		return false, nil, &step.Error{Kind: step.KindConflict, Message: "a request with this idempotency key is being served", RetryAfter: time.Second}
-	}
-	row, err := db.GetIdempotency(ctx, pgdb.GetIdempotencyParams{TenantID: tenant, Route: runsRoute, Key: s.IdempotencyKey})
-	switch {
-	case none(err):
-		return false, nil, db.DropIdempotency(ctx, pgdb.DropIdempotencyParams{TenantID: tenant, Route: runsRoute, Key: s.IdempotencyKey})
-	case err != nil:
-		return false, nil, err
-	case !bytes.Equal(row.Fingerprint, s.Fingerprint):
-		return false, nil, &step.Error{Kind: step.KindInvalid, Message: "the idempotency key was used with another body",
-			Fields: []step.FieldError{{Location: "header.x-idempotency-key", Message: "was used with another body", Value: s.IdempotencyKey}}}
-	}
-	return true, row.Body, nil
 }
 
 // fresh is a run that is being stored.
@@ -219,7 +190,7 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 	}
 	_, err = db.InsertRun(ctx, pgdb.InsertRunParams{
 		ID: n.id, TenantID: n.who.TenantID, ProjectID: n.s.ProjectID, Goal: n.s.Goal, Status: string(n.status), Region: region,
-		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq,
+		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq, RetryBudget: i32(n.s.RetryBudget),
 	})
 	if err != nil {
 		return err
@@ -286,6 +257,14 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		if err != nil {
 			return p, err
 		}
+		policy, err := json.Marshal(st.Retry)
+		if err != nil {
+			return p, err
+		}
+		spec, err := json.Marshal(st.Spec)
+		if err != nil {
+			return p, err
+		}
 		verdict, err := firstVerdict(n.state[i], st)
 		if err != nil {
 			return p, err
@@ -318,8 +297,9 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.GracesMs = append(p.GracesMs, st.GraceMS)
 		p.Artifacts = append(p.Artifacts, strings.Join(st.Artifacts, "\n"))
 		p.Idempotents = append(p.Idempotents, st.Idempotent)
-		p.Tries = append(p.Tries, i32(st.Tries))
-		p.BackoffsMs = append(p.BackoffsMs, st.BackoffMS)
+		p.Tries = append(p.Tries, i32(st.Retry.Attempts))
+		p.BackoffsMs = append(p.BackoffsMs, st.Retry.BackoffMS)
+		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
 	}

@@ -143,8 +143,16 @@ func (a *attempt) verdictOf(err error) step.Verdict {
 	if errors.Is(err, errLost) {
 		return failure(step.CauseLost, err.Error())
 	}
-	return failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
+	v := failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
+	var e *step.Error
+	if errors.As(err, &e) {
+		v.RetryAfterMS = min(max(e.RetryAfter, 0), maxRetryAfter).Milliseconds()
+	}
+	return v
 }
+
+// maxRetryAfter is the most that the API takes.
+const maxRetryAfter = 24 * time.Hour
 
 // errLost says that nobody can tell what became of the sandbox.
 var errLost = errors.New("the sandbox is gone")

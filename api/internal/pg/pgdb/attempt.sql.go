@@ -175,7 +175,7 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
@@ -187,7 +187,7 @@ CROSS JOIN LATERAL (
   FOR NO KEY UPDATE
 ) a
 CROSS JOIN LATERAL (
-  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s
 `
@@ -219,6 +219,7 @@ type LockAttemptsRow struct {
 	Tries       int32
 	Losses      int32
 	BackoffMs   int64
+	Retry       []byte
 	Network     string
 	Idempotent  bool
 	Dependants  []string
@@ -267,6 +268,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Tries,
 			&i.Losses,
 			&i.BackoffMs,
+			&i.Retry,
 			&i.Network,
 			&i.Idempotent,
 			&i.Dependants,
@@ -287,7 +289,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 
 const lockRunsOf = `-- name: LockRunsOf :many
 
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY ($1::text[]))
 ORDER BY r.id
@@ -305,6 +307,8 @@ type LockRunsOfRow struct {
 	NextSeq        int64
 	CancelAt       *time.Time
 	StartedAt      *time.Time
+	RetryBudget    int32
+	Retries        int32
 }
 
 // Every write of a worker names what it believes to hold: attempt, generation,
@@ -331,6 +335,8 @@ func (q *Queries) LockRunsOf(ctx context.Context, ids []string) ([]LockRunsOfRow
 			&i.NextSeq,
 			&i.CancelAt,
 			&i.StartedAt,
+			&i.RetryBudget,
+			&i.Retries,
 		); err != nil {
 			return nil, err
 		}

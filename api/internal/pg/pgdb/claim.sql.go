@@ -230,7 +230,7 @@ func (q *Queries) LockClaim(ctx context.Context, claimID string) error {
 }
 
 const lockRunsNow = `-- name: LockRunsNow :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY ($1::text[]))
 ORDER BY r.id
@@ -248,6 +248,8 @@ type LockRunsNowRow struct {
 	NextSeq        int64
 	CancelAt       *time.Time
 	StartedAt      *time.Time
+	RetryBudget    int32
+	Retries        int32
 }
 
 // LockRunsNow locks the runs of attempts that a claim has just taken, as far as
@@ -272,6 +274,8 @@ func (q *Queries) LockRunsNow(ctx context.Context, ids []string) ([]LockRunsNowR
 			&i.NextSeq,
 			&i.CancelAt,
 			&i.StartedAt,
+			&i.RetryBudget,
+			&i.Retries,
 		); err != nil {
 			return nil, err
 		}

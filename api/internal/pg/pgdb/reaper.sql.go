@@ -78,7 +78,7 @@ func (q *Queries) FailQueued(ctx context.Context, ids []string, verdicts []strin
 
 const lockExpired = `-- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY ($1::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -103,6 +103,7 @@ type LockExpiredRow struct {
 	Tries       int32
 	Losses      int32
 	BackoffMs   int64
+	Retry       []byte
 	Network     string
 	Idempotent  bool
 	Dependants  []string
@@ -139,6 +140,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.Tries,
 			&i.Losses,
 			&i.BackoffMs,
+			&i.Retry,
 			&i.Network,
 			&i.Idempotent,
 			&i.Dependants,
@@ -159,7 +161,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 }
 
 const lockRuns = `-- name: LockRuns :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r WHERE r.id = ANY ($1::text[])
 ORDER BY r.id
 FOR NO KEY UPDATE
@@ -176,6 +178,8 @@ type LockRunsRow struct {
 	NextSeq        int64
 	CancelAt       *time.Time
 	StartedAt      *time.Time
+	RetryBudget    int32
+	Retries        int32
 }
 
 func (q *Queries) LockRuns(ctx context.Context, ids []string) ([]LockRunsRow, error) {
@@ -198,6 +202,8 @@ func (q *Queries) LockRuns(ctx context.Context, ids []string) ([]LockRunsRow, er
 			&i.NextSeq,
 			&i.CancelAt,
 			&i.StartedAt,
+			&i.RetryBudget,
+			&i.Retries,
 		); err != nil {
 			return nil, err
 		}

@@ -193,8 +193,8 @@ func (q *Queries) InsertAudit(ctx context.Context, arg InsertAuditParams) error 
 }
 
 const insertRun = `-- name: InsertRun :one
-INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget, ended_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
         CASE WHEN $8::int = 0 THEN now() END)
 RETURNING created_at
 `
@@ -211,6 +211,7 @@ type InsertRunParams struct {
 	StepsFailed    int32
 	StepsCancelled int32
 	NextSeq        int64
+	RetryBudget    int32
 }
 
 func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time, error) {
@@ -226,6 +227,7 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 		arg.StepsFailed,
 		arg.StepsCancelled,
 		arg.NextSeq,
+		arg.RetryBudget,
 	)
 	var created_at time.Time
 	err := row.Scan(&created_at)
@@ -235,11 +237,11 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
-                       artifacts, idempotent, tries, backoff_ms, idempotency_key, verdict, ended_at)
+                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at)
 SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
-       string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
+       string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
 FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
@@ -252,8 +254,9 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
              unnest($22::text[]) AS on_output, unnest($23::bigint[]) AS timeout_ms,
              unnest($24::bigint[]) AS grace_ms, unnest($25::text[]) AS artifacts,
              unnest($26::bool[]) AS idempotent, unnest($27::int[]) AS tries,
-             unnest($28::bigint[]) AS backoff_ms, unnest($29::text[]) AS idempotency_key,
-             unnest($30::text[]) AS verdict) s
+             unnest($28::bigint[]) AS backoff_ms, unnest($29::text[]) AS retry,
+             unnest($30::text[]) AS spec, unnest($31::text[]) AS idempotency_key,
+             unnest($32::text[]) AS verdict) s
 `
 
 type InsertStepsParams struct {
@@ -285,6 +288,8 @@ type InsertStepsParams struct {
 	Idempotents     []bool
 	Tries           []int32
 	BackoffsMs      []int64
+	Retries         []string
+	Specs           []string
 	IdempotencyKeys []string
 	Verdicts        []string
 }
@@ -320,6 +325,8 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.Idempotents,
 		arg.Tries,
 		arg.BackoffsMs,
+		arg.Retries,
+		arg.Specs,
 		arg.IdempotencyKeys,
 		arg.Verdicts,
 	)
@@ -546,7 +553,7 @@ func (q *Queries) ListWorkers(ctx context.Context, tenantID string) ([]ListWorke
 }
 
 const lockRun = `-- name: LockRun :one
-SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at FROM nofx.run
+SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries FROM nofx.run
 WHERE tenant_id = $1 AND id = $2
 FOR NO KEY UPDATE
 `
@@ -562,6 +569,8 @@ type LockRunRow struct {
 	NextSeq        int64
 	CancelAt       *time.Time
 	StartedAt      *time.Time
+	RetryBudget    int32
+	Retries        int32
 }
 
 func (q *Queries) LockRun(ctx context.Context, tenantID string, iD string) (LockRunRow, error) {
@@ -578,6 +587,8 @@ func (q *Queries) LockRun(ctx context.Context, tenantID string, iD string) (Lock
 		&i.NextSeq,
 		&i.CancelAt,
 		&i.StartedAt,
+		&i.RetryBudget,
+		&i.Retries,
 	)
 	return i, err
 }

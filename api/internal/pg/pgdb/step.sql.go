@@ -161,12 +161,16 @@ func (q *Queries) EndSteps(ctx context.Context, arg EndStepsParams) ([]string, e
 }
 
 const insertDead = `-- name: InsertDead :exec
-INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, cause, attempts, history)
-SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, d.cause, s.attempt,
-       coalesce((SELECT json_agg(json_build_object('attempt', a.number, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number)
-                 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')), '[]'::json)
-FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS step_id, unnest($3::text[]) AS cause) d
+INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, tool, driver, step_name, worker_id, cause, reason, attempts, history)
+SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, s.tool, s.driver, s.name, coalesce(h.worker_id, ''), d.cause, d.reason, s.attempt, coalesce(h.history, '[]'::json)
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS step_id, unnest($3::text[]) AS cause, unnest($4::text[]) AS reason) d
 JOIN nofx.step s ON s.id = d.step_id
+CROSS JOIN LATERAL (
+  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
+                                    'started_at', a.started_at, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number) AS history,
+         (array_agg(a.worker_id ORDER BY a.number DESC))[1] AS worker_id
+  FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')
+) h
 ON CONFLICT ON CONSTRAINT step_dlq_once DO NOTHING
 `
 
@@ -174,11 +178,17 @@ type InsertDeadParams struct {
 	Ids     []string
 	StepIds []string
 	Causes  []string
+	Reasons []string
 }
 
-// InsertDead puts steps into the DLQ with the verdict of each attempt.
+// InsertDead puts steps into the DLQ with what is known of each attempt.
 func (q *Queries) InsertDead(ctx context.Context, arg InsertDeadParams) error {
-	_, err := q.db.Exec(ctx, insertDead, arg.Ids, arg.StepIds, arg.Causes)
+	_, err := q.db.Exec(ctx, insertDead,
+		arg.Ids,
+		arg.StepIds,
+		arg.Causes,
+		arg.Reasons,
+	)
 	return err
 }
 
@@ -279,12 +289,12 @@ func (q *Queries) UnclaimSteps(ctx context.Context, arg UnclaimStepsParams) ([]s
 
 const updateRuns = `-- name: UpdateRuns :execrows
 UPDATE nofx.run r
-SET status = f.status, next_seq = f.next_seq, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled,
+SET status = f.status, next_seq = f.next_seq, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, retries = f.retries,
     started_at = coalesce(r.started_at, CASE WHEN f.started THEN now() END),
     ended_at = CASE WHEN f.ended THEN now() END
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS status, unnest($3::bigint[]) AS next_seq,
              unnest($4::int[]) AS steps_left, unnest($5::int[]) AS steps_failed,
-             unnest($6::int[]) AS steps_cancelled, unnest($7::bool[]) AS started, unnest($8::bool[]) AS ended) f
+             unnest($6::int[]) AS steps_cancelled, unnest($7::int[]) AS retries, unnest($8::bool[]) AS started, unnest($9::bool[]) AS ended) f
 WHERE r.id = f.id AND r.ended_at IS NULL
 `
 
@@ -295,6 +305,7 @@ type UpdateRunsParams struct {
 	StepsLeft      []int32
 	StepsFailed    []int32
 	StepsCancelled []int32
+	Retries        []int32
 	Started        []bool
 	Ended          []bool
 }
@@ -307,6 +318,7 @@ func (q *Queries) UpdateRuns(ctx context.Context, arg UpdateRunsParams) (int64, 
 		arg.StepsLeft,
 		arg.StepsFailed,
 		arg.StepsCancelled,
+		arg.Retries,
 		arg.Started,
 		arg.Ended,
 	)

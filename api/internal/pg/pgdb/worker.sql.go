@@ -20,24 +20,55 @@ func (q *Queries) DropWorkerEvents(ctx context.Context, keepSeconds float64) err
 }
 
 const endedRuns = `-- name: EndedRuns :many
-SELECT i.id::text FROM unnest($1::text[]) AS i(id)
-WHERE NOT EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = i.id AND r.ended_at IS NULL)
+WITH given AS (
+  SELECT i.id, r.id AS known, r.status, r.pin, r.ended_at,
+         row_number() OVER (PARTITION BY coalesce(r.status, '') ORDER BY r.ended_at DESC) AS place
+  FROM unnest($1::text[]) AS i(id) LEFT JOIN nofx.run r ON r.id = i.id
+), gone AS (
+  UPDATE nofx.run r SET pin = ''
+  WHERE r.id IN (SELECT x.id FROM nofx.run x
+                 WHERE x.id IN (SELECT g.id FROM given g WHERE g.status = 'cancelled'
+                                   OR g.status = 'failed' AND (g.place > $2::int OR g.ended_at < now() - make_interval(secs => $3::float8)))
+                   AND x.ended_at IS NOT NULL AND x.pin IN ('', $4::text)
+                 ORDER BY x.id FOR NO KEY UPDATE SKIP LOCKED)
+  RETURNING r.id
+)
+SELECT g.id::text FROM gone g
+UNION ALL
+SELECT g.id::text FROM given g
+WHERE g.known IS NULL OR g.status = 'succeeded' OR g.ended_at IS NOT NULL AND g.pin NOT IN ('', $4)
 `
 
-// EndedRuns are those of the given runs that have ended or are not there.
-func (q *Queries) EndedRuns(ctx context.Context, ids []string) ([]string, error) {
-	rows, err := q.db.Query(ctx, endedRuns, ids)
+type EndedRunsParams struct {
+	Ids         []string
+	Most        int32
+	KeepSeconds float64
+	WorkerID    string
+}
+
+// EndedRuns are those of the given runs that have ended or are not there: their
+// workspaces can go. A run that failed keeps its workspace for a while, so that
+// its steps can be tried again in it; of one worker's only the newest do. Once
+// a worker is told of such a run, the run has no workspace. One that somebody is
+// changing is told of the next time.
+func (q *Queries) EndedRuns(ctx context.Context, arg EndedRunsParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, endedRuns,
+		arg.Ids,
+		arg.Most,
+		arg.KeepSeconds,
+		arg.WorkerID,
+	)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	items := []string{}
 	for rows.Next() {
-		var i_id string
-		if err := rows.Scan(&i_id); err != nil {
+		var g_id string
+		if err := rows.Scan(&g_id); err != nil {
 			return nil, err
 		}
-		items = append(items, i_id)
+		items = append(items, g_id)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

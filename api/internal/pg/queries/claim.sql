@@ -95,7 +95,7 @@ ORDER BY a.claimed_at, a.epoch, a.id;
 -- LockRunsNow locks the runs of attempts that a claim has just taken, as far as
 -- nobody else has them: a claim waits for no run.
 -- name: LockRunsNow :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY (@ids::text[]))
 ORDER BY r.id

@@ -36,7 +36,7 @@ SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORD
 
 -- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY (@ids::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -90,7 +90,7 @@ WHERE s.id = f.id AND s.status || '' = 'queued'
 RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants;
 
 -- name: LockRuns :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r WHERE r.id = ANY (@ids::text[])
 ORDER BY r.id
 FOR NO KEY UPDATE;

@@ -5,8 +5,8 @@ SELECT EXISTS (SELECT 1 FROM nofx.tenant);
 INSERT INTO nofx.project (tenant_id, id) VALUES (@tenant_id, @id) ON CONFLICT ON CONSTRAINT project_pk DO NOTHING;
 
 -- name: InsertRun :one
-INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, ended_at)
-VALUES (@id, @tenant_id, @project_id, @goal, @status, @region, @correlation_id, @steps_left, @steps_failed, @steps_cancelled, @next_seq,
+INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget, ended_at)
+VALUES (@id, @tenant_id, @project_id, @goal, @status, @region, @correlation_id, @steps_left, @steps_failed, @steps_cancelled, @next_seq, @retry_budget,
         CASE WHEN @steps_left::int = 0 THEN now() END)
 RETURNING created_at;
 
@@ -14,11 +14,11 @@ RETURNING created_at;
 -- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
-                       artifacts, idempotent, tries, backoff_ms, idempotency_key, verdict, ended_at)
+                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at)
 SELECT s.id, @tenant_id, @run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
-       string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
+       string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
              unnest(@tools::text[]) AS tool, unnest(@drivers::text[]) AS driver, unnest(@statuses::text[]) AS status,
@@ -31,7 +31,8 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@na
              unnest(@on_outputs::text[]) AS on_output, unnest(@timeouts_ms::bigint[]) AS timeout_ms,
              unnest(@graces_ms::bigint[]) AS grace_ms, unnest(@artifacts::text[]) AS artifacts,
              unnest(@idempotents::bool[]) AS idempotent, unnest(@tries::int[]) AS tries,
-             unnest(@backoffs_ms::bigint[]) AS backoff_ms, unnest(@idempotency_keys::text[]) AS idempotency_key,
+             unnest(@backoffs_ms::bigint[]) AS backoff_ms, unnest(@retries::text[]) AS retry,
+             unnest(@specs::text[]) AS spec, unnest(@idempotency_keys::text[]) AS idempotency_key,
              unnest(@verdicts::text[]) AS verdict) s;
 
 -- name: ListRuns :many
@@ -88,7 +89,7 @@ ORDER BY o.start
 LIMIT @most;
 
 -- name: LockRun :one
-SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at FROM nofx.run
+SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries FROM nofx.run
 WHERE tenant_id = @tenant_id AND id = @id
 FOR NO KEY UPDATE;
 

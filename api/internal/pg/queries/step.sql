@@ -59,20 +59,24 @@ RETURNING s.id, s.run_id, s.name, s.idx;
 
 -- name: UpdateRuns :execrows
 UPDATE nofx.run r
-SET status = f.status, next_seq = f.next_seq, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled,
+SET status = f.status, next_seq = f.next_seq, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, retries = f.retries,
     started_at = coalesce(r.started_at, CASE WHEN f.started THEN now() END),
     ended_at = CASE WHEN f.ended THEN now() END
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@statuses::text[]) AS status, unnest(@next_seqs::bigint[]) AS next_seq,
              unnest(@steps_left::int[]) AS steps_left, unnest(@steps_failed::int[]) AS steps_failed,
-             unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@started::bool[]) AS started, unnest(@ended::bool[]) AS ended) f
+             unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@retries::int[]) AS retries, unnest(@started::bool[]) AS started, unnest(@ended::bool[]) AS ended) f
 WHERE r.id = f.id AND r.ended_at IS NULL;
 
--- InsertDead puts steps into the DLQ with the verdict of each attempt.
+-- InsertDead puts steps into the DLQ with what is known of each attempt.
 -- name: InsertDead :exec
-INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, cause, attempts, history)
-SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, d.cause, s.attempt,
-       coalesce((SELECT json_agg(json_build_object('attempt', a.number, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number)
-                 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')), '[]'::json)
-FROM (SELECT unnest(@ids::text[]) AS id, unnest(@step_ids::text[]) AS step_id, unnest(@causes::text[]) AS cause) d
+INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, tool, driver, step_name, worker_id, cause, reason, attempts, history)
+SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, s.tool, s.driver, s.name, coalesce(h.worker_id, ''), d.cause, d.reason, s.attempt, coalesce(h.history, '[]'::json)
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@step_ids::text[]) AS step_id, unnest(@causes::text[]) AS cause, unnest(@reasons::text[]) AS reason) d
 JOIN nofx.step s ON s.id = d.step_id
+CROSS JOIN LATERAL (
+  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
+                                    'started_at', a.started_at, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number) AS history,
+         (array_agg(a.worker_id ORDER BY a.number DESC))[1] AS worker_id
+  FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')
+) h
 ON CONFLICT ON CONSTRAINT step_dlq_once DO NOTHING;

@@ -85,10 +85,29 @@ UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[])
   AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now();
 
--- EndedRuns are those of the given runs that have ended or are not there.
+-- EndedRuns are those of the given runs that have ended or are not there: their
+-- workspaces can go. A run that failed keeps its workspace for a while, so that
+-- its steps can be tried again in it; of one worker's only the newest do. Once
+-- a worker is told of such a run, the run has no workspace. One that somebody is
+-- changing is told of the next time.
 -- name: EndedRuns :many
-SELECT i.id::text FROM unnest(@ids::text[]) AS i(id)
-WHERE NOT EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = i.id AND r.ended_at IS NULL);
+WITH given AS (
+  SELECT i.id, r.id AS known, r.status, r.pin, r.ended_at,
+         row_number() OVER (PARTITION BY coalesce(r.status, '') ORDER BY r.ended_at DESC) AS place
+  FROM unnest(@ids::text[]) AS i(id) LEFT JOIN nofx.run r ON r.id = i.id
+), gone AS (
+  UPDATE nofx.run r SET pin = ''
+  WHERE r.id IN (SELECT x.id FROM nofx.run x
+                 WHERE x.id IN (SELECT g.id FROM given g WHERE g.status = 'cancelled'
+                                   OR g.status = 'failed' AND (g.place > @most::int OR g.ended_at < now() - make_interval(secs => @keep_seconds::float8)))
+                   AND x.ended_at IS NOT NULL AND x.pin IN ('', @worker_id::text)
+                 ORDER BY x.id FOR NO KEY UPDATE SKIP LOCKED)
+  RETURNING r.id
+)
+SELECT g.id::text FROM gone g
+UNION ALL
+SELECT g.id::text FROM given g
+WHERE g.known IS NULL OR g.status = 'succeeded' OR g.ended_at IS NOT NULL AND g.pin NOT IN ('', @worker_id);
 
 -- Fleet are the workers that live or were seen not long ago.
 -- name: Fleet :many

@@ -63,6 +63,7 @@ func (a *app) root() *cobra.Command {
 		a.execCommand(),
 		a.runCommand(),
 		a.runsCommand(),
+		a.dlqCommand(),
 		a.artifactsCommand(),
 		a.workersCommand(),
 		a.usageCommand(),
@@ -74,6 +75,7 @@ func (a *app) root() *cobra.Command {
 		a.handlersCommand(),
 		a.versionCommand(),
 	)
+	root.AddCommand(a.dlqAliases()...)
 	return root
 }
 

@@ -15,7 +15,7 @@ import (
 
 func (a *app) runsCommand() *cobra.Command {
 	return group("runs", "look at runs",
-		a.runsListCommand(), a.runsGetCommand(), a.runsLogsCommand(), a.runsEventsCommand(), a.runsCancelCommand())
+		a.runsListCommand(), a.runsGetCommand(), a.runsLogsCommand(), a.runsEventsCommand(), a.runsCancelCommand(), a.runsRetryCommand())
 }
 
 func (a *app) runsListCommand() *cobra.Command {
@@ -140,7 +140,12 @@ func (a *app) followEvents(ctx context.Context, client *server, runID string) er
 					row := eventRow(e)
 					fmt.Fprintf(a.Stdout, "%4s  %s  %-18s %s %s\n", row[0], row[1], row[2], render.Clean(row[3]), row[4])
 				}
-				ended = ended || e.Type == step.EventRunSucceeded || e.Type == step.EventRunFailed || e.Type == step.EventRunCancelled
+				switch e.Type {
+				case step.EventRunSucceeded, step.EventRunFailed, step.EventRunCancelled:
+					ended = true
+				case step.EventRunResumed:
+					ended = false
+				}
 			}
 			return nil
 		})

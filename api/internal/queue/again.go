@@ -1,0 +1,90 @@
+package queue
+
+import (
+	"context"
+
+	"github.com/nofx-run/nofx/api/internal/auth"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// RetryRun opens new generations of the steps of a run that did not succeed,
+// or of all of them once it has ended.
+func (q *Queue) RetryRun(ctx context.Context, who auth.Principal, runID string, all bool, o Once, requestID string) (wire.Reopened, bool, error) {
+	return q.again(ctx, who, runID, o, func(re *reopening) (string, map[string]any, error) {
+		if all {
+			return "run.rerun", map[string]any{}, re.all(runID)
+		}
+		var why error
+		n := 0
+		for _, s := range re.runs[runID].steps {
+			if status := step.Status(s.Status); !status.Terminal() || status == step.StepSucceeded || re.set[s.ID] {
+				continue
+			}
+			if err := re.add(s); err == nil {
+				n++
+			} else if why == nil {
+				why = err
+			}
+		}
+		if n == 0 && why == nil {
+			why = conflict("no step of the run has failed: it is %s", re.c.runs[runID].Status)
+		}
+		if n > 0 {
+			why = nil
+		}
+		return "run.retry", map[string]any{}, why
+	}, requestID)
+}
+
+// RetryStep opens a new generation of one step that did not succeed.
+func (q *Queue) RetryStep(ctx context.Context, who auth.Principal, runID, stepID string, o Once, requestID string) (wire.Reopened, bool, error) {
+	return q.again(ctx, who, runID, o, func(re *reopening) (string, map[string]any, error) {
+		s, err := re.step(runID, stepID)
+		if err != nil {
+			return "", nil, err
+		}
+		return "step.retry", map[string]any{"step": s.Name, "generation": s.Generation + 1}, re.add(s)
+	}, requestID)
+}
+
+// again reopens what choose takes of one run.
+func (q *Queue) again(ctx context.Context, who auth.Principal, runID string, o Once,
+	choose func(*reopening) (action string, detail map[string]any, err error), requestID string,
+) (wire.Reopened, bool, error) {
+	var c *change
+	out, replayed, err := once(ctx, q, who, o, func(db *pgdb.Queries) (wire.Reopened, error) {
+		out := wire.Reopened{RunID: runID}
+		re, err := q.reopen(ctx, db, who, []string{runID})
+		if err != nil {
+			return out, err
+		}
+		if re.runs[runID] == nil {
+			return out, step.Errorf(step.KindNotFound, "no run %s", clip(runID))
+		}
+		action, detail, err := choose(re)
+		if err != nil {
+			return out, err
+		}
+		steps, err := re.write(ctx, db, action)
+		if err != nil {
+			return out, err
+		}
+		if len(steps[runID]) == 0 {
+			return out, conflict("no step of the run can be tried again")
+		}
+		c = re.c
+		out.Status, out.Steps = step.RunStatus(c.runs[runID].Status), steps[runID]
+		detail["steps"] = len(out.Steps)
+		target := runID
+		if action == "step.retry" {
+			target, detail["run"] = out.Steps[0].ID, runID
+		}
+		return out, re.audit(ctx, db, action, target, requestID, detail)
+	})
+	if err == nil && !replayed {
+		q.announce(c)
+	}
+	return out, replayed, err
+}

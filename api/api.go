@@ -93,11 +93,13 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	}
 	a.relay = &wake.Relay{Hub: a.hub, Replica: rand.Text(), Log: log,
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
-	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, DriverWait: cfg.DriverWait}, a.db, a.blobs, a.hub, log)
+	registry, seen := newRegistry(a.db, a.hub)
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, DriverWait: cfg.DriverWait,
+		Rules: handlers, Observer: seen}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
 	h, err := httpapi.New(httpapi.Services{
 		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Hub: a.hub,
-		Health: a.health, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
+		Health: a.health, Registry: registry, Log: log, Stopping: a.stopping,
 	})
 	if err != nil {
 		return a, err

@@ -61,6 +61,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"GET /api/workers":                                       {"/api/workers", "user", "", 200, `"name":"rival-host"`},
 		"GET /api/usage":                                         {"/api/usage", "user", "", 200, `"rows":[]`},
 		"GET /api/workers/events":                                {"/api/workers/events", "user", "", 200, `"worker":"rival-host"`},
+		"GET /api/breakers/events":                               {"/api/breakers/events", "user", "", 200, `{"events":[]}`},
+		"POST /api/breakers":                                     {"/api/breakers", "user", `{"action":"reset","tool":"bash"}`, 403, ""},
 		"POST /api/worker/journal":                               {"/api/worker/journal", "worker", as(w.id, w.incarnation, `,"batches":[`+string(verdict)+`]`), 409, ""},
 		"POST /api/worker/journal as itself":                     {"/api/worker/journal", "worker", as(rival.id, rival.incarnation, `,"batches":[`+string(verdict)+`]`), 200, `"discard":["` + mine.AttemptID},
 		"POST /api/worker/heartbeat":                             {"/api/worker/heartbeat", "worker", as(w.id, w.incarnation, `,"held":[`+string(fence)+`]`), 409, ""},
@@ -71,7 +73,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256}":        {upload, "worker", "y", 409, ""},
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256} by key": {upload, "user", "y", 403, ""},
 		"POST /api/runs":                                         {"", "", "", 0, ""}, // makes its own
-		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody
+		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody; breakers: TestBreakerOfOneTenant
 		"POST /api/worker/register":                              {"", "", "", 0, ""}, // names are a tenant's own
 		"GET /health":                                            {"", "", "", 0, ""}, // has no tenant
 	} {

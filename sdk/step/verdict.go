@@ -46,8 +46,11 @@ type Verdict struct {
 	Signal   string `json:"signal,omitempty"`    // like "SIGKILL", only with CauseSignal
 	Attested string `json:"attested"`            // kernel, vendor or guest
 	Message  string `json:"message,omitempty"`   // one line for people, no secrets
-	Usage    Usage  `json:"usage"`
-	Output   Output `json:"output"`
+	// ErrorKind is the kind of the driver's error, with causes of
+	// infrastructure. "" = none, or not known.
+	ErrorKind Kind   `json:"error_kind,omitempty"`
+	Usage     Usage  `json:"usage"`
+	Output    Output `json:"output"`
 }
 
 // Success reports whether the attempt did what it was asked: exit code 0.

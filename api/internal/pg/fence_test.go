@@ -22,6 +22,7 @@ var unfenced = map[string]string{
 	"LoseAttempts":    "the reaper's: compares the epoch and the lease's end",
 	"UnpinQueued":     "queued steps have no lease",
 	"FailQueued":      "queued steps have no lease",
+	"MoveQueued":      "the same; compares the step's place among its drivers",
 }
 
 var (

@@ -100,6 +100,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			if err != nil || len(taken) == 0 {
 				return err
 			}
+			if err := q.lent(ctx, db, taken); err != nil {
+				return err
+			}
 			if taken[0].Fresh {
 				if err := db.PinQueued(ctx, in.WorkerID, in.ClaimID); err != nil {
 					return err
@@ -127,6 +130,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		return leases, err
 	}
 	q.announce(refused)
+	q.judge(ctx, refused.health)
 	if len(leases) == 0 {
 		return nil, nil
 	}

@@ -78,6 +78,7 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 		return wire.JournalAnswer{}, err
 	}
 	q.announce(c)
+	q.judge(ctx, c.health)
 	return answer, nil
 }
 
@@ -178,6 +179,7 @@ func (p *progress) one(c *change, r wire.Record) error {
 	case wire.RecordStarted:
 		if p.row.StartedAt == nil && p.start == nil {
 			p.start = r.Started
+			p.row.StartedAt = &r.At // for a verdict in the same request
 			return c.start(p.row, *r.Started)
 		}
 	case wire.RecordOutput:
@@ -241,7 +243,10 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 			return err
 		}
 	}
-	return c.write(ctx, db)
+	if err := c.write(ctx, db); err != nil {
+		return err
+	}
+	return q.record(ctx, db, c.health, p.WorkerID)
 }
 
 func advance(p *pgdb.AdvanceAttemptsParams, a *progress) error {

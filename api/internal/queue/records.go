@@ -92,6 +92,8 @@ func checkVerdict(at string, r wire.VerdictRecord) error {
 		return invalid(at+".verdict.signal", "goes with the cause signal and with no other")
 	case v.Attested != step.AttestedKernel && v.Attested != step.AttestedVendor && v.Attested != step.AttestedGuest:
 		return invalid(at+".verdict.attested", "must be kernel, vendor or guest")
+	case v.ErrorKind != "" && (!v.Cause.Infrastructure() || !v.ErrorKind.Valid()):
+		return invalid(at+".verdict.error_kind", "must be a known kind, with the cause driver_error or lost")
 	case !plain(v.Message):
 		return invalid(at+".verdict.message", "is too long or holds a NUL")
 	case len(r.Stdout) > wire.MaxVerdictStream || len(r.Stderr) > wire.MaxVerdictStream:

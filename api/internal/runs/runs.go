@@ -97,6 +97,7 @@ func utc(t *time.Time) *time.Time {
 func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, error) {
 	var out wire.RunDetail
 	var pins []string
+	barred := map[string]string{}
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		pins = nil
 		row, err := db.GetRun(ctx, tenant, id)
@@ -115,6 +116,9 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 				return err
 			}
 			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
+			if s.Breaker != nil {
+				barred[s.ID] = behind(s)
+			}
 		}
 		files, err := db.ListArtifacts(ctx, tenant, id)
 		if err != nil {
@@ -130,14 +134,17 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	if err != nil {
 		return out, err
 	}
-	return out, r.explain(ctx, out.Steps, pins)
+	return out, r.explain(ctx, out.Steps, pins, barred)
 }
 
 // explain adds what queued steps wait for. pins are the workers that they
-// wait for, by place.
-func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string) error {
+// wait for, by place, barred those that an open breaker bars, by id.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, barred map[string]string) error {
 	for i := range steps {
 		if steps[i].Status != step.StepQueued {
+			continue
+		}
+		if steps[i].WaitingFor = barred[steps[i].ID]; steps[i].WaitingFor != "" {
 			continue
 		}
 		var err error
@@ -152,6 +159,9 @@ func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 	d := wire.StepDetail{ID: s.ID, Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.Status(s.Status), Generation: int(s.Generation),
 		Attempt: int(s.Attempt), DependsOn: s.DependsOn, Inputs: s.Inputs, Outputs: s.Outputs, IdempotencyKey: s.IdempotencyKey,
 		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt)}
+	if len(s.Drivers) > 1 {
+		d.Drivers, d.Fallback = s.Drivers, s.Moved
+	}
 	if d.DependsOn == nil {
 		d.DependsOn = []string{}
 	}

@@ -140,10 +140,12 @@ func (a *attempt) verdictOf(err error) step.Verdict {
 	if order := a.cancelled(); order != nil {
 		return failure(step.CauseCancelled, order.Reason)
 	}
+	v := failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
 	if errors.Is(err, errLost) {
-		return failure(step.CauseLost, err.Error())
+		v = failure(step.CauseLost, err.Error())
 	}
-	return failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
+	v.ErrorKind = step.KindOf(err)
+	return v
 }
 
 // errLost says that nobody can tell what became of the sandbox.

@@ -121,7 +121,7 @@ func (s *System) migrate(ctx context.Context) error {
 		return err
 	}
 	if s.endpoint.Key = env.Key; env.Key == "" {
-		if s.endpoint.Key, err = s.admin(ctx, "keys", "create", "--tenant", tenant, "--name", "nofx-up", "--role", "user"); err != nil {
+		if s.endpoint.Key, err = s.admin(ctx, "keys", "create", "--tenant", tenant, "--name", "nofx-up", "--role", "operator"); err != nil {
 			return err
 		}
 		// Kept at once, so that a failure later in the start does not lose it.

@@ -47,6 +47,25 @@ func (r *rig) sql(text string, args ...any) {
 	}
 }
 
+// column is one column of a query's rows.
+func (r *rig) column(text string) []string {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.db.Admin)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(r.t.Context(), text)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
 // cooled ends the cool-down, or the probe's lease, of every breaker.
 func (r *rig) cooled() {
 	r.sql("UPDATE nofx.handler_health SET ready_at = now() WHERE state <> 'closed'")

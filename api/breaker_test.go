@@ -160,6 +160,16 @@ func TestBreaker(t *testing.T) {
 	if why := r.run(waiting.ID).Steps[0].WaitingFor; !strings.HasPrefix(why, "the breaker of flaky on local, open until 2") || !strings.HasSuffix(why, ": 3 failures in a row") {
 		t.Errorf("waits for %q", why)
 	}
+	if straggler.Lane != "flaky" || straggler.BreakerGeneration != 0 {
+		t.Errorf("the straggler's lease: %+v", straggler)
+	}
+	answer, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, Held: []wire.Fence{straggler.Fence}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]wire.Barrier{{Lane: "flaky", Driver: "local", Generation: 1}}, answer.Barriers); diff != "" {
+		t.Errorf("with the heartbeat: %s", diff)
+	}
 	w.finish(straggler, exit(0))
 	if b := r.breaker("flaky", "local"); b.State != "open" {
 		t.Fatalf("after a straggler's success: %+v", b)
@@ -193,6 +203,9 @@ func TestBreaker(t *testing.T) {
 	}
 	if again := w.claim(8, 0); len(again) != 0 {
 		t.Fatalf("a second probe: %+v", again)
+	}
+	if got[0].BreakerGeneration != 2 {
+		t.Errorf("the probe's lease: %+v", got[0])
 	}
 	if why := r.run(behind.ID).Steps[0].WaitingFor; why != "the breaker of flaky on local, which tries another step first" {
 		t.Errorf("waits for %q", why)
@@ -289,6 +302,24 @@ func TestWhatCounts(t *testing.T) {
 	if b := r.breaker("flaky", "local"); b.State != "open" {
 		t.Errorf("after two in a row on two workers: %+v", b)
 	}
+}
+
+// A kind of error is one that there is, and goes with infrastructure.
+func TestErrorKindIsChecked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	l := w.one()
+	own := exit(1)
+	own.Verdict.ErrorKind = step.KindInternal
+	for _, v := range []wire.VerdictRecord{failing("odd"), own} {
+		_, err := w.ship(wire.JournalBatch{Fence: l.Fence, Records: []wire.Record{{N: 1, Type: wire.RecordVerdict, Verdict: &v}}})
+		if !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "error_kind") {
+			t.Errorf("%+v: %v", v.Verdict, err)
+		}
+	}
+	w.end(l, failing(step.KindInternal))
 }
 
 // The rate opens it once there is enough to judge by.

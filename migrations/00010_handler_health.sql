@@ -89,10 +89,11 @@ BEGIN
   FOREACH t IN ARRAY ARRAY['handler_health', 'handler_tally', 'breaker_event'] LOOP
     EXECUTE format('ALTER TABLE nofx.%I ENABLE ROW LEVEL SECURITY', t);
     EXECUTE format('ALTER TABLE nofx.%I FORCE ROW LEVEL SECURITY', t);
-    -- A tenant sees its own and, read only, what is of all tenants.
+    -- A tenant sees its own and, read only, what is of all tenants. A setting
+    -- that a transaction has left behind is empty, like their tenant_id.
     EXECUTE format($p$CREATE POLICY %I ON nofx.%I TO nofx_api
-      USING (tenant_id = (SELECT current_setting('nofx.tenant', true)))
-      WITH CHECK (tenant_id = (SELECT current_setting('nofx.tenant', true)))$p$, t || '_tenant', t);
+      USING (tenant_id = (SELECT current_setting('nofx.tenant', true)) AND tenant_id <> '')
+      WITH CHECK (tenant_id = (SELECT current_setting('nofx.tenant', true)) AND tenant_id <> '')$p$, t || '_tenant', t);
     EXECUTE format($p$CREATE POLICY %I ON nofx.%I FOR SELECT TO nofx_api
       USING (tenant_id = ANY (ARRAY['', (SELECT current_setting('nofx.tenant', true))]) AND (SELECT current_setting('nofx.tenant', true)) <> '')$p$, t || '_shared', t);
     EXECUTE format('CREATE POLICY %I ON nofx.%I TO nofx_system USING (true) WITH CHECK (true)', t || '_system', t);

@@ -71,6 +71,19 @@ func TestPlansReadFewRows(t *testing.T) {
 		}
 		return len(rows), err
 	}
+	// What the reaper looks for among the steps that do not just wait.
+	settle := func(q *pgdb.Queries) (int, error) {
+		out, err := q.Barred(t.Context(), "fail", 200)
+		if err != nil || len(out) != 1 {
+			return 0, fmt.Errorf("barred %+v, %w", out, err)
+		}
+		on, err := q.Barred(t.Context(), "fallback", 200)
+		if err != nil || len(on) != 0 {
+			return 0, fmt.Errorf("barred %+v, %w", on, err)
+		}
+		_, err = q.Unserved(t.Context(), 1, 200)
+		return 1, err
+	}
 	lock := func(q *pgdb.Queries) (int, error) {
 		rows, err := q.LockAttempts(t.Context(), pgdb.LockAttemptsParams{Ids: []string{"att-alpha"}, Generations: []int32{1}, Numbers: []int32{1}, Epochs: []int64{1},
 			WorkerID: "w-alpha", Incarnation: "i", KeyID: "key-alpha"})
@@ -94,7 +107,9 @@ func TestPlansReadFewRows(t *testing.T) {
 	copies(1, "barred-a-", "barred", "a")
 	copies(1, "free-", "barred", "z")
 	copies(2, "tried-", "tried", "b")
-	cases := map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock, "claim past an open breaker": barred, "claim of a probe": probe}
+	copies(1, "fast-", "barred", "a")
+	exec(t, admin, "UPDATE nofx.step SET on_open = 'fail' WHERE id = 'fast-1'")
+	cases := map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock, "claim past an open breaker": barred, "claim of a probe": probe, "settle": settle}
 	small := map[string]int{}
 	for name, do := range cases {
 		small[name] = read(do)

@@ -52,12 +52,37 @@ type detour struct {
 	why         string
 }
 
+// settleMost bounds how often settle asks for more; the reaper's next tick goes
+// on from there.
+const settleMost = 20
+
 // settle does with the queued steps what they ask for when their driver cannot
 // be had: those before a breaker that lets nothing through fail or go to their
 // next driver, and so do those whose driver no worker has healthy.
 func (q *Queue) settle(ctx context.Context) error {
-	failing := q.failQueued(ctx, step.CauseDriverError, q.barredOut)
-	return errors.Join(failing, q.detours(ctx, q.barredOn), q.detours(ctx, q.unserved))
+	return errors.Join(
+		untilFew(q.barredOut, func(list func(context.Context, *pgdb.Queries) ([]stuck, error)) error {
+			return q.failQueued(ctx, step.CauseDriverError, list)
+		}),
+		untilFew(q.barredOn, func(list func(context.Context, *pgdb.Queries) ([]detour, error)) error { return q.detours(ctx, list) }),
+		untilFew(q.unserved, func(list func(context.Context, *pgdb.Queries) ([]detour, error)) error { return q.detours(ctx, list) }),
+	)
+}
+
+// untilFew does it again while there was a whole batch.
+func untilFew[T any](list func(context.Context, *pgdb.Queries) ([]T, error), do func(func(context.Context, *pgdb.Queries) ([]T, error)) error) error {
+	for range settleMost {
+		n := 0
+		err := do(func(ctx context.Context, db *pgdb.Queries) ([]T, error) {
+			found, err := list(ctx, db)
+			n = len(found)
+			return found, err
+		})
+		if err != nil || n < reapMost {
+			return err
+		}
+	}
+	return nil
 }
 
 func barredBy(r pgdb.BarredRow) string {

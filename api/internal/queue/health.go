@@ -321,3 +321,13 @@ func (n *fresh) gates(st plan.Step, p *pgdb.InsertStepsParams) {
 
 // listSep is in no driver's name and in no lane.
 const listSep = "\x1f"
+
+// barriers are the breakers that let nothing through, for workers.
+func barriers(ctx context.Context, db *pgdb.Queries) ([]wire.Barrier, error) {
+	rows, err := db.Barring(ctx, wire.MaxBarriers)
+	out := make([]wire.Barrier, len(rows))
+	for i, r := range rows {
+		out[i] = wire.Barrier{Lane: r.Lane, Driver: r.Driver, Generation: r.Generation}
+	}
+	return out, err
+}

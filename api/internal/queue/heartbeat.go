@@ -128,7 +128,11 @@ func (b *beat) renew(ctx context.Context) error {
 				return err
 			}
 		}
-		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: ended}
+		barriers, err := barriers(ctx, db)
+		if err != nil {
+			return err
+		}
+		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: ended, Barriers: barriers}
 		b.set(holding)
 		return nil
 	})

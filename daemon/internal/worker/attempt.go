@@ -112,7 +112,7 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		case <-inner.Done():
 			return ctx.Err() == nil
 		}
-		if a.w.isDraining() && a.release(inner) {
+		if (a.w.isDraining() || a.barred()) && a.release(inner) {
 			return true
 		}
 	}
@@ -140,10 +140,14 @@ func (a *attempt) verdictOf(err error) step.Verdict {
 	if order := a.cancelled(); order != nil {
 		return failure(step.CauseCancelled, order.Reason)
 	}
-	v := failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
 	if errors.Is(err, errLost) {
-		v = failure(step.CauseLost, err.Error())
+		v := failure(step.CauseLost, err.Error())
+		if known := (*step.Error)(nil); errors.As(err, &known) {
+			v.ErrorKind = known.Kind // the driver was away, and not just the host
+		}
+		return v
 	}
+	v := failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
 	v.ErrorKind = step.KindOf(err)
 	return v
 }

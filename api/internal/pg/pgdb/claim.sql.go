@@ -163,7 +163,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id,
+       r.correlation_id, s.lane, a.breaker_generation,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
@@ -174,30 +174,32 @@ ORDER BY a.claimed_at, a.epoch, a.id
 `
 
 type LeasesOfClaimRow struct {
-	ID             string
-	TenantID       string
-	RunID          string
-	StepID         string
-	Generation     int32
-	Number         int32
-	Epoch          int64
-	Name           string
-	Tool           string
-	Driver         string
-	Shares         bool
-	Command        []byte
-	Resources      []byte
-	Image          string
-	OnOutput       string
-	Network        string
-	NetworkAllow   []string
-	NetworkPrivate []string
-	Workspace      string
-	TimeoutMs      int64
-	GraceMs        int64
-	Artifacts      []string
-	CorrelationID  string
-	LeaseMs        int64
+	ID                string
+	TenantID          string
+	RunID             string
+	StepID            string
+	Generation        int32
+	Number            int32
+	Epoch             int64
+	Name              string
+	Tool              string
+	Driver            string
+	Shares            bool
+	Command           []byte
+	Resources         []byte
+	Image             string
+	OnOutput          string
+	Network           string
+	NetworkAllow      []string
+	NetworkPrivate    []string
+	Workspace         string
+	TimeoutMs         int64
+	GraceMs           int64
+	Artifacts         []string
+	CorrelationID     string
+	Lane              string
+	BreakerGeneration int64
+	LeaseMs           int64
 }
 
 // LeasesOfClaim are the leases that a claim took and that are still the
@@ -235,6 +237,8 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.GraceMs,
 			&i.Artifacts,
 			&i.CorrelationID,
+			&i.Lane,
+			&i.BreakerGeneration,
 			&i.LeaseMs,
 		); err != nil {
 			return nil, err

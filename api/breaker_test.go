@@ -275,6 +275,61 @@ func TestProbes(t *testing.T) {
 	}
 }
 
+// However many workers ask at once, each time that a probe may go, one goes.
+func TestOneProbeAtATime(t *testing.T) {
+	t.Parallel()
+	r, w, _ := opened(t, counting)
+	workers := []*worker{w, r.worker("two"), r.worker("three"), r.worker("four")}
+	for range 40 {
+		r.submit(flaky)
+	}
+	var probes []wire.Lease
+	for range 20 {
+		r.cooled()
+		got := make([][]wire.Lease, len(workers))
+		var group sync.WaitGroup
+		for i, x := range workers {
+			group.Go(func() { got[i] = x.claim(4, 0) })
+		}
+		group.Wait()
+		n := 0
+		for _, leases := range got {
+			n += len(leases)
+			probes = append(probes, leases...)
+		}
+		if n > 1 {
+			t.Fatalf("%d probes at once", n)
+		}
+	}
+	if len(probes) < 10 { // a claim that meets the others' locks takes none
+		t.Errorf("only %d probes of 20", len(probes))
+	}
+	seen := map[int64]bool{}
+	for _, l := range probes {
+		if seen[l.BreakerGeneration] {
+			t.Errorf("two probes of generation %d", l.BreakerGeneration)
+		}
+		seen[l.BreakerGeneration] = true
+	}
+}
+
+// A probe that is lost with its worker makes room for the next one, long before
+// its own lease is over.
+func TestLostProbe(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, handlersWith(t, "breaker: {counts: [exit], consecutive: 1, cooldown_ms: 3600000}"), func(c *api.Config) { c.Lease = time.Second })
+	w := r.worker("host")
+	r.submit(flaky)
+	w.finish(w.one(), exit(1))
+	r.submit(flaky)
+	r.submit(flaky)
+	r.cooled()
+	lost := w.one()
+	if next := w.one(); next.BreakerGeneration != lost.BreakerGeneration+2 || next.StepID == lost.StepID && next.Epoch == lost.Epoch {
+		t.Errorf("after %+v came %+v", lost, next)
+	}
+}
+
 // Only errors of the driver's own count, and a success between starts anew.
 func TestWhatCounts(t *testing.T) {
 	t.Parallel()

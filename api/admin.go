@@ -27,7 +27,7 @@ func Migrate(ctx context.Context, ownerURL string) ([]string, error) {
 type NewKey struct {
 	Tenant string // made if it is not there
 	Name   string
-	Role   string // user or worker
+	Role   string // user, worker or operator
 }
 
 // CreateKey makes a key as the schema's owner. The text it returns is not kept

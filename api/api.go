@@ -98,7 +98,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	}
 	a.relay = &wake.Relay{Hub: a.hub, Replica: rand.Text(), Log: log,
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
-	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait}, a.db, a.blobs, a.hub, log)
+	registry, seen := newRegistry(a.db, a.hub)
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait,
+		Rules: handlers, Observer: seen}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
 	alerts, err := alertClient(cfg)
 	if err != nil {
@@ -107,7 +109,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.alerts = &alert.Service{DB: a.db, Client: alerts, Log: log}
 	h, err := httpapi.New(httpapi.Services{
 		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Fleet: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Alerts: a.alerts, Hub: a.hub,
-		Health: a.health, Tick: a.tick, TickToken: cfg.TickToken, Registry: newRegistry(a.db, a.hub), Log: log, Stopping: a.stopping,
+		Health: a.health, Tick: a.tick, TickToken: cfg.TickToken, Registry: registry, Log: log, Stopping: a.stopping,
 	})
 	if err != nil {
 		return a, err

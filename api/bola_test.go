@@ -81,6 +81,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"POST /api/alerts/rules/{rule}/silence":                  {"/api/alerts/rules/worker-lost/silence", "user", `{"minutes":5}`, 404, ""},
 		"POST /api/alerts/receivers/{receiver}/test":             {"/api/alerts/receivers/ops/test", "user", "", 404, ""},
 		"GET /api/workers/events":                                {"/api/workers/events", "user", "", 200, `"worker":"rival-host"`},
+		"GET /api/breakers/events":                               {"/api/breakers/events", "user", "", 200, `{"events":[]}`},
+		"POST /api/breakers":                                     {"/api/breakers", "user", `{"action":"reset","tool":"bash"}`, 403, ""},
 		"POST /api/worker/journal":                               {"/api/worker/journal", "worker", as(w.id, w.incarnation, `,"batches":[`+string(verdict)+`]`), 409, ""},
 		"POST /api/worker/journal as itself":                     {"/api/worker/journal", "worker", as(rival.id, rival.incarnation, `,"batches":[`+string(verdict)+`]`), 200, `"discard":["` + mine.AttemptID},
 		"POST /api/worker/heartbeat":                             {"/api/worker/heartbeat", "worker", as(w.id, w.incarnation, `,"held":[`+string(fence)+`]`), 409, ""},
@@ -91,7 +93,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256}":        {upload, "worker", "y", 409, ""},
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256} by key": {upload, "user", "y", 403, ""},
 		"POST /api/runs":                                         {"", "", "", 0, ""}, // makes its own
-		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody
+		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody; breakers: TestBreakerOfOneTenant
 		"POST /api/worker/register":                              {"", "", "", 0, ""}, // names are a tenant's own
 		"POST /api/tick":                                         {"", "", "", 0, ""}, // has no tenant
 		"GET /health":                                            {"", "", "", 0, ""}, // has no tenant

@@ -117,6 +117,8 @@ BEGIN
     WHEN 'sweep_leftovers' THEN -- in the last hour
       (SELECT count(*) FROM (SELECT 1 FROM nofx.worker_event e
                              WHERE e.tenant_id = tenant AND e.type = 'sweep.removed' AND e.created_at > now() - interval '1 hour' LIMIT 100000) x)
+    WHEN 'breakers_open' THEN -- the tenant's own, and those that are everybody's
+      (SELECT count(*) FROM nofx.handler_health h WHERE h.state <> 'closed' AND h.tenant_id IN ('', tenant))
     ELSE 0
   END;
 END

@@ -76,17 +76,12 @@ func newFakeAPI(dir string) (*fakeAPI, error) {
 	mux.HandleFunc("GET /artifacts/{path...}", api.artifact)
 	mux.HandleFunc("GET /api/workers", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, fakeWorkers()) })
 	mux.HandleFunc("GET /api/handlers", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, fakeHandlers()) })
-	mux.HandleFunc("GET /api/alerts", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, fakeAlerts()) })
-	mux.HandleFunc("POST /api/alerts/rules/{rule}/silence", func(w http.ResponseWriter, r *http.Request) {
-		var in wire.SilenceAlert
-		if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.PathValue("rule") != "queue-deep" || in.Minutes != 90 {
-			refuse(w, step.Errorf(step.KindNotFound, "no such rule"))
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("POST /api/alerts/receivers/{receiver}/test", func(w http.ResponseWriter, _ *http.Request) { answer(w, 202, wire.AlertTest{MessageID: "msg_1"}) })
+	fakeAlertRoutes(mux)
 	api.deadRoutes(mux)
+	mux.HandleFunc("POST /api/breakers", setBreaker)
+	mux.HandleFunc("GET /api/breakers/events", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, 200, wire.BreakerEvents{Events: []wire.BreakerEvent{{Type: step.EventBreakerOpened, Tool: "bash", Driver: "local", Reason: "3 failures in a row"}}})
+	})
 	api.server = &http.Server{Handler: authenticated(mux), ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	go func() { api.served <- api.server.ServeTLS(listener, "", "") }()
 	return api, nil
@@ -464,22 +459,39 @@ func fakeWorkers() wire.WorkerList {
 	}}
 }
 
-func fakeAlerts() wire.AlertList {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	value := 12.5
-	return wire.AlertList{
-		Rules: []wire.AlertRule{
-			{Name: "queue-deep", Metric: "queue_depth", Above: 10, Below: 5, ForSeconds: 300, Value: &value, Since: &at, AlertID: "alert_1"},
-			{Name: "worker-lost", Metric: "workers_lost"},
-		},
-		Alerts:    []wire.Alert{{ID: "alert_1", Rule: "queue-deep", Metric: "queue_depth", Above: 10, Value: 11, Peak: 12.5, OpenedAt: at}},
-		Receivers: []wire.AlertReceiver{{Name: "ops", Kind: "slack", Host: "hooks.example.com", Last: "fired taken"}},
-	}
+func fakeHandlers() wire.HandlerList {
+	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return wire.HandlerList{Handlers: []wire.HandlerInfo{
+		{Tool: "exec", Description: "runs a program", DefaultDriver: "local", TimeoutMS: 30000, Resources: step.Resources{CPU: 1, MemoryMB: 512, Pids: 128}, Inputs: json.RawMessage(`{}`),
+			Breakers: []wire.BreakerInfo{{Driver: "local", State: "closed"}}},
+		{Tool: "bash", Description: "runs a script", DefaultDriver: "local", TimeoutMS: 30000, Inputs: json.RawMessage(`{}`),
+			Breakers: []wire.BreakerInfo{
+				{Driver: "container", State: "open", Forced: true, Reason: "an operator's force-open"},
+				{Driver: "local", State: "open", Reason: "3 failures in a row", ReadyAt: &until},
+			}},
+	}}
 }
 
-func fakeHandlers() wire.HandlerList {
-	return wire.HandlerList{Handlers: []wire.HandlerInfo{
-		{Tool: "exec", Description: "runs a program", DefaultDriver: "local", TimeoutMS: 30000, Resources: step.Resources{CPU: 1, MemoryMB: 512, Pids: 128}, Inputs: json.RawMessage(`{}`)},
-		{Tool: "bash", Description: "runs a script", DefaultDriver: "local", TimeoutMS: 30000, Inputs: json.RawMessage(`{}`)},
-	}}
+// setBreaker knows the tool bash, whose breakers have met two drivers.
+func setBreaker(w http.ResponseWriter, r *http.Request) {
+	var in wire.SetBreaker
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	switch err := dec.Decode(&in); {
+	case err != nil:
+		refuse(w, step.Errorf(step.KindInvalid, "%v", err))
+	case in.Tool == "exec" && in.Action == wire.BreakerReset:
+		answer(w, 200, wire.BreakersSet{Tool: "exec", Drivers: []string{}, State: "closed"})
+	case in.Tool != "bash":
+		refuse(w, step.Errorf(step.KindNotFound, "no handler %s", in.Tool))
+	case in.Reason == "not mine":
+		refuse(w, step.Errorf(step.KindForbidden, "an operator key is needed here"))
+	default:
+		drivers := []string{"container", "local"}
+		if in.Driver != "" {
+			drivers = []string{in.Driver}
+		}
+		answer(w, 200, wire.BreakersSet{Tool: in.Tool, Drivers: drivers, State: map[wire.BreakerAction]string{
+			wire.BreakerReset: "closed", wire.BreakerForceClose: "closed", wire.BreakerForceOpen: "open"}[in.Action]})
+	}
 }

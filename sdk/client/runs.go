@@ -112,6 +112,19 @@ func (c *Client) WorkerEvents(ctx context.Context, limit int) (wire.WorkerEvents
 	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/workers/events?limit=" + strconv.Itoa(limit)}, &out)
 }
 
+// SetBreakers resets a handler's circuit breakers or forces them. It takes an
+// operator's key.
+func (c *Client) SetBreakers(ctx context.Context, in wire.SetBreaker) (wire.BreakersSet, error) {
+	var out wire.BreakersSet
+	return out, c.json(ctx, call{method: http.MethodPost, path: "/api/breakers", in: in}, &out)
+}
+
+// BreakerEvents lists what became of circuit breakers, the newest first.
+func (c *Client) BreakerEvents(ctx context.Context, limit int) (wire.BreakerEvents, error) {
+	var out wire.BreakerEvents
+	return out, c.json(ctx, call{method: http.MethodGet, path: "/api/breakers/events?limit=" + strconv.Itoa(limit)}, &out)
+}
+
 // Health asks the API how it is. An API that is not ready answers 503, which
 // is an error of kind unavailable here.
 func (c *Client) Health(ctx context.Context) (wire.Health, error) {

@@ -26,6 +26,7 @@ const (
 	CapLease     Capability = "lease"     // the sandbox dies at its deadline by itself
 	CapStats     Capability = "stats"
 	CapInvoke    Capability = "invoke" // implements Invoker
+	CapTenant    Capability = "tenant" // works with the credentials of the step's tenant: what fails for one says nothing of another
 )
 
 // Capabilities is a driver's list.

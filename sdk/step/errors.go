@@ -23,6 +23,16 @@ const (
 	KindInternal     Kind = "internal"    // a defect; details are in the log
 )
 
+// Valid reports whether k is one of the kinds above.
+func (k Kind) Valid() bool {
+	switch k {
+	case KindInvalid, KindUnauthorized, KindForbidden, KindNotFound, KindConflict, KindTooLarge, KindRateLimited,
+		KindUnavailable, KindUnsupported, KindInternal:
+		return true
+	}
+	return false
+}
+
 // Error is an error with a kind. Message is safe to show to users.
 type Error struct {
 	Kind       Kind

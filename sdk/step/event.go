@@ -24,6 +24,7 @@ const (
 	EventStepWaiting   EventType = "step.waiting"
 	EventStepCancelled EventType = "step.cancelled"
 	EventStepDead      EventType = "step.dead"
+	EventStepFallback  EventType = "step.fallback" // goes to its next driver
 
 	EventPolicyDenied    EventType = "policy.denied"
 	EventQueuePressure   EventType = "queue.backpressure"
@@ -34,6 +35,7 @@ const (
 	EventGateWaived      EventType = "gate.waived"
 	EventGateFailed      EventType = "gate.failed"
 	EventBreakerOpened   EventType = "breaker.opened"
+	EventBreakerHalfOpen EventType = "breaker.half_open"
 	EventBreakerClosed   EventType = "breaker.closed"
 
 	// Of worker hosts, not of a run.

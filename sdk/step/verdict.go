@@ -46,8 +46,11 @@ type Verdict struct {
 	Signal   string `json:"signal,omitempty"`    // like "SIGKILL", only with CauseSignal
 	Attested string `json:"attested"`            // kernel, vendor or guest
 	Message  string `json:"message,omitempty"`   // one line for people, no secrets
-	Usage    Usage  `json:"usage"`
-	Output   Output `json:"output"`
+	// ErrorKind is the kind of the driver's error, with causes of
+	// infrastructure. "" = none, or not known.
+	ErrorKind Kind   `json:"error_kind,omitempty"`
+	Usage     Usage  `json:"usage"`
+	Output    Output `json:"output"`
 	// RetryAfterMS is how long the driver asked to be left alone, only with
 	// CauseDriverError: the next attempt waits at least as long.
 	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`

@@ -40,6 +40,8 @@ type StepDetail struct {
 	Generation     int             `json:"generation"`
 	Attempt        int             `json:"attempt"`               // of the newest attempt; 0 = none yet
 	WaitingFor     string          `json:"waiting_for,omitempty"` // why a queued step does not begin, in words; "" = nothing but its turn
+	Drivers        []string        `json:"drivers,omitempty"`     // in order, where there is more than one
+	Fallback       string          `json:"fallback,omitempty"`    // why it is not on the first of them
 	DependsOn      []string        `json:"depends_on"`
 	Inputs         json.RawMessage `json:"inputs"`
 	Outputs        json.RawMessage `json:"outputs,omitempty"`
@@ -101,6 +103,9 @@ type HandlerInfo struct {
 	Tool          string          `json:"tool"`
 	Description   string          `json:"description"`
 	DefaultDriver string          `json:"default_driver"`
+	Drivers       []string        `json:"drivers,omitempty"` // in order, when a step may go to others
+	Breaker       BreakerRules    `json:"breaker"`
+	Breakers      []BreakerInfo   `json:"breakers"`          // one for each driver that it has met, and the default one
 	Profile       string          `json:"profile,omitempty"` // the named size that it begins from
 	Resources     step.Resources  `json:"resources"`
 	TimeoutMS     int64           `json:"timeout_ms"`

@@ -80,6 +80,10 @@ type Lease struct {
 	Artifacts     []string           `json:"artifacts,omitempty"`
 	LeaseMS       int64              `json:"lease_ms"` // from when the claim was sent
 	CorrelationID string             `json:"correlation_id,omitempty"`
+	// Lane is what the step's circuit breaker on its driver stands before, and
+	// BreakerGeneration the breaker's when it let the step through.
+	Lane              string `json:"lane,omitempty"`
+	BreakerGeneration int64  `json:"breaker_generation,omitempty"`
 }
 
 // Command is what runs in the sandbox, made from the step's inputs by its
@@ -144,7 +148,12 @@ type HeartbeatAnswer struct {
 	Cancel  []CancelOrder `json:"cancel"`
 	Closed  []string      `json:"closed"` // attempt ids: kill the sandbox, report nothing
 	Ended   []string      `json:"ended"`  // those of Runs that have ended: their workspace can go
+	// Barriers are breakers that let nothing through now, MaxBarriers at most.
+	Barriers []Barrier `json:"barriers,omitempty"`
 }
+
+// MaxBarriers bounds what one answer to a heartbeat tells of breakers.
+const MaxBarriers = 500
 
 // CancelOrder asks for TERM, grace, KILL.
 type CancelOrder struct {

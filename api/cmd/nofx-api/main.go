@@ -126,7 +126,7 @@ func createKey(ctx context.Context, args []string, out io.Writer) error {
 	var k api.NewKey
 	flags.StringVar(&k.Tenant, "tenant", "", "the tenant's id; made if it is not there")
 	flags.StringVar(&k.Name, "name", "", "what the key is for")
-	flags.StringVar(&k.Role, "role", "", "user or worker")
+	flags.StringVar(&k.Role, "role", "", "user, worker or operator")
 	if err := flags.Parse(args[1:]); err != nil {
 		return errUsage
 	}

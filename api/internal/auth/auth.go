@@ -43,7 +43,7 @@ type entry struct {
 }
 
 // Check reads an Authorization header. role is the one that the endpoint
-// takes.
+// takes; an operator is a user, too.
 func (c *Checker) Check(ctx context.Context, header string, role Role) (Principal, error) {
 	scheme, text, _ := strings.Cut(header, " ")
 	text = strings.TrimSpace(text)
@@ -54,8 +54,12 @@ func (c *Checker) Check(ctx context.Context, header string, role Role) (Principa
 	if err != nil {
 		return Principal{}, err
 	}
-	if who.Role != role {
-		return Principal{}, step.Errorf(step.KindForbidden, "a %s key is needed here", role)
+	if who.Role != role && !(role == User && who.Role == Operator) {
+		article := "a"
+		if role == Operator {
+			article = "an"
+		}
+		return Principal{}, step.Errorf(step.KindForbidden, "%s %s key is needed here", article, role)
 	}
 	return who, nil
 }

@@ -20,8 +20,9 @@ import (
 type Role string
 
 const (
-	User   Role = "user"
-	Worker Role = "worker"
+	User     Role = "user"
+	Worker   Role = "worker"
+	Operator Role = "operator" // a user who also looks after what all tenants share
 )
 
 const (
@@ -55,8 +56,10 @@ func prefixOf(role Role) (string, error) {
 		return "nofx_u_", nil
 	case Worker:
 		return "nofx_w_", nil
+	case Operator:
+		return "nofx_o_", nil
 	}
-	return "", step.Errorf(step.KindInvalid, "role %q is neither user nor worker", role)
+	return "", step.Errorf(step.KindInvalid, "role %q is none of user, worker and operator", role)
 }
 
 func hash(text string) []byte {
@@ -81,7 +84,7 @@ func base62(n *big.Int, width int) string {
 // wellFormed reports whether text can be a key at all.
 func wellFormed(text string) bool {
 	const prefix = len("nofx_u_")
-	if len(text) != prefix+secretLen+sumLen || !strings.HasPrefix(text, "nofx_u_") && !strings.HasPrefix(text, "nofx_w_") {
+	if len(text) != prefix+secretLen+sumLen || !strings.HasPrefix(text, "nofx_u_") && !strings.HasPrefix(text, "nofx_w_") && !strings.HasPrefix(text, "nofx_o_") {
 		return false
 	}
 	body := text[:len(text)-sumLen]

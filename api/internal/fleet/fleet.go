@@ -6,7 +6,6 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"sync"
 	"time"
 
@@ -120,8 +119,15 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 		}
 		p.workers[row.ID] = row.Status != "lost"
 		for _, d := range drivers {
-			onHost := slices.Contains(d.Capabilities, string(driver.CapHost))
-			p.known[d.Name] = plan.Driver{OnHost: onHost || p.known[d.Name].OnHost}
+			k := p.known[d.Name]
+			for _, text := range d.Capabilities {
+				c := driver.Capability(text)
+				k.OnHost, k.ByTenant = k.OnHost || c == driver.CapHost, k.ByTenant || c == driver.CapTenant
+				if !k.Caps.Has(c) {
+					k.Caps = append(k.Caps, c)
+				}
+			}
+			p.known[d.Name] = k
 			if row.Status != "live" || !d.Healthy {
 				continue
 			}

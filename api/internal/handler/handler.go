@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/nofx-run/nofx/api/internal/breaker"
 	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -34,6 +35,8 @@ type manifest struct {
 	Tool        string            `yaml:"tool"`
 	Description string            `yaml:"description"`
 	Driver      string            `yaml:"driver"`
+	Drivers     []string          `yaml:"drivers"` // in order, the driver first, when there are others to go to
+	Breaker     breakerManifest   `yaml:"breaker"`
 	Profile     string            `yaml:"profile"` // a named size, for what resources leave open
 	Resources   profile.Resources `yaml:"resources"`
 	TimeoutMS   int64             `yaml:"timeout_ms"`
@@ -58,6 +61,7 @@ type Handler struct {
 	info   wire.HandlerInfo
 	m      manifest
 	schema *jsonschema.Resolved
+	rules  breaker.Rules
 }
 
 // Info is the handler as the API shows it.
@@ -124,6 +128,13 @@ func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 	case m.Outputs != ReadShell && m.Outputs != ReadStdoutJSON:
 		return nil, fmt.Errorf("outputs: %q is neither %s nor %s", m.Outputs, ReadShell, ReadStdoutJSON)
 	}
+	var err error
+	if err = checkDrivers(m.Driver, m.Drivers); err != nil {
+		return nil, err
+	}
+	if h.rules, err = m.Breaker.rules(); err != nil {
+		return nil, err
+	}
 	size, known := sizes[m.Profile]
 	if m.Profile != "" && !known {
 		return nil, fmt.Errorf("profile %q is none of %s", m.Profile, sizes.Names())
@@ -151,7 +162,7 @@ func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 		return nil, err
 	}
 	h.info = wire.HandlerInfo{
-		Tool: m.Tool, Description: m.Description, DefaultDriver: m.Driver, TimeoutMS: m.TimeoutMS, Inputs: text,
+		Tool: m.Tool, Description: m.Description, DefaultDriver: m.Driver, Drivers: m.Drivers, Breaker: shownRules(h.rules), TimeoutMS: m.TimeoutMS, Inputs: text,
 		Profile: m.Profile, Resources: caps, Retry: policy, Idempotent: m.Idempotent,
 	}
 	return h, nil

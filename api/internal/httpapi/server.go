@@ -100,8 +100,9 @@ func (s *server) routes() {
 			Components: &huma.Components{
 				Schemas: registry,
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"user":   {Type: "http", Scheme: "bearer", Description: "a key that begins with nofx_u_"},
-					"worker": {Type: "http", Scheme: "bearer", Description: "a key that begins with nofx_w_"},
+					"user":     {Type: "http", Scheme: "bearer", Description: "a key that begins with nofx_u_ or nofx_o_"},
+					"worker":   {Type: "http", Scheme: "bearer", Description: "a key that begins with nofx_w_"},
+					"operator": {Type: "http", Scheme: "bearer", Description: "a key that begins with nofx_o_"},
 				},
 			},
 		},
@@ -146,8 +147,8 @@ func operation(role auth.Role, method, path, id, summary string) huma.Operation 
 		Metadata: map[string]any{"role": role}, Errors: []int{http.StatusUnprocessableEntity, http.StatusInternalServerError},
 	}
 	switch role {
-	case auth.User:
-		op.Tags = []string{"user"}
+	case auth.User, auth.Operator:
+		op.Tags = []string{string(role)}
 	case auth.Worker:
 		op.Tags = []string{"worker"}
 		op.MaxBodyBytes = maxWorkerBody

@@ -117,8 +117,9 @@ func (s *server) userRoutes() {
 		return &ok[wire.CancelResult]{result}, err
 	})
 	route(s, operation(auth.User, http.MethodGet, "/api/handlers", "list-handlers", "The tools that steps can name"),
-		func(context.Context, *struct{}) (*ok[wire.HandlerList], error) {
-			return &ok[wire.HandlerList]{wire.HandlerList{Handlers: s.Handlers.List()}}, nil
+		func(ctx context.Context, _ *struct{}) (*ok[wire.HandlerList], error) {
+			list, err := s.Runs.Health(ctx, who(ctx).TenantID, s.Handlers.List())
+			return &ok[wire.HandlerList]{wire.HandlerList{Handlers: list}}, err
 		})
 	route(s, operation(auth.User, http.MethodGet, "/api/workers", "list-workers", "Worker hosts and their drivers"),
 		func(ctx context.Context, _ *struct{}) (*ok[wire.WorkerList], error) {
@@ -141,6 +142,7 @@ func (s *server) userRoutes() {
 		})
 	s.deadRoutes()
 	s.againRoutes()
+	s.breakerRoutes()
 	s.streamRoute()
 	s.artifactRoute()
 }

@@ -12,6 +12,6 @@
 // function may run more than once and must not keep anything of an earlier go.
 //
 // Locks are taken in one order everywhere, so that transactions do not meet:
-// runs by id, then attempts by id, then steps. A claim takes steps before
-// runs, but never waits for either.
+// runs by id, then attempts by id, then steps, then tallies by lane and driver.
+// A claim takes steps and breakers before runs, but never waits for any.
 package pg

@@ -24,6 +24,7 @@ var unfenced = map[string]string{
 	"FailQueued":      "queued steps have no lease",
 	"ReopenSteps":     "a user's wish: compares the generation, and that the step has ended",
 	"EditStep":        "the same",
+	"MoveQueued":      "the same; compares the step's place among its drivers",
 }
 
 var (

@@ -51,26 +51,84 @@ func TestPlansReadFewRows(t *testing.T) {
 			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"other", "local"}, Reach: 8, Most: 4})
 		return len(rows), err
 	}
+	// Other steps wait behind the open breaker of a lane that sorts before and has waited longer.
+	barred := func(q *pgdb.Queries) (int, error) {
+		claims++
+		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"barred"}, Reach: 8, Most: 4})
+		if len(rows) != 1 || rows[0].Probe {
+			return 0, fmt.Errorf("claimed %+v", rows)
+		}
+		return len(rows), err
+	}
+	// And behind one that lets a probe through, which there is one of.
+	probe := func(q *pgdb.Queries) (int, error) {
+		claims++
+		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"tried"}, Reach: 8, Most: 4})
+		if len(rows) != 1 || !rows[0].Probe {
+			return 0, fmt.Errorf("claimed %+v", rows)
+		}
+		return len(rows), err
+	}
+	// What the reaper looks for among the steps that do not just wait.
+	settle := func(q *pgdb.Queries) (int, error) {
+		out, err := q.Barred(t.Context(), "fail", 200)
+		if err != nil || len(out) != 1 {
+			return 0, fmt.Errorf("barred %+v, %w", out, err)
+		}
+		on, err := q.Barred(t.Context(), "fallback", 200)
+		if err != nil || len(on) != 0 {
+			return 0, fmt.Errorf("barred %+v, %w", on, err)
+		}
+		_, err = q.Unserved(t.Context(), 1, 200)
+		return 1, err
+	}
 	lock := func(q *pgdb.Queries) (int, error) {
 		rows, err := q.LockAttempts(t.Context(), pgdb.LockAttemptsParams{Ids: []string{"att-alpha"}, Generations: []int32{1}, Numbers: []int32{1}, Epochs: []int64{1},
 			WorkerID: "w-alpha", Incarnation: "i", KeyID: "key-alpha"})
 		return len(rows), err
 	}
 	exec(t, admin, "UPDATE nofx.step SET attempt = 1, epoch = 1")
-	small := map[string]int{"claim": read(claim), "lock": read(lock)}
+	exec(t, admin, `
+		INSERT INTO nofx.handler_health (tenant_id, lane, handler, driver, state, generation, opens, forced, ready_at, probe_id, probe_ms, reason)
+		VALUES ('', 'a', 'a', 'barred', 'open', 1, 1, false, now() + interval '1 hour', '', 60000, 'x'),
+		       ('', 'b', 'b', 'tried', 'open', 1, 1, false, now(), '', 60000, 'x')`)
+	// copies puts steps like the first into the queue.
+	copies := func(n int, prefix, driver, lane string) {
+		exec(t, admin, fmt.Sprintf(`
+			INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, lane, status, deps_left, depends_on, dependants, shares, inputs, command, reads, shown,
+				resources, workspace, network, on_output, timeout_ms, grace_ms, artifacts, idempotent, tries, backoff_ms, idempotency_key, due_at)
+			SELECT '%s' || n, s.tenant_id, s.run_id, n, '%s' || n, s.tool, '%s', '%s', s.status, s.deps_left, s.depends_on, s.dependants, false, s.inputs, s.command, s.reads, s.shown,
+				s.resources, 'step', s.network, s.on_output, s.timeout_ms, s.grace_ms, s.artifacts, s.idempotent, s.tries, s.backoff_ms, s.idempotency_key,
+				now() - interval '1 hour'
+			FROM nofx.step s, generate_series(1, %d) n WHERE s.id = 'step-alpha'`, prefix, prefix, driver, lane, n))
+	}
+	copies(1, "barred-a-", "barred", "a")
+	copies(1, "free-", "barred", "z")
+	copies(2, "tried-", "tried", "b")
+	copies(1, "fast-", "barred", "a")
+	exec(t, admin, "UPDATE nofx.step SET on_open = 'fail' WHERE id = 'fast-1'")
+	cases := map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock, "claim past an open breaker": barred, "claim of a probe": probe, "settle": settle}
+	small := map[string]int{}
+	for name, do := range cases {
+		small[name] = read(do)
+	}
+	copies(many, "barred-aa-", "barred", "a")
+	copies(many, "tried-b-", "tried", "b")
 	exec(t, admin, fmt.Sprintf(`
 		INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares, inputs, command, reads, shown,
 			resources, workspace, network, on_output, timeout_ms, grace_ms, artifacts, idempotent, tries, backoff_ms, idempotency_key)
 		SELECT s.id || n, s.tenant_id, s.run_id, n, s.name || n, s.tool, s.driver, s.status, s.deps_left, s.depends_on, s.dependants, false, s.inputs, s.command, s.reads, s.shown,
 			s.resources, 'step', s.network, s.on_output, s.timeout_ms, s.grace_ms, s.artifacts, s.idempotent, s.tries, s.backoff_ms, s.idempotency_key
-		FROM nofx.step s, generate_series(1, %d) n`, many))
+		FROM nofx.step s, generate_series(1, %d) n WHERE s.id = 'step-alpha'`, many))
 	exec(t, admin, `
 		INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, status, ended_at, verdict)
 		SELECT 'att-' || s.id, s.tenant_id, s.run_id, s.id, 1, 100, 100, 'w-alpha', 'c', now(), 'ended', now(), '{}' FROM nofx.step s WHERE s.id <> 'step-alpha'`)
-	for name, do := range map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock} {
+	for name, do := range cases {
 		// What the kept plan reads, and then a plan made for the new sizes.
 		kept := read(do)
-		exec(t, admin, "ANALYZE nofx.step, nofx.attempt, nofx.run")
+		exec(t, admin, "ANALYZE nofx.step, nofx.attempt, nofx.run, nofx.handler_health")
 		anew := read(do)
 		t.Logf("%s: %d rows of a short queue, %d of a long one, %d with a new plan", name, small[name], kept, anew)
 		if limit := 100; kept > limit || anew > limit {

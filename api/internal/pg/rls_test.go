@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "event", "event_log", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 21 {
+	if n := len(column(t, admin, tenantTables)); n != 24 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -64,6 +64,10 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.api_key (id, tenant_id, name, role, hash) VALUES ('key-@', '@', 'n', 'user', '@');
 		INSERT INTO nofx.worker (id, tenant_id, key_id, name, incarnation, region, version, slots, drivers) VALUES ('w-@', '@', 'key-@', 'n', 'i', 'r', 'v', 1, '[]');
 		INSERT INTO nofx.worker_event (tenant_id, worker_id, type) VALUES ('@', 'w-@', 'worker.up');
+		INSERT INTO nofx.handler_health (tenant_id, lane, handler, driver, state, generation, opens, forced, probe_id, probe_ms, reason)
+			VALUES ('@', E't\\n@', 't', 'local', 'closed', 1, 0, false, '', 1000, '');
+		INSERT INTO nofx.handler_tally (tenant_id, lane, driver, shard, generation, span, good0, bad0, streak) VALUES ('@', E't\\n@', 'local', 0, 1, 1, 1, 0, 0);
+		INSERT INTO nofx.breaker_event (tenant_id, handler, driver, type, reason) VALUES ('@', 't', 'local', 'breaker.opened', '');
 		INSERT INTO nofx.run (id, tenant_id, project_id, goal, region, correlation_id, steps_left) VALUES ('run-@', '@', 'p', 'g', 'r', 'c', 1);
 		INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares, inputs, command, reads, shown,
 			resources, workspace, network, on_output, timeout_ms, grace_ms, artifacts, idempotent, tries, backoff_ms, idempotency_key)

@@ -5,11 +5,15 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nofx-run/nofx/sdk/driver"
 )
 
 // Driver is what a plan needs to know of a driver that workers offer.
 type Driver struct {
-	OnHost bool // its workspaces are folders of the worker
+	OnHost   bool                // its workspaces are folders of the worker
+	ByTenant bool                // it works with each tenant's own credentials
+	Caps     driver.Capabilities // of any worker that has it; none = not known
 }
 
 // Drivers tells which drivers workers offer, by name. The answer may be some
@@ -71,11 +75,5 @@ func (c compiler) driver(ctx context.Context, at, asked, def string) string {
 	if asked == "" {
 		return def
 	}
-	if to, ok := aliases[asked]; ok {
-		return to
-	}
-	if !c.offers.has(ctx, asked) {
-		c.add(at+".driver", asked, "is neither a driver of NOFX nor one that a worker offers: use one of %s", c.offers.names())
-	}
-	return asked
+	return c.known(ctx, at+".driver", asked)
 }

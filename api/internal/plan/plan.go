@@ -44,7 +44,10 @@ type Step struct {
 	Name         string
 	Tool         string
 	Driver       string
-	OnHost       bool            // the driver's workspaces are folders of its worker
+	OnHost       bool     // the driver's workspaces are folders of its worker
+	Handler      string   // its name
+	Drivers      []Choice // in order, the driver first
+	OnOpen       wire.OnOpen
 	DependsOn    []int           // places in the plan
 	Inputs       json.RawMessage // compact, in the order that they came in
 	InputsHash   string          // first 12 hex digits, for the idempotency key
@@ -190,9 +193,11 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	}
 	info := h.Info()
 	out.Reads = h.Reads()
-	out.Driver = c.driver(ctx, at, in.Driver, info.DefaultDriver)
-	out.OnHost = c.offers.onHost(out.Driver)
-	out.Image = c.image(at, in.Image, out.Driver)
+	out.Handler = h.Name()
+	c.drivers(ctx, at, in, h, &out)
+	for _, d := range out.Drivers {
+		out.Image = c.image(at, in.Image, d.Name)
+	}
 	out.Inputs = own.all
 	out.InputsHash = inputsHash(own.all, in, own.hasPolicy)
 	rendered, bad := h.Render(in.Tool, own.plain, in.EnvAllowed)
@@ -209,6 +214,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	c.network(at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in, info, &out)
+	c.choices(at, out)
 	return out, in.DependsOn
 }
 

@@ -78,7 +78,7 @@ func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, 
 	why := make(map[string]step.Verdict, len(bad))
 	for i, r := range bad {
 		fences[i] = r.lease.Fence
-		why[r.lease.AttemptID] = step.Verdict{Cause: step.CauseDriverError, Attested: step.AttestedKernel,
+		why[r.lease.AttemptID] = step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,
 			Message: "the driver " + r.lease.Driver + " lacks the capability " + string(r.missing)}
 	}
 	f := split(fences)

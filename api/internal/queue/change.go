@@ -30,7 +30,9 @@ type change struct {
 
 	ends   pgdb.EndStepsParams
 	tries  pgdb.RetryStepsParams
+	moves  pgdb.MoveRetriedParams
 	dead   pgdb.InsertDeadParams
+	health results
 	green  []string // ids of dependants, once for each step that succeeded
 	red    []string // ids of steps that did not succeed
 	queued []place  // what workers can take after the commit
@@ -114,6 +116,15 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 	lost := i32(0)
 	if d.lost {
 		lost = 1
+	}
+	c.health.add(a, v.Verdict)
+	if next := elsewhere(a, v.Verdict); next > 0 && r.CancelAt == nil {
+		why := "driver " + a.Driver + ": " + whatHappened(v.Verdict)
+		if err := add(step.EventStepFallback, movedTo(a.Driver, a.Drivers[next-1], why)); err != nil {
+			return err
+		}
+		d.retry, d.wait = true, 0
+		a = c.move(a, next, why)
 	}
 	if d.retry {
 		pin := ""
@@ -201,6 +212,15 @@ func (c *change) write(ctx context.Context, db *pgdb.Queries) error {
 		}
 		if len(ids) != n {
 			return step.Errorf(step.KindConflict, "%d of %d steps are not at that attempt any more", n-len(ids), n)
+		}
+	}
+	if n := len(c.moves.Ids); n > 0 {
+		moved, err := db.MoveRetried(ctx, c.moves)
+		if err != nil {
+			return err
+		}
+		if moved != int64(n) {
+			return step.Errorf(step.KindConflict, "%d of %d steps are not at that attempt any more", int64(n)-moved, n)
 		}
 	}
 	if n := len(c.tries.Ids); n > 0 {

@@ -100,6 +100,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			if err != nil || len(taken) == 0 {
 				return err
 			}
+			if err := q.lent(ctx, db, taken); err != nil {
+				return err
+			}
 			if taken[0].Fresh {
 				if err := db.PinQueued(ctx, in.WorkerID, in.ClaimID); err != nil {
 					return err
@@ -127,6 +130,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		return leases, err
 	}
 	q.announce(refused)
+	q.judge(ctx, refused.health)
 	if len(leases) == 0 {
 		return nil, nil
 	}
@@ -161,6 +165,7 @@ func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 		TenantID: r.TenantID, RunID: r.RunID, StepID: r.StepID, StepName: r.Name, Tool: r.Tool, Driver: r.Driver,
 		OnOutput: step.OutputMode(r.OnOutput), Network: step.Network(r.Network), Egress: egress(r), Image: r.Image, Workspace: step.WorkspaceMode(r.Workspace),
 		TimeoutMS: r.TimeoutMs, GraceMS: r.GraceMs, Artifacts: r.Artifacts, LeaseMS: max(r.LeaseMs, 0), CorrelationID: r.CorrelationID,
+		Lane: r.Lane, BreakerGeneration: r.BreakerGeneration,
 	}
 	if err := json.Unmarshal(r.Command, &l.Command); err != nil {
 		return l, step.Errorf(step.KindInternal, "command of step %s: %w", r.StepID, err)

@@ -125,7 +125,11 @@ func (b *beat) renew(ctx context.Context) error {
 			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
 			return err
 		}
-		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: []string{}}
+		barriers, err := barriers(ctx, db)
+		if err != nil {
+			return err
+		}
+		b.answer = wire.HeartbeatAnswer{LeaseMS: q.cfg.Lease.Milliseconds(), Renewed: renewed, Ended: []string{}, Barriers: barriers}
 		b.set(holding)
 		return nil
 	})

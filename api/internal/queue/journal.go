@@ -79,6 +79,7 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 		return wire.JournalAnswer{}, err
 	}
 	q.announce(c)
+	q.judge(ctx, c.health)
 	return answer, nil
 }
 
@@ -179,6 +180,7 @@ func (p *progress) one(c *change, r wire.Record) error {
 	case wire.RecordStarted:
 		if p.row.StartedAt == nil && p.start == nil {
 			p.start = r.Started
+			p.row.StartedAt = &r.At // for a verdict in the same request
 			return c.start(p.row, *r.Started)
 		}
 	case wire.RecordOutput:
@@ -248,6 +250,9 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 		}
 	}
 	if err := c.write(ctx, db); err != nil {
+		return err
+	}
+	if err := q.record(ctx, db, c.health, p.WorkerID); err != nil {
 		return err
 	}
 	return charge(ctx, db, p.WorkerID, j.order) // last, since others wait for its row

@@ -34,6 +34,8 @@ type Config struct {
 	// DriverWait is how long a step waits for a worker that has its driver
 	// before it fails. 0 = for ever.
 	DriverWait time.Duration
+	Rules      Rules    // of breakers; nil = the defaults for all
+	Observer   Observer // nil = nobody
 }
 
 // Queue is safe for concurrent use.
@@ -51,6 +53,12 @@ type Queue struct {
 func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger) *Queue {
 	if cfg.WorkspaceWait == 0 {
 		cfg.WorkspaceWait = 15 * time.Minute
+	}
+	if cfg.Rules == nil {
+		cfg.Rules = defaultRules{}
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = deaf{}
 	}
 	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log}
 }

@@ -27,7 +27,7 @@ func (q *Queue) Reap(ctx context.Context) error {
 	}
 	var errs []error
 	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx))
-	errs = append(errs, q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
+	errs = append(errs, q.settle(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
 		_, err := db.SweepIdempotency(ctx)
 		return err
@@ -103,6 +103,7 @@ func (q *Queue) expire(ctx context.Context) error {
 	})
 	if err == nil {
 		q.announce(c)
+		q.judge(ctx, c.health)
 	}
 	return err
 }
@@ -113,6 +114,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
 		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Retry: r.Retry, Network: r.Network, Idempotent: r.Idempotent,
 		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
+		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, Touched: r.Touched,
 	}
 }
 
@@ -130,6 +132,9 @@ func (q *Queue) loseWorkers(ctx context.Context) error {
 			}
 		}
 		if err := db.DropWorkerEvents(ctx, keepWorkerEvents.Seconds()); err != nil {
+			return err
+		}
+		if err := db.DropBreakerEvents(ctx, keepBreakerEvents.Seconds()); err != nil {
 			return err
 		}
 		runs, err := db.UnpinRuns(ctx)

@@ -95,6 +95,8 @@ func checkVerdict(at string, r wire.VerdictRecord) error {
 		return invalid(at+".verdict.attested", "must be kernel, vendor or guest")
 	case v.RetryAfterMS < 0 || v.RetryAfterMS > retry.Longest.Milliseconds() || v.RetryAfterMS > 0 && v.Cause != step.CauseDriverError:
 		return invalid(at+".verdict.retry_after_ms", "goes with the cause driver_error, at most %d", retry.Longest.Milliseconds())
+	case v.ErrorKind != "" && (!v.Cause.Infrastructure() || !v.ErrorKind.Valid()):
+		return invalid(at+".verdict.error_kind", "must be a known kind, with the cause driver_error or lost")
 	case !plain(v.Message):
 		return invalid(at+".verdict.message", "is too long or holds a NUL")
 	case len(r.Stdout) > wire.MaxVerdictStream || len(r.Stderr) > wire.MaxVerdictStream:

@@ -78,6 +78,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 	for _, st := range queued {
 		q.hub.Queued(st.Driver, "")
 	}
+	q.admit(ctx, queued)
 	return answer, replayed, nil
 }
 
@@ -302,6 +303,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
+		n.gates(st, &p)
 	}
 	return p, nil
 }

@@ -128,6 +128,7 @@ func (q *Queue) Release(ctx context.Context, who auth.Principal, in wire.Release
 		return wire.ReleaseAnswer{}, err
 	}
 	q.announce(c)
+	q.judge(ctx, c.health)
 	return out, nil
 }
 
@@ -142,6 +143,7 @@ func (c *change) unclaim(ctx context.Context, db *pgdb.Queries, rows []attemptRo
 		if !in[a.ID] {
 			continue
 		}
+		c.health.add(a, step.Verdict{})
 		r := c.runs[a.RunID]
 		if r.CancelAt != nil {
 			if err := c.cancelled(a); err != nil {

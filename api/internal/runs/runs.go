@@ -100,6 +100,7 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	var out wire.RunDetail
 	var pins []string
 	var month wire.MonthUsage
+	barred := map[string]string{}
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		pins = nil
 		row, err := db.GetRun(ctx, tenant, id)
@@ -118,6 +119,9 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 				return err
 			}
 			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
+			if s.Breaker != nil {
+				barred[s.ID] = behind(s)
+			}
 		}
 		if slices.ContainsFunc(out.Steps, func(d wire.StepDetail) bool { return d.Status == step.StepQueued }) {
 			if month, err = quota.Month(ctx, db, tenant); err != nil {
@@ -138,18 +142,22 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	if err != nil {
 		return out, err
 	}
-	return out, r.explain(ctx, out.Steps, pins, month)
+	return out, r.explain(ctx, out.Steps, pins, month, barred)
 }
 
 // explain adds what queued steps wait for. pins are the workers that they
-// wait for, by place; month is the tenant's, when one is queued.
-func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage) error {
+// wait for, by place; month is the tenant's, when one is queued; barred are
+// those that an open breaker bars, by id.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage, barred map[string]string) error {
 	for i := range steps {
 		if steps[i].Status != step.StepQueued {
 			continue
 		}
 		if quota.Spent(month) {
 			steps[i].WaitingFor = "a new month: " + quota.Refusal(month)
+			continue
+		}
+		if steps[i].WaitingFor = barred[steps[i].ID]; steps[i].WaitingFor != "" {
 			continue
 		}
 		var err error
@@ -164,6 +172,9 @@ func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 	d := wire.StepDetail{ID: s.ID, Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.Status(s.Status), Generation: int(s.Generation),
 		Attempt: int(s.Attempt), DependsOn: s.DependsOn, Inputs: s.Inputs, Outputs: s.Outputs, IdempotencyKey: s.IdempotencyKey,
 		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt)}
+	if len(s.Drivers) > 1 {
+		d.Drivers, d.Fallback = s.Drivers, s.Moved
+	}
 	if d.DependsOn == nil {
 		d.DependsOn = []string{}
 	}

@@ -112,7 +112,7 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		case <-inner.Done():
 			return ctx.Err() == nil
 		}
-		if a.w.isDraining() && a.release(inner) {
+		if (a.w.isDraining() || a.barred()) && a.release(inner) {
 			return true
 		}
 	}
@@ -141,9 +141,14 @@ func (a *attempt) verdictOf(err error) step.Verdict {
 		return failure(step.CauseCancelled, order.Reason)
 	}
 	if errors.Is(err, errLost) {
-		return failure(step.CauseLost, err.Error())
+		v := failure(step.CauseLost, err.Error())
+		if known := (*step.Error)(nil); errors.As(err, &known) {
+			v.ErrorKind = known.Kind // the driver was away, and not just the host
+		}
+		return v
 	}
 	v := failure(step.CauseDriverError, fmt.Sprintf("driver %s: %v", a.lease.Driver, err))
+	v.ErrorKind = step.KindOf(err)
 	var e *step.Error
 	if errors.As(err, &e) {
 		v.RetryAfterMS = min(max(e.RetryAfter, 0), maxRetryAfter).Milliseconds()

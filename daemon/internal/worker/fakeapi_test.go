@@ -37,7 +37,9 @@ type fakeAPI struct {
 	heartbeatMS int64
 	incarnation string
 	drivers     []wire.DriverInfo // as last told
-	untold      int               // claims for a driver that was not told of as healthy
+	barriers    []wire.Barrier
+	beats       int // that came
+	untold      int // claims for a driver that was not told of as healthy
 }
 
 type fakeAttempt struct {
@@ -190,7 +192,7 @@ func (f *fakeAPI) beat(r *http.Request, in wire.Heartbeat) (wire.HeartbeatAnswer
 	if in.Incarnation != f.current() {
 		return wire.HeartbeatAnswer{}, 409
 	}
-	f.change(func() { f.drivers = in.Drivers })
+	f.change(func() { f.drivers = in.Drivers; f.beats++ })
 	f.wait(r, in.WaitMS, func() bool {
 		for _, h := range in.Held {
 			if a := f.attempts[h.AttemptID]; a == nil || a.closed || a.cancel {
@@ -201,6 +203,7 @@ func (f *fakeAPI) beat(r *http.Request, in wire.Heartbeat) (wire.HeartbeatAnswer
 	})
 	out := wire.HeartbeatAnswer{LeaseMS: f.leaseMS}
 	f.change(func() {
+		out.Barriers = f.barriers
 		for _, h := range in.Held {
 			a := f.attempts[h.AttemptID]
 			if a == nil || a.closed || a.lease.Fence != h {

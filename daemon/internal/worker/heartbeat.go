@@ -92,6 +92,7 @@ func (w *Worker) heartbeat(ctx context.Context) error {
 	w.swept = w.swept[len(in.Swept):]
 	w.mu.Unlock()
 	w.heard(in.Drivers)
+	w.bar(got.Barriers)
 	until := sent + driver.Deadline(ms(got.LeaseMS))
 	for _, id := range got.Renewed {
 		if a := w.held(id); a != nil {

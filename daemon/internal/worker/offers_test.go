@@ -18,7 +18,7 @@ func TestDriverLacksACapability(t *testing.T) {
 	l.Network = step.NetworkOpen
 	r.api.submit(l)
 	a := r.api.verdict("a")
-	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || v.Message != "driver memory: lacks the capability net.open" {
+	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || v.ErrorKind != step.KindUnsupported || v.Message != "driver memory: lacks the capability net.open" {
 		t.Errorf("%+v", v)
 	}
 	if diff := cmp.Diff([]wire.RecordType{wire.RecordVerdict}, types(a)); diff != "" {

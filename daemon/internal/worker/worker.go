@@ -89,6 +89,7 @@ type Worker struct {
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
 	swept      []wire.SweepItem // that the API does not know of
+	barriers   map[gate]int64   // generations of breakers that let nothing through
 }
 
 // New makes a worker. It does nothing yet.

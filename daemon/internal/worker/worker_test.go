@@ -265,7 +265,7 @@ func TestSandboxIsGone(t *testing.T) {
 	r.kill()
 	r.plugins.world.Close() // the host was restarted
 	r.start(4)
-	if v := r.api.verdict("a").verdict.Verdict; v.Cause != step.CauseLost {
+	if v := r.api.verdict("a").verdict.Verdict; v.Cause != step.CauseLost || v.ErrorKind != "" {
 		t.Errorf("%+v", v)
 	}
 	r.left()
@@ -288,6 +288,34 @@ func TestDrain(t *testing.T) {
 	r.kill()
 	if a := r.api.attempts["late"]; len(a.records) > 0 {
 		t.Error("a lease was taken after the drain")
+	}
+}
+
+// A lease whose breaker has opened since goes back unbegun. The breaker's own
+// probe, and what another breaker stands before, go on.
+func TestBarred(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var heard int
+	r.api.change(func() {
+		r.api.barriers = []wire.Barrier{{Lane: "exec", Driver: "memory", Generation: 4}}
+		heard = r.api.beats + 3 // of which the second is answered with them, and its answer was read before the third
+	})
+	r.api.until("heartbeats", func() bool { return r.api.beats >= heard })
+	for id, generation := range map[string]int64{"late": 3, "probe": 4} {
+		l := lease(id, "true")
+		l.Lane, l.BreakerGeneration = "exec", generation
+		r.api.submit(l)
+	}
+	other := lease("other", "true")
+	other.Lane = "bash"
+	r.api.submit(other)
+	r.api.verdict("probe")
+	r.api.verdict("other")
+	r.api.until("the late one goes back", func() bool { return len(r.api.released) > 0 })
+	r.left()
+	if a := r.api.attempts["late"]; len(a.records) > 0 || len(r.api.released) != 1 || r.api.released[0] != "late" {
+		t.Errorf("released %v, and %+v", r.api.released, a)
 	}
 }
 

@@ -175,11 +175,11 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.touched
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
-  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at
+  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe
   FROM nofx.attempt a
   WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch AND a.worker_id || '' = $5
     AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
@@ -187,7 +187,9 @@ CROSS JOIN LATERAL (
   FOR NO KEY UPDATE
 ) a
 CROSS JOIN LATERAL (
-  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
+         (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s
 `
@@ -203,30 +205,36 @@ type LockAttemptsParams struct {
 }
 
 type LockAttemptsRow struct {
-	ID          string
-	TenantID    string
-	RunID       string
-	StepID      string
-	Generation  int32
-	Number      int32
-	Epoch       int64
-	Status      string
-	JournalN    int64
-	OutputBytes int64
-	BlobBytes   int64
-	StartedAt   *time.Time
-	Name        string
-	Tries       int32
-	Losses      int32
-	BackoffMs   int64
-	Retry       []byte
-	Network     string
-	Idempotent  bool
-	Dependants  []string
-	Shares      bool
-	Reads       string
-	Shown       string
-	Driver      string
+	ID                string
+	TenantID          string
+	RunID             string
+	StepID            string
+	Generation        int32
+	Number            int32
+	Epoch             int64
+	Status            string
+	JournalN          int64
+	OutputBytes       int64
+	BlobBytes         int64
+	StartedAt         *time.Time
+	BreakerGeneration int64
+	Probe             bool
+	Name              string
+	Tries             int32
+	Losses            int32
+	BackoffMs         int64
+	Retry             []byte
+	Network           string
+	Idempotent        bool
+	Dependants        []string
+	Shares            bool
+	Reads             string
+	Shown             string
+	Driver            string
+	Lane              string
+	Drivers           []string
+	Place             int32
+	Touched           bool
 }
 
 // LockAttempts locks those of a worker's attempts whose fence is right,
@@ -264,6 +272,8 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.OutputBytes,
 			&i.BlobBytes,
 			&i.StartedAt,
+			&i.BreakerGeneration,
+			&i.Probe,
 			&i.Name,
 			&i.Tries,
 			&i.Losses,
@@ -276,6 +286,10 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Reads,
 			&i.Shown,
 			&i.Driver,
+			&i.Lane,
+			&i.Drivers,
+			&i.Place,
+			&i.Touched,
 		); err != nil {
 			return nil, err
 		}

@@ -16,68 +16,101 @@ WITH RECURSIVE tenants AS (
   UNION ALL
   SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
-), near AS (
-  SELECT c.id, c.due_at, row_number() OVER (PARTITION BY t.tenant_id ORDER BY c.due_at, c.id) AS turn
+), walk AS ( -- to every lane that has steps in the queue
+  SELECT t.tenant_id, p.pin, d.driver,
+         (SELECT s.lane FROM nofx.step s
+          WHERE s.status = 'queued' AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver ORDER BY s.lane LIMIT 1) AS lane
   FROM tenants t
-  CROSS JOIN unnest($5::text[]) AS d(driver)
-  CROSS JOIN unnest(ARRAY['', $2::text]) AS p(pin)
+  CROSS JOIN unnest($4::text[]) AS d(driver)
+  CROSS JOIN unnest(ARRAY['', $1::text]) AS p(pin)
+  WHERE t.tenant_id IS NOT NULL AND t.tenant_id <> ALL (coalesce($5::text[], '{}')) -- who has used up a quota
+  UNION ALL
+  SELECT w.tenant_id, w.pin, w.driver,
+         (SELECT s.lane FROM nofx.step s
+          WHERE s.status = 'queued' AND s.tenant_id = w.tenant_id AND s.pin = w.pin AND s.driver = w.driver AND s.lane > w.lane ORDER BY s.lane LIMIT 1)
+  FROM walk w WHERE w.lane IS NOT NULL
+), lanes AS (
+  SELECT w.tenant_id, w.pin, w.driver, w.lane, h.lane IS NOT NULL AS probe
+  FROM walk w
+  LEFT JOIN nofx.handler_health h ON h.lane = w.lane AND h.driver = w.driver AND h.state <> 'closed'
+  WHERE w.lane IS NOT NULL AND (h.lane IS NULL OR h.ready_at <= now())
+), near AS (
+  SELECT c.id, c.due_at, l.lane, l.driver, l.probe, row_number() OVER (PARTITION BY l.tenant_id ORDER BY c.due_at, c.id) AS turn,
+         row_number() OVER (PARTITION BY l.probe, l.lane, l.driver ORDER BY c.due_at, c.id) AS nth
+  FROM lanes l
   CROSS JOIN LATERAL (
     SELECT s.id, s.due_at FROM nofx.step s
-    WHERE s.status = 'queued' AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver AND s.due_at <= now()
+    WHERE s.status = 'queued' AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.lane = l.lane AND s.due_at <= now()
     ORDER BY s.due_at, s.id
-    LIMIT $6::int
+    LIMIT CASE WHEN l.probe THEN 1 ELSE $6::int END
   ) c
-  WHERE t.tenant_id IS NOT NULL AND t.tenant_id <> ALL (coalesce($7::text[], '{}')) -- who has used up a quota
+), room AS ( -- breakers whose probe this claim may take
+  SELECT h.lane, h.driver FROM nofx.handler_health h
+  WHERE (h.lane, h.driver) IN (SELECT n.lane, n.driver FROM near n WHERE n.probe) AND h.state <> 'closed' AND h.ready_at <= now()
+  FOR NO KEY UPDATE SKIP LOCKED
 ), held AS (
-  SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at
+  SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at, n.probe
   FROM nofx.step s
   JOIN near n ON n.id = s.id
   JOIN nofx.run r ON r.id = s.run_id
-  WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $2))
+  WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $1))
+    AND (NOT n.probe OR n.nth = 1 AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
   ORDER BY n.turn, n.due_at, s.id
-  LIMIT $8::int
+  LIMIT $7::int
   FOR NO KEY UPDATE OF s SKIP LOCKED
 ), fresh AS ( -- runs that this claim starts or pins
   SELECT r.id FROM nofx.run r
   WHERE r.id IN (SELECT h.run_id FROM held h WHERE h.run_status = 'queued' OR (h.shares AND h.run_pin = ''))
-    AND r.pin IN ('', $2)
+    AND r.pin IN ('', $1)
   FOR NO KEY UPDATE SKIP LOCKED
 ), pinned AS (
   UPDATE nofx.run r
   SET status = CASE WHEN r.status = 'queued' THEN 'running' ELSE r.status END,
-      pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN $2 ELSE r.pin END
+      pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN $1 ELSE r.pin END
   FROM fresh f
   WHERE r.id = f.id
 ), taken AS (
   UPDATE nofx.step s
   SET status = 'running', attempt = s.attempt + 1, epoch = s.epoch + 1
   FROM (
-    SELECT h.id, h.turn, h.due_at FROM held h
+    SELECT h.id, h.turn, h.due_at, h.probe FROM held h
     WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
   ) g
   WHERE s.id = g.id AND s.status || '' = 'queued'
-  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, g.turn, g.due_at
+  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, g.turn, g.due_at, g.probe
+), numbered AS (
+  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.turn, t.due_at, t.probe, ($8::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+), lent AS (
+  UPDATE nofx.handler_health h
+  SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),
+      reason = 'the cool-down is over: one step is tried', changed_at = now()
+  FROM numbered n
+  WHERE n.probe AND h.lane = n.lane AND h.driver = n.driver
+  RETURNING h.lane, h.driver, h.generation
 )
-INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until)
-SELECT ($1::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)], t.tenant_id, t.run_id, t.id, t.generation, t.attempt, t.epoch,
-       $2, $3, now() + make_interval(secs => $4::float8)
-FROM taken t
-RETURNING id, EXISTS (SELECT 1 FROM fresh) AS fresh
+INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, moved, probe, breaker_generation)
+SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
+       $1, $2, now() + make_interval(secs => $3::float8), n.driver, n.moved, n.probe,
+       coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
+                (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
+FROM numbered n
+RETURNING id, probe, EXISTS (SELECT 1 FROM fresh) AS fresh
 `
 
 type ClaimParams struct {
-	AttemptIds   []string
 	WorkerID     string
 	ClaimID      string
 	LeaseSeconds float64
 	Drivers      []string
-	Reach        int32
 	Spent        []string
+	Reach        int32
 	Most         int32
+	AttemptIds   []string
 }
 
 type ClaimRow struct {
 	ID    string
+	Probe bool
 	Fresh bool
 }
 
@@ -86,16 +119,18 @@ type ClaimRow struct {
 // Steps that another claim is taking at this moment are skipped, and so are
 // runs that are being changed; neither is waited for. fresh tells whether a run
 // was started or pinned.
+// Of a breaker that is not closed only the row is read, however many steps
+// wait behind it, and if a probe may go, one of them: who locks the row has it.
 func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error) {
 	rows, err := q.db.Query(ctx, claim,
-		arg.AttemptIds,
 		arg.WorkerID,
 		arg.ClaimID,
 		arg.LeaseSeconds,
 		arg.Drivers,
-		arg.Reach,
 		arg.Spent,
+		arg.Reach,
 		arg.Most,
+		arg.AttemptIds,
 	)
 	if err != nil {
 		return nil, err
@@ -104,7 +139,7 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 	items := []ClaimRow{}
 	for rows.Next() {
 		var i ClaimRow
-		if err := rows.Scan(&i.ID, &i.Fresh); err != nil {
+		if err := rows.Scan(&i.ID, &i.Probe, &i.Fresh); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -130,7 +165,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id,
+       r.correlation_id, s.lane, a.breaker_generation,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
@@ -141,30 +176,32 @@ ORDER BY a.claimed_at, a.epoch, a.id
 `
 
 type LeasesOfClaimRow struct {
-	ID             string
-	TenantID       string
-	RunID          string
-	StepID         string
-	Generation     int32
-	Number         int32
-	Epoch          int64
-	Name           string
-	Tool           string
-	Driver         string
-	Shares         bool
-	Command        []byte
-	Resources      []byte
-	Image          string
-	OnOutput       string
-	Network        string
-	NetworkAllow   []string
-	NetworkPrivate []string
-	Workspace      string
-	TimeoutMs      int64
-	GraceMs        int64
-	Artifacts      []string
-	CorrelationID  string
-	LeaseMs        int64
+	ID                string
+	TenantID          string
+	RunID             string
+	StepID            string
+	Generation        int32
+	Number            int32
+	Epoch             int64
+	Name              string
+	Tool              string
+	Driver            string
+	Shares            bool
+	Command           []byte
+	Resources         []byte
+	Image             string
+	OnOutput          string
+	Network           string
+	NetworkAllow      []string
+	NetworkPrivate    []string
+	Workspace         string
+	TimeoutMs         int64
+	GraceMs           int64
+	Artifacts         []string
+	CorrelationID     string
+	Lane              string
+	BreakerGeneration int64
+	LeaseMs           int64
 }
 
 // LeasesOfClaim are the leases that a claim took and that are still the
@@ -202,6 +239,8 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.GraceMs,
 			&i.Artifacts,
 			&i.CorrelationID,
+			&i.Lane,
+			&i.BreakerGeneration,
 			&i.LeaseMs,
 		); err != nil {
 			return nil, err

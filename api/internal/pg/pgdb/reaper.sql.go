@@ -77,8 +77,10 @@ func (q *Queries) FailQueued(ctx context.Context, ids []string, verdicts []strin
 }
 
 const lockExpired = `-- name: LockExpired :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
+         (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY ($1::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -87,31 +89,37 @@ FOR NO KEY UPDATE OF a
 `
 
 type LockExpiredRow struct {
-	ID          string
-	TenantID    string
-	RunID       string
-	StepID      string
-	Generation  int32
-	Number      int32
-	Epoch       int64
-	Status      string
-	JournalN    int64
-	OutputBytes int64
-	BlobBytes   int64
-	StartedAt   *time.Time
-	Name        string
-	Tries       int32
-	Losses      int32
-	BackoffMs   int64
-	Retry       []byte
-	Network     string
-	Idempotent  bool
-	Dependants  []string
-	Shares      bool
-	Reads       string
-	Shown       string
-	Driver      string
-	WorkerID    string
+	ID                string
+	TenantID          string
+	RunID             string
+	StepID            string
+	Generation        int32
+	Number            int32
+	Epoch             int64
+	Status            string
+	JournalN          int64
+	OutputBytes       int64
+	BlobBytes         int64
+	StartedAt         *time.Time
+	BreakerGeneration int64
+	Probe             bool
+	Name              string
+	Tries             int32
+	Losses            int32
+	BackoffMs         int64
+	Retry             []byte
+	Network           string
+	Idempotent        bool
+	Dependants        []string
+	Shares            bool
+	Reads             string
+	Shown             string
+	Driver            string
+	Lane              string
+	Drivers           []string
+	Place             int32
+	Touched           bool
+	WorkerID          string
 }
 
 func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredRow, error) {
@@ -136,6 +144,8 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.OutputBytes,
 			&i.BlobBytes,
 			&i.StartedAt,
+			&i.BreakerGeneration,
+			&i.Probe,
 			&i.Name,
 			&i.Tries,
 			&i.Losses,
@@ -148,6 +158,10 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.Reads,
 			&i.Shown,
 			&i.Driver,
+			&i.Lane,
+			&i.Drivers,
+			&i.Place,
+			&i.Touched,
 			&i.WorkerID,
 		); err != nil {
 			return nil, err

@@ -237,12 +237,13 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
-                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at)
+                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open)
 SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
-       NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END
+       NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
+       s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open
 FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
              unnest($9::int[]) AS deps_left, unnest($10::text[]) AS depends_on,
@@ -256,7 +257,8 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
              unnest($26::bool[]) AS idempotent, unnest($27::int[]) AS tries,
              unnest($28::bigint[]) AS backoff_ms, unnest($29::text[]) AS retry,
              unnest($30::text[]) AS spec, unnest($31::text[]) AS idempotency_key,
-             unnest($32::text[]) AS verdict) s
+             unnest($32::text[]) AS verdict, unnest($33::text[]) AS lane, unnest($34::text[]) AS drivers_listed,
+             unnest($35::text[]) AS lanes_listed, unnest($36::text[]) AS on_open) s
 `
 
 type InsertStepsParams struct {
@@ -292,6 +294,10 @@ type InsertStepsParams struct {
 	Specs           []string
 	IdempotencyKeys []string
 	Verdicts        []string
+	Lanes           []string
+	DriversListed   []string
+	LanesListed     []string
+	OnOpens         []string
 }
 
 // Names hold no line break, so one separates them.
@@ -329,6 +335,10 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.Specs,
 		arg.IdempotencyKeys,
 		arg.Verdicts,
+		arg.Lanes,
+		arg.DriversListed,
+		arg.LanesListed,
+		arg.OnOpens,
 	)
 	return err
 }
@@ -438,10 +448,13 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at, s.pin,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open,
+       h.state AS breaker, h.reason AS breaker_reason, h.ready_at,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
 FROM nofx.step s
+LEFT JOIN nofx.handler_health h ON s.status = 'queued' AND h.lane = s.lane AND h.driver = s.driver
+  AND h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now())
 WHERE s.tenant_id = $1 AND s.run_id = $2
 ORDER BY s.idx
 `
@@ -462,6 +475,12 @@ type ListStepsRow struct {
 	CreatedAt      time.Time
 	EndedAt        *time.Time
 	Pin            string
+	Drivers        []string
+	Moved          string
+	OnOpen         string
+	Breaker        *string
+	BreakerReason  *string
+	ReadyAt        *time.Time
 	StartedAt      *time.Time
 }
 
@@ -490,6 +509,12 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.CreatedAt,
 			&i.EndedAt,
 			&i.Pin,
+			&i.Drivers,
+			&i.Moved,
+			&i.OnOpen,
+			&i.Breaker,
+			&i.BreakerReason,
+			&i.ReadyAt,
 			&i.StartedAt,
 		); err != nil {
 			return nil, err

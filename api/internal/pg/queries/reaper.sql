@@ -35,8 +35,10 @@ UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND ru
 SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORDER BY id LIMIT @most;
 
 -- name: LockExpired :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at,
-       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, a.worker_id
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
+         (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY (@ids::text[]) AND a.status = 'running' AND a.lease_until < now()

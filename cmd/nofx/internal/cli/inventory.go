@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -133,36 +131,6 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-func (a *app) handlersCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "handlers",
-		Short: "list the tools that steps can name",
-		Args:  cobra.NoArgs,
-		RunE: run(func(cmd *cobra.Command, _ []string) error {
-			client, err := a.connect()
-			if err != nil {
-				return err
-			}
-			list, err := client.Handlers(cmd.Context())
-			if err != nil {
-				return err
-			}
-			slices.SortFunc(list.Handlers, func(x, y wire.HandlerInfo) int { return strings.Compare(x.Tool, y.Tool) })
-			return a.print(list, func(w io.Writer) error {
-				rows := make([][]string, 0, len(list.Handlers))
-				for _, h := range list.Handlers {
-					rows = append(rows, []string{
-						h.Tool, h.DefaultDriver, render.Duration(time.Duration(h.TimeoutMS) * time.Millisecond),
-						strconv.FormatFloat(h.Resources.CPU, 'g', -1, 64), render.Bytes(h.Resources.MemoryMB << 20),
-						strconv.FormatInt(h.Resources.Pids, 10), h.Description,
-					})
-				}
-				return render.Table(w, []string{"TOOL", "DRIVER", "TIMEOUT", "CPU", "MEMORY", "PIDS", "DESCRIPTION"}, rows)
-			})
-		}),
-	}
 }
 
 func (a *app) versionCommand() *cobra.Command {

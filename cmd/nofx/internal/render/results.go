@@ -33,6 +33,9 @@ func Results(w io.Writer, d wire.RunDetail) error {
 		return err
 	}
 	for _, s := range d.Steps {
+		if s.Fallback != "" {
+			fmt.Fprintf(w, "%s: on %s, because: %s\n", Clean(s.Name), Clean(s.Driver), Clean(s.Fallback))
+		}
 		if s.WaitingFor != "" {
 			fmt.Fprintf(w, "%s: waits for %s\n", Clean(s.Name), Clean(s.WaitingFor))
 		}

@@ -121,7 +121,7 @@ func (s *System) migrate(ctx context.Context) error {
 		return err
 	}
 	if s.endpoint.Key = env.Key; env.Key == "" {
-		if s.endpoint.Key, err = s.admin(ctx, "keys", "create", "--tenant", tenant, "--name", "nofx-up", "--role", "user"); err != nil {
+		if s.endpoint.Key, err = s.admin(ctx, "keys", "create", "--tenant", tenant, "--name", "nofx-up", "--role", "operator"); err != nil {
 			return err
 		}
 		// Kept at once, so that a failure later in the start does not lose it.
@@ -171,8 +171,8 @@ func (s *System) apiEnv(listen string) []string {
 	}
 	env = append(env, "NOFX_LISTEN="+listen, "NOFX_TLS_CERT_FILE="+s.certs.Cert, "NOFX_TLS_KEY_FILE="+s.certs.Key)
 	// What the API waits for may be shortened, so that tests of lost workers and
-	// missing drivers end in a short time.
-	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT"} {
+	// missing drivers end in a short time, and other manifests can be tried.
+	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT", "NOFX_HANDLERS_DIR"} {
 		if v := os.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}

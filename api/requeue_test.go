@@ -370,7 +370,8 @@ func TestRetryByHand(t *testing.T) {
 	w.finish(w.one(), exit(7))
 	// The run: b again, and c with it; what policy refuses stays refused.
 	re, err := r.user.RetryRun(t.Context(), run.ID, wire.RetryRun{}, "")
-	if err != nil || len(re.Steps) != 2 || re.Steps[0].Name != "b" || re.Steps[0].Generation != 3 {
+	if err != nil || len(re.Steps) != 2 || re.Steps[0].Name != "b" || re.Steps[0].Generation != 3 || len(re.Refused) != 3 || re.Refused[0].ID != id["d"] ||
+		!strings.Contains(re.Refused[0].Message, "own policy") {
 		t.Fatalf("%+v %v", re, err)
 	}
 	w.finish(w.one(), exit(0))

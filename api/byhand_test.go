@@ -176,3 +176,30 @@ func TestRetryBodies(t *testing.T) {
 	}
 	w.finish(w.one(), exit(0))
 }
+
+// What the tenant may have has changed since: that counts for what is edited.
+func TestRequeueEditedWithinPolicy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	r.die(w, `[{"name":"a","tool":"test:fail","timeout":30000,"retry":{"attempts":2,"backoff_ms":1}}]`)
+	e := r.dead(wire.DeadFilter{})[0]
+	if err := api.SetTenantCeiling(t.Context(), r.db.Admin, "acme", wire.TenantCeiling{TimeoutMS: 1000}, false); err != nil {
+		t.Fatal(err)
+	}
+	resp, raw := r.call("POST", "/api/dlq/"+e.ID+"/requeue", r.keys["acme user"], []byte(`{"inputs":{"x":1}}`))
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(raw), `"location":"body.timeout"`) || !strings.Contains(string(raw), `"detail":"body.timeout: `) {
+		t.Errorf("%d %s", resp.StatusCode, raw)
+	}
+	if err := api.SetTenantCeiling(t.Context(), r.db.Admin, "acme", wire.TenantCeiling{TimeoutMS: 1000}, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.user.RequeueDead(t.Context(), e.ID, wire.RequeueDead{Inputs: []byte(`{"x":1}`)}, ""); err != nil {
+		t.Fatal(err)
+	}
+	l := w.one()
+	if l.TimeoutMS != 1000 {
+		t.Errorf("%+v", l)
+	}
+	w.finish(l, exit(0))
+}

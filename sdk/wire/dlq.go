@@ -112,6 +112,9 @@ type Reopened struct {
 	RunID  string         `json:"run_id"`
 	Status step.RunStatus `json:"status"`
 	Steps  []ReopenedStep `json:"steps"`
+	// Refused are the other steps of the run that did not succeed, and why they
+	// are not tried again; only where the run was asked for, not one step.
+	Refused []RefusedOne `json:"refused,omitempty"`
 }
 
 // ReopenedStep is a step in its new generation.

@@ -101,6 +101,7 @@ func (s *server) exportRoute() {
 
 func (s *server) export(ctx context.Context, w http.ResponseWriter, tenant string, f wire.DeadFilter, page []wire.DeadStepDetail, next string) (err error) {
 	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{}) // the request has been read; its context ends with this deadline
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	enc := json.NewEncoder(w)

@@ -149,7 +149,7 @@ func TestRights(t *testing.T) {
 		db.API: {"SELECT * FROM nofx.api_key", "DELETE FROM nofx.run", "DELETE FROM nofx.event", "UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''",
 			"DELETE FROM nofx.audit_log", "INSERT INTO nofx.tenant (tenant_id, name) VALUES ('x', 'x')", "CREATE TABLE nofx.x (a int)", "CREATE TABLE public.x (a int)",
 			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "SELECT url FROM nofx.alert_receiver", "SELECT secret FROM nofx.alert_receiver", "SELECT nofx.alert_tick()",
-			"UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock"},
+			"UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
 		db.System: {"UPDATE nofx.event SET seq = 2", "DELETE FROM nofx.event", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log", "DELETE FROM nofx.attempt",
 			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
 	} {

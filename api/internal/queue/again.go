@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -12,35 +13,39 @@ import (
 // RetryRun opens new generations of the steps of a run that did not succeed,
 // or of all of them once it has ended.
 func (q *Queue) RetryRun(ctx context.Context, who auth.Principal, runID string, all bool, o Once, requestID string) (wire.Reopened, bool, error) {
-	return q.again(ctx, who, runID, o, func(re *reopening) (string, map[string]any, error) {
+	return q.again(ctx, who, runID, o, func(re *reopening, out *wire.Reopened) (string, map[string]any, error) {
 		if all {
 			return "run.rerun", map[string]any{}, re.all(runID)
 		}
-		var why error
-		n := 0
-		for _, s := range re.runs[runID].steps {
-			if status := step.Status(s.Status); !status.Terminal() || status == step.StepSucceeded || re.set[s.ID] {
-				continue
-			}
-			if err := re.add(s); err == nil {
-				n++
-			} else if why == nil {
-				why = err
+		why := map[string]error{}
+		steps := re.runs[runID].steps
+		for _, s := range steps {
+			if status := step.Status(s.Status); status.Terminal() && status != step.StepSucceeded && !re.set[s.ID] {
+				if err := re.add(s); err != nil {
+					why[s.ID] = err
+				}
 			}
 		}
-		if n == 0 && why == nil {
-			why = conflict("no step of the run has failed: it is %s", re.c.runs[runID].Status)
+		var first error
+		for _, s := range steps {
+			if err := why[s.ID]; err != nil && !re.set[s.ID] {
+				out.Refused = append(out.Refused, wire.RefusedOne{ID: s.ID, Message: err.Error()})
+				first = cmp.Or(first, err)
+			}
 		}
-		if n > 0 {
-			why = nil
+		switch {
+		case len(re.set) > 0:
+			first = nil
+		case first == nil:
+			first = conflict("no step of the run has failed: it is %s", re.c.runs[runID].Status)
 		}
-		return "run.retry", map[string]any{}, why
+		return "run.retry", map[string]any{}, first
 	}, requestID)
 }
 
 // RetryStep opens a new generation of one step that did not succeed.
 func (q *Queue) RetryStep(ctx context.Context, who auth.Principal, runID, stepID string, o Once, requestID string) (wire.Reopened, bool, error) {
-	return q.again(ctx, who, runID, o, func(re *reopening) (string, map[string]any, error) {
+	return q.again(ctx, who, runID, o, func(re *reopening, _ *wire.Reopened) (string, map[string]any, error) {
 		s, err := re.step(runID, stepID)
 		if err != nil {
 			return "", nil, err
@@ -51,7 +56,7 @@ func (q *Queue) RetryStep(ctx context.Context, who auth.Principal, runID, stepID
 
 // again reopens what choose takes of one run.
 func (q *Queue) again(ctx context.Context, who auth.Principal, runID string, o Once,
-	choose func(*reopening) (action string, detail map[string]any, err error), requestID string,
+	choose func(*reopening, *wire.Reopened) (action string, detail map[string]any, err error), requestID string,
 ) (wire.Reopened, bool, error) {
 	var c *change
 	out, replayed, err := once(ctx, q, who, o, func(db *pgdb.Queries) (wire.Reopened, error) {
@@ -63,7 +68,7 @@ func (q *Queue) again(ctx context.Context, who auth.Principal, runID string, o O
 		if re.runs[runID] == nil {
 			return out, step.Errorf(step.KindNotFound, "no run %s", clip(runID))
 		}
-		action, detail, err := choose(re)
+		action, detail, err := choose(re, &out)
 		if err != nil {
 			return out, err
 		}

@@ -242,12 +242,32 @@ func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
 
 // workspace is the run's shared folder and the uid that it belongs to.
 func (w *Worker) workspace(ctx context.Context, l wire.Lease) (string, uint32, error) {
+	if err := w.settled(ctx, l.RunID); err != nil {
+		return "", 0, err
+	}
 	run, err := w.runOf(l)
 	if err != nil {
 		return "", 0, err
 	}
 	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
 	return path, run.UID, err
+}
+
+// settled waits while the run's workspace is being removed: the run had ended,
+// and somebody tries a step of it again.
+func (w *Worker) settled(ctx context.Context, run string) error {
+	w.mu.Lock()
+	gone := w.going[run]
+	w.mu.Unlock()
+	if gone == nil {
+		return nil
+	}
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // runOf is the run as the ledger has it, from its first step here on.

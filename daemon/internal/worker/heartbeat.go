@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -182,27 +183,42 @@ func (a *attempt) stop(ctx context.Context, order wire.CancelOrder) {
 // endRun removes the workspace of a run that has ended, unless a step of it is
 // still here.
 func (w *Worker) endRun(id string) {
-	for _, a := range w.all() {
-		if a.lease.RunID == id {
-			return
-		}
-	}
-	w.mu.Lock()
-	run, ok := w.runs[id]
-	delete(w.runs, id)
-	w.mu.Unlock()
+	run, ok := w.letGo(id)
 	if !ok {
 		return
 	}
-	if err := w.cfg.Workspaces.Remove(id); err != nil {
+	err := w.cfg.Workspaces.Remove(id)
+	if err == nil {
+		if err := w.cfg.Ledger.DeleteRun(id); err != nil {
+			w.log.Error("ledger", "run", id, "err", err)
+		}
+		w.cfg.UIDs.Free(run.UID)
+	} else {
 		w.log.Error("a workspace stays; the sweep tries again", "run", id, "err", err)
-		w.mu.Lock()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
 		w.runs[id] = run
-		w.mu.Unlock()
-		return
 	}
-	if err := w.cfg.Ledger.DeleteRun(id); err != nil {
-		w.log.Error("ledger", "run", id, "err", err)
+	close(w.going[id])
+	delete(w.going, id)
+}
+
+// letGo takes a run off the list, unless a step of it is here. A step that
+// comes from now on waits until its workspace is gone.
+func (w *Worker) letGo(id string) (ledger.Run, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.attempts {
+		if a.lease.RunID == id {
+			return ledger.Run{}, false
+		}
 	}
-	w.cfg.UIDs.Free(run.UID)
+	run, ok := w.runs[id]
+	if ok {
+		delete(w.runs, id)
+		w.going[id] = make(chan struct{})
+	}
+	return run, ok
 }

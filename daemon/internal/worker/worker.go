@@ -88,8 +88,9 @@ type Worker struct {
 	told       string // what the API knows of the drivers, see offer
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
-	swept      []wire.SweepItem // that the API does not know of
-	barriers   map[gate]int64   // generations of breakers that let nothing through
+	going      map[string]chan struct{} // runs whose workspace is being removed, each closed when it is
+	swept      []wire.SweepItem         // that the API does not know of
+	barriers   map[gate]int64           // generations of breakers that let nothing through
 }
 
 // New makes a worker. It does nothing yet.
@@ -99,7 +100,7 @@ func New(cfg Config) *Worker {
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots),
 		artifactRoom: maxArtifactsSize,
-		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{},
+		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
 	}
 }
 

@@ -466,7 +466,7 @@ SET status = CASE WHEN r.ended_at IS NULL THEN r.status ELSE 'running' END, ende
     steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS steps_left, unnest($4::int[]) AS steps_failed,
              unnest($5::int[]) AS steps_cancelled, unnest($6::text[]) AS pin) f
-WHERE r.tenant_id = $1 AND r.id = f.id
+WHERE r.tenant_id = $1 AND r.id = ANY ($2::text[]) AND r.id = f.id
 `
 
 type ReopenRunsParams struct {
@@ -500,7 +500,7 @@ SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, d
     ended_at = NULL, verdict = NULL, outputs = NULL
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
              unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin) f
-WHERE s.tenant_id = $1 AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
+WHERE s.tenant_id = $1 AND s.id = ANY ($2::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
 RETURNING s.id
 `
 

@@ -92,7 +92,7 @@ SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, d
     ended_at = NULL, verdict = NULL, outputs = NULL
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin) f
-WHERE s.tenant_id = @tenant_id AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
+WHERE s.tenant_id = @tenant_id AND s.id = ANY (@ids::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
 RETURNING s.id;
 
 -- ReopenRuns opens runs again, in their locked rows.
@@ -102,7 +102,7 @@ SET status = CASE WHEN r.ended_at IS NULL THEN r.status ELSE 'running' END, ende
     steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@steps_left::int[]) AS steps_left, unnest(@steps_failed::int[]) AS steps_failed,
              unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@pins::text[]) AS pin) f
-WHERE r.tenant_id = @tenant_id AND r.id = f.id;
+WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;
 
 -- EditStep gives a step that has ended another command, in its run's locked row.
 -- name: EditStep :execrows

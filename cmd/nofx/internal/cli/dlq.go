@@ -140,8 +140,8 @@ func showDead(w io.Writer, e wire.DeadStepDetail) error {
 		return err
 	}
 	var inputs bytes.Buffer
-	if json.Indent(&inputs, e.Inputs, "", "  ") != nil {
-		return nil
+	if err := json.Indent(&inputs, e.Inputs, "", "  "); err != nil {
+		return fmt.Errorf("inputs of entry %s: %w", e.ID, err)
 	}
 	fmt.Fprintln(w, "\ninputs:")
 	for line := range bytes.Lines(inputs.Bytes()) {

@@ -230,6 +230,9 @@ func (a *app) runsRetryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, r := range done.Refused {
+				a.say("%s: %s", render.Clean(r.ID), render.Clean(r.Message))
+			}
 			return a.print(done, func(w io.Writer) error { return reopened(w, done) })
 		}),
 	}

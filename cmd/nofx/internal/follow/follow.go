@@ -121,7 +121,7 @@ func (f *follower) loop(ctx context.Context) (wire.RunDetail, error) {
 func (f *follower) show(ctx context.Context, detail wire.RunDetail) {
 	for _, s := range detail.Steps {
 		p := f.pumps[s.ID]
-		if p == nil {
+		if p == nil || p.closed && p.step.Generation != s.Generation { // new, or tried again by somebody
 			if s.Attempt == 0 {
 				continue
 			}

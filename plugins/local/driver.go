@@ -31,9 +31,10 @@ func New() *Driver { return &Driver{Boxes: supervised.New(Name, nil)} }
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	networks, warning := d.Networks()
+	levels, noLevel := d.Levels()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: append(networks,
+		Capabilities: append(append(networks, levels...),
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
@@ -41,8 +42,10 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	if supervised.BlockIO() {
 		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
 	}
-	if warning != "" {
-		desc.Warnings = append(desc.Warnings, warning)
+	for _, w := range []string{warning, noLevel} {
+		if w != "" {
+			desc.Warnings = append(desc.Warnings, w)
+		}
 	}
 	if d.hostRoot.Load() {
 		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; set rootfs to the folder of an image")

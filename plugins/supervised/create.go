@@ -77,8 +77,8 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	default:
 		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
 	}
-	if s.Isolation != "" && s.Isolation != "namespace" {
-		return step.Errorf(step.KindUnsupported, "driver %s: isolation is namespace only", b.name)
+	if err := b.checkLevel(s); err != nil {
+		return err
 	}
 	if err := b.checkHost(s); err != nil {
 		return err

@@ -105,6 +105,8 @@ bool parse_contained(struct rd *r, struct sandbox *s)
 	s->step_id = rd_u32(r);
 	s->root_id = rd_u32(r);
 	s->contained = (pid_t)rd_u32(r);
+	s->gvisor = rd_u8(r) == 1;
+	s->pids = rd_u64(r);
 	shared.max_output = rd_u64(r);
 	shared.filter = rd_bytes(r, &n);
 	shared.filter_len = (uint16_t)(n / 8);

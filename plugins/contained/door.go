@@ -36,8 +36,8 @@ type Door struct {
 	path string
 }
 
-// Listen makes it in the folder share, for root alone.
-func Listen(share string) (*Door, error) {
+// Listen makes it in the folder share, for its owner alone, and root.
+func Listen(share string, owner int) (*Door, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, step.Errorf(step.KindUnavailable, "socket: %w", err)
@@ -50,7 +50,7 @@ func Listen(share string) (*Door, error) {
 		err = unix.Bind(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + socketName})
 	}
 	if err == nil {
-		err = os.Chmod(w.path, 0o600)
+		err = errors.Join(os.Chmod(w.path, 0o600), os.Lchown(w.path, owner, owner))
 	}
 	if err == nil {
 		err = unix.Listen(fd, 1)
@@ -143,7 +143,7 @@ func copyPath(stateDir string) string { return filepath.Join(stateDir, ".nofx-su
 func CopySupervisor(stateDir, supervisor string) error {
 	data, err := os.ReadFile(supervisor)
 	if err == nil { // two processes of the driver may do so at once
-		err = renameio.WriteFile(copyPath(stateDir), data, 0o500, renameio.WithTempDir(stateDir), renameio.IgnoreUmask())
+		err = renameio.WriteFile(copyPath(stateDir), data, 0o555, renameio.WithTempDir(stateDir), renameio.IgnoreUmask())
 	}
 	if err != nil {
 		return step.Errorf(step.KindUnavailable, "configuration: supervisor: %w", err)

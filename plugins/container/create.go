@@ -61,7 +61,7 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err != nil {
 		return nil, err
 	}
-	door, err := contained.Listen(share)
+	door, err := contained.Listen(share, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,9 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 	}
 	return b.Launcher.Join(ctx, &supervisor.Container{
 		GVisor: gvisor, Pids: pids,
-		Dir: b.Dir, Until: b.Spec.Until, StepID: b.WorkspaceUID, RootID: b.Spec.Host.UIDBase, PID: st.pid, Channel: channel,
+		Dir: b.Dir, Until: b.Spec.Until,
+		StepID: b.WorkspaceUID, RootID: b.Spec.Host.UIDBase, StepInside: b.WorkspaceUID, RootInside: b.Spec.Host.UIDBase,
+		PID: st.pid, Channel: channel,
 		MaxOutput: uint64(s.config.MaxOutputMB) << 20, Filter: s.filter, Cgroup: group, Supervisor: b.Spec.Host.Supervisor,
 	})
 }

@@ -21,6 +21,7 @@ const Name = "local"
 type Driver struct {
 	*supervised.Boxes
 	hostRoot atomic.Bool
+	gvisor   atomic.Pointer[gvisor] // nil: not configured
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -54,7 +55,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 }
 
 // Configure implements driver.Driver.
-func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
+func (d *Driver) Configure(ctx context.Context, data json.RawMessage) error {
 	c, err := parseConfig(data)
 	if err != nil {
 		return err
@@ -75,7 +76,11 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	}
 	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
 	d.hostRoot.Store(c.RootFS == RootHost)
-	return d.Use(c.StateDir, l)
+	if err := d.Use(c.StateDir, l); err != nil {
+		return err
+	}
+	d.useGVisor(ctx, c, filter)
+	return nil
 }
 
 // Health implements driver.Driver.

@@ -84,6 +84,7 @@ struct sandbox {
 	const char *dir;  /* its folder of state on the host */
 	uint64_t until;   /* CLOCK_BOOTTIME ns, 0 = never */
 	uint32_t step_id, root_id; /* on the host */
+	uint32_t step_inside, root_inside; /* contained: as its PID 1 knows them */
 	const char *workspace;
 	uint32_t workspace_uid;
 	pid_t contained; /* a container's PID 1, 0 = PID 1 is to be made */

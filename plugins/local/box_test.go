@@ -14,10 +14,10 @@ import (
 )
 
 // newDriver gives a configured driver of the test's own.
-func newDriver(t testing.TB) *Driver {
+func newDriver(t testing.TB, change ...func(*Config)) *Driver {
 	t.Helper()
 	d := New()
-	if err := d.Configure(t.Context(), config(t)); err != nil {
+	if err := d.Configure(t.Context(), config(t, change...)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)

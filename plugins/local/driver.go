@@ -3,6 +3,10 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
@@ -12,6 +16,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // Name is the driver's name in handles and plans.
@@ -68,7 +73,12 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	l, err := supervisor.NewLauncher(c.Supervisor, c.StateDir, t, filter, supervisor.Sizes{
+	// Hidden while the root is built: not state_dir, a file of which may be in it.
+	stage := filepath.Join(c.StateDir, ".stage")
+	if err := os.Mkdir(stage, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return step.Errorf(step.KindUnavailable, "state_dir: %w", err)
+	}
+	l, err := supervisor.NewLauncher(c.Supervisor, stage, t, filter, supervisor.Sizes{
 		Tmp: uint64(c.TmpMB) << 20, Home: uint64(c.TmpMB) << 20, Shm: uint64(c.ShmMB) << 20, MaxOutput: uint64(c.MaxOutputMB) << 20,
 	})
 	if err != nil {

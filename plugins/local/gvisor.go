@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
@@ -20,7 +22,7 @@ import (
 // stepUID is the step's uid as it sees itself.
 const stepUID = 1000
 
-// Where runsc sees the root and its own files: see main.c of the supervisor.
+// Where runsc sees the root and its own files: see into.c of the supervisor.
 const (
 	stageRoot = "/mnt/root"
 	stageRun  = "/mnt/run"
@@ -33,7 +35,7 @@ const runscTime = 30 * time.Second
 // gvisor is what sandboxes with a kernel of their own are made with.
 type gvisor struct {
 	config Config
-	bundle *bundle
+	root   string // the template's file
 	filter []byte
 }
 
@@ -45,12 +47,27 @@ func (d *Driver) useGVisor(ctx context.Context, c Config, filter []byte) {
 		d.ForgetGVisor()
 		return
 	}
-	b, err := newBundle(c.RootFS, c.StateDir)
+	root, err := writeRoot(c)
 	if err == nil {
-		d.gvisor.Store(&gvisor{c, b, filter})
+		d.gvisor.Store(&gvisor{c, root, filter})
 		err = d.Probe(ctx, driver.IsolationGVisor, d.startGVisor)
 	}
 	d.UseGVisor(false, err)
+}
+
+// writeRoot writes down what the root of sandboxes with gVisor is made of: the
+// same as of others, and a place for what PID 1 is executed from.
+func writeRoot(c Config) (string, error) {
+	t, err := rootTemplate(c.RootFS, c.StateDir)
+	if err != nil {
+		return "", err
+	}
+	t.Dir(contained.SharePath[1:], 0o755)
+	path := filepath.Join(c.StateDir, ".gvisor-root") // no sandbox's id begins with a dot
+	if err := renameio.WriteFile(path, t.Encoded(), 0o600, renameio.WithTempDir(c.StateDir), renameio.IgnoreUmask()); err != nil {
+		return "", step.Errorf(step.KindUnavailable, "state_dir: %w", err)
+	}
+	return path, nil
 }
 
 // startGVisor starts a kernel of the sandbox's own, with PID 1 on it, and gives
@@ -65,7 +82,7 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Lchown(share, int(h.UIDBase), int(h.UIDBase)), g.bundle.write(g.config, b, share), contained.RaisePids(h.Cgroup, b.Spec.Resources.Pids)); err != nil {
+	if err := errors.Join(os.Lchown(share, int(h.UIDBase), int(h.UIDBase)), writeBundle(g.config, b), contained.RaisePids(h.Cgroup, b.Spec.Resources.Pids)); err != nil {
 		return nil, err
 	}
 	door, err := contained.Listen(share, int(h.UIDBase))
@@ -73,11 +90,20 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 		return nil, err
 	}
 	defer door.Close()
-	pid, err := g.run(ctx, b)
+	ctx, cancel := context.WithTimeout(ctx, runscTime)
+	defer cancel()
+	r, err := g.run(ctx, b, share)
 	if err != nil {
 		return nil, err
 	}
-	channel, err := door.Accept(ctx, contained.ByGofer(pid), func() error { return alive(pid) })
+	defer r.wait()
+	pid := 0
+	channel, err := door.Accept(ctx, func(peer int) (err error) {
+		if pid, err = r.pid(); err != nil { // it is written before anything runs in there
+			return err
+		}
+		return contained.ByGofer(pid)(peer)
+	}, r.failed)
 	if err != nil {
 		return nil, err
 	}
@@ -90,31 +116,64 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 	})
 }
 
-// run has runsc start the sandbox in its control groups and gives the process
-// that holds its kernel.
-func (g *gvisor) run(ctx context.Context, b *supervised.Box) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, runscTime)
-	defer cancel()
-	run := filepath.Join(b.Dir, "runsc")
-	if err := os.Mkdir(run, 0o700); err != nil {
-		return 0, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
+// runsc is one that starts a sandbox, and ends when it has.
+type runsc struct {
+	dir  string
+	done chan struct{}
+	err  error // once done
+}
+
+// run starts it in the sandbox's control groups.
+func (g *gvisor) run(ctx context.Context, b *supervised.Box, share string) (*runsc, error) {
+	r := &runsc{dir: b.Dir, done: make(chan struct{})}
+	own := filepath.Join(b.Dir, "runsc")
+	if err := os.Mkdir(own, 0o700); err != nil {
+		return nil, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
 	}
-	args := []string{g.config.Supervisor, "into", g.bundle.root, run}
-	args = append(append(args, tasks(b.Spec.Host.Cgroup)...), "--", g.config.Runsc,
-		"--root="+stageRun, "--log="+filepath.Join(b.Dir, "runsc.log"), "--ignore-cgroups", "--network=none")
-	args = append(append(args, contained.RunscFlags[:]...), "run", "--detach", "--bundle="+b.Dir, "--pid-file="+filepath.Join(b.Dir, "runsc.pid"), "sandbox")
-	cmd := exec.CommandContext(ctx, args[0])
-	cmd.Args, cmd.Env, cmd.Dir = append([]string{"nofx-supervisor"}, args[1:]...), []string{}, b.Dir
-	said, err := os.Create(filepath.Join(b.Dir, "runsc.err"))
+	said, err := os.Create(r.path("err"))
 	if err != nil {
-		return 0, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
+		return nil, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
 	}
 	defer said.Close()
-	cmd.Stderr = said
-	if err := cmd.Run(); err != nil {
-		return 0, step.Errorf(step.KindUnavailable, "runsc: %w: %s", errors.Join(ctx.Err(), err), words(said.Name(), filepath.Join(b.Dir, "runsc.log")))
+	args := append([]string{"nofx-supervisor", "into", g.root, share, own}, tasks(b.Spec.Host.Cgroup)...)
+	args = append(args, "--", g.config.Runsc, "--root="+stageRun, "--log="+r.path("log"), "--ignore-cgroups", "--network=none")
+	args = append(append(args, contained.RunscFlags[:]...), "run", "--detach", "--bundle="+b.Dir, "--pid-file="+r.path("pid"), "sandbox")
+	cmd := exec.CommandContext(ctx, g.config.Supervisor)
+	cmd.Args, cmd.Env, cmd.Dir, cmd.Stderr = args, []string{}, b.Dir, said
+	if err := cmd.Start(); err != nil {
+		return nil, step.Errorf(step.KindUnavailable, "runsc: %w", err)
 	}
-	data, err := os.ReadFile(filepath.Join(b.Dir, "runsc.pid"))
+	go func() {
+		r.err = cmd.Wait()
+		close(r.done)
+	}()
+	return r, nil
+}
+
+func (r *runsc) path(kind string) string { return filepath.Join(r.dir, "runsc."+kind) }
+
+func (r *runsc) wait() { <-r.done }
+
+// failed reports whether it has ended without a sandbox.
+func (r *runsc) failed() error {
+	select {
+	case <-r.done:
+		if r.err != nil {
+			return step.Errorf(step.KindUnavailable, "runsc: %w: %s", r.err, words(r.path("err"), r.path("log")))
+		}
+		pid, err := r.pid()
+		if err != nil {
+			return err
+		}
+		return alive(pid)
+	default:
+		return nil
+	}
+}
+
+// pid is the process that holds the sandbox's kernel.
+func (r *runsc) pid() (int, error) {
+	data, err := os.ReadFile(r.path("pid"))
 	if err != nil {
 		return 0, step.Errorf(step.KindInternal, "runsc: %w", err)
 	}

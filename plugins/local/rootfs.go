@@ -15,33 +15,17 @@ import (
 // every mount target is ours and no link of an image can redirect one.
 func rootTemplate(rootfs, stateDir string) (*supervisor.Template, error) {
 	t := &supervisor.Template{}
-	return t, fillRoot(t, rootfs, stateDir)
-}
-
-// root is what a root is built with, at every isolation level.
-type root interface {
-	Dir(path string, mode uint32)
-	File(path string, mode uint32, data []byte)
-	Link(path, target string)
-	Bind(path, host string)
-	Node(path string, mode, major, minor uint32)
-	Devices(path string)
-}
-
-var _ root = (*supervisor.Template)(nil)
-
-func fillRoot(t root, rootfs, stateDir string) error {
 	skeleton(t)
 	if rootfs == RootHost {
-		return hostRoot(t)
+		return t, hostRoot(t)
 	}
-	return imageRoot(t, rootfs, stateDir)
+	return t, imageRoot(t, rootfs, stateDir)
 }
 
 // ours are the top-level names that no image fills.
 var ours = []string{"dev", "home", "proc", "run", "sys", "tmp", "workspace", "lost+found"}
 
-func skeleton(t root) {
+func skeleton(t *supervisor.Template) {
 	for _, dir := range []string{"home", "home/step", "proc", "run", "sys", "tmp", "workspace"} {
 		t.Dir(dir, 0o755)
 	}
@@ -78,7 +62,7 @@ var etcFiles = map[string]string{
 // hold nothing private.
 var etcOfHost = []string{"alternatives", "perl", "python3", "terminfo", "ssl/certs", "ssl/openssl.cnf", "ld.so.cache", "mime.types", "magic"}
 
-func hostRoot(t root) error {
+func hostRoot(t *supervisor.Template) error {
 	t.Bind("usr", "/usr")
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		if err := topLevel(t, "/", name); err != nil && !os.IsNotExist(err) {
@@ -103,14 +87,14 @@ func hostRoot(t root) error {
 	return nil
 }
 
-func ownEtc(t root) {
+func ownEtc(t *supervisor.Template) {
 	for name, text := range etcFiles {
 		t.File("etc/"+name, 0o444, []byte(text))
 	}
 	t.Link("etc/mtab", "/proc/self/mounts")
 }
 
-func imageRoot(t root, rootfs, stateDir string) error {
+func imageRoot(t *supervisor.Template, rootfs, stateDir string) error {
 	entries, err := os.ReadDir(rootfs)
 	if err != nil {
 		return step.Errorf(step.KindInvalid, "rootfs: %w", err)
@@ -135,7 +119,7 @@ func imageRoot(t root, rootfs, stateDir string) error {
 
 // ownResolver puts our resolv.conf over that of an image, which knows other
 // name servers. An image without one, or with a link there, keeps what it has.
-func ownResolver(t root, rootfs, stateDir string) error {
+func ownResolver(t *supervisor.Template, rootfs, stateDir string) error {
 	for _, path := range []string{"etc", "etc/resolv.conf"} {
 		if st, err := os.Lstat(filepath.Join(rootfs, path)); err != nil || !st.IsDir() && !st.Mode().IsRegular() {
 			return nil //nolint:nilerr // there is nothing to cover
@@ -151,8 +135,8 @@ func ownResolver(t root, rootfs, stateDir string) error {
 
 // topLevel shows one entry of a root file system: a link as a link, a folder
 // or file bound; anything else has no place there.
-func topLevel(t root, folder, name string) error {
-	path := filepath.Join(folder, name)
+func topLevel(t *supervisor.Template, root, name string) error {
+	path := filepath.Join(root, name)
 	st, err := os.Lstat(path)
 	if err != nil {
 		return err

@@ -114,6 +114,8 @@ _Noreturn void supervisor_wait(int from, uint8_t *buf, size_t n);
 _Noreturn void init_main(int chan);
 _Noreturn void contained_main(void);
 bool build_template(struct rd *ops, const char *stage, char *err, size_t n);
+bool build_root(struct rd *ops, const char *stage, char *err, size_t n);
+int into_main(char **arg);
 bool build_mounts(const char **what);
 bool finish_mounts(int workspace, uint32_t step, const char **what);
 

@@ -26,8 +26,9 @@ type PlanStep struct {
 	Tool         string             `json:"tool"`
 	Inputs       json.RawMessage    `json:"inputs,omitempty"`
 	Driver       string             `json:"driver,omitempty"`
-	Image        string             `json:"image,omitempty"`   // for drivers that have images; "" = the driver's default
-	Profile      string             `json:"profile,omitempty"` // a named size, for what resources leave open
+	Image        string             `json:"image,omitempty"`                             // for drivers that have images; "" = the driver's default
+	Isolation    string             `json:"isolation,omitempty" enum:"namespace,gvisor"` // what it demands; "" = the driver's default
+	Profile      string             `json:"profile,omitempty"`                           // a named size, for what resources leave open
 	Resources    *step.Resources    `json:"resources,omitempty"`
 	DependsOn    []string           `json:"depends_on,omitempty"`
 	Retry        *Retry             `json:"retry,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,7 +104,8 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 		p.workers[row.ID] = row.Status != "lost"
 		for _, d := range drivers {
 			onHost := slices.Contains(d.Capabilities, string(driver.CapHost))
-			p.known[d.Name] = plan.Driver{OnHost: onHost || p.known[d.Name].OnHost}
+			old := p.known[d.Name]
+			p.known[d.Name] = plan.Driver{OnHost: onHost || old.OnHost, Levels: levels(old.Levels, d.Capabilities), Untold: old.Untold || len(d.Capabilities) == 0}
 			if row.Status != "live" || !d.Healthy {
 				continue
 			}
@@ -114,4 +116,15 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 		}
 	}
 	return p, nil
+}
+
+// levels adds the isolation levels among a driver's capabilities to those that
+// it has elsewhere.
+func levels(have, capabilities []string) []string {
+	for _, c := range capabilities {
+		if level, ok := strings.CutPrefix(c, "isolation."); ok && !slices.Contains(have, level) {
+			have = append(have, level)
+		}
+	}
+	return have
 }

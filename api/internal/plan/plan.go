@@ -202,6 +202,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	}
 	c.modes(at, in, &out)
 	c.network(at, in, &out)
+	c.isolation(ctx, at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in.Retry, &out)
 	return out, in.DependsOn

@@ -31,8 +31,14 @@ build: ## put every binary in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $$(scripts/binaries.sh)
 	@$(MAKE) --no-print-directory -C plugins/supervisor BIN=$(CURDIR)/$(BIN)
 
+.PHONY: runsc
+runsc: $(BIN)/runsc ## build gVisor's runsc, at the version in tools/runsc/go.mod
+
+$(BIN)/runsc: tools/runsc/go.mod tools/runsc/go.sum scripts/runsc.sh
+	@scripts/runsc.sh $@
+
 .PHONY: test
-test: setup build ## install what is missing, build, vet and run all tests
+test: setup build runsc ## install what is missing, build, vet and run all tests
 	go vet ./...
 	scripts/test.sh
 
@@ -57,12 +63,12 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, and the whole system
+bench: setup build runsc ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, and the whole system
 	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger ./daemon/internal/cgroup
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: hostile
-hostile: setup build ## run programs that try to get out, on every driver, and print what held
+hostile: setup build runsc ## run programs that try to get out, on every driver, and print what held
 	NOFX_HOSTILE=all go test -count=1 -v -timeout 30m ./test/hostile
 
 .PHONY: acceptance

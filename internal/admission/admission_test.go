@@ -28,6 +28,10 @@ func TestNeeds(t *testing.T) {
 		"allow":       {wire.Lease{Network: step.NetworkAllow}, false, []driver.Capability{driver.CapNetAllow}},
 		"open":        {wire.Lease{Network: step.NetworkOpen}, false, []driver.Capability{driver.CapNetOpen}},
 		"odd network": {wire.Lease{Network: "some"}, false, []driver.Capability{"net.some"}},
+		"a level":     {wire.Lease{Command: wire.Command{Isolation: "gvisor"}}, false, []driver.Capability{driver.CapNetNone, driver.CapIsolationGVisor}},
+		"the weaker":  {wire.Lease{Command: wire.Command{Isolation: "namespace"}}, false, []driver.Capability{driver.CapNetNone, driver.CapIsolationNamespace}},
+		"odd level":   {wire.Lease{Command: wire.Command{Isolation: "x"}}, false, []driver.Capability{driver.CapNetNone, "isolation.x"}},
+		"both":        {wire.Lease{Network: step.NetworkOpen, Command: wire.Command{Isolation: "gvisor"}}, false, []driver.Capability{"net.open.gvisor", driver.CapIsolationGVisor}},
 		"files":       {wire.Lease{Command: wire.Command{Files: make([]wire.CommandFile, 1)}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
 		"artifacts":   {wire.Lease{Artifacts: []string{"x"}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
 		"workspace":   {wire.Lease{}, true, []driver.Capability{driver.CapNetNone, driver.CapHost}},
@@ -43,7 +47,7 @@ func TestMissing(t *testing.T) {
 	t.Parallel()
 	l := wire.Lease{
 		Resources: step.Resources{CPU: 1, MemoryMB: 1, Pids: 1, DiskMB: 1, OutputKB: 1}, TimeoutMS: 1,
-		Network: step.NetworkNone, Artifacts: []string{"x"},
+		Network: step.NetworkNone, Artifacts: []string{"x"}, Command: wire.Command{Isolation: "gvisor"},
 	}
 	all := driver.Capabilities(Needs(l, true))
 	if got := Missing(l, true, all); got != "" {

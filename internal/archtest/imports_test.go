@@ -159,7 +159,7 @@ func TestNobodyImportsACommand(t *testing.T) {
 // of the packages for drivers that run on the daemon's own host.
 func TestDriversDoNotImportEachOther(t *testing.T) {
 	t.Parallel()
-	shared := []string{"supervisor", "supervised", "seccomp", "egress"}
+	shared := []string{"supervisor", "supervised", "contained", "seccomp", "egress"}
 	driver := func(path string) string {
 		if rest, ok := strings.CutPrefix(path, "./plugins/"); ok {
 			name, _, _ := strings.Cut(rest, "/")

@@ -46,10 +46,15 @@ const path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Start starts an engine whose files are below dir, an absolute path, and
 // imports Image. args are added to dockerd's own.
-func Start(ctx context.Context, dir string, args ...string) (_ *Engine, err error) {
+func Start(ctx context.Context, dir string, args ...string) (*Engine, error) {
+	return StartWith(ctx, dir, []byte("{}"), args...)
+}
+
+// StartWith starts one with what dockerd reads from its daemon.json.
+func StartWith(ctx context.Context, dir string, config []byte, args ...string) (_ *Engine, err error) {
 	e := &Engine{dir: dir, args: args}
 	// Not the host's own configuration.
-	if err := os.WriteFile(filepath.Join(dir, "daemon.json"), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "daemon.json"), config, 0o600); err != nil {
 		return nil, err
 	}
 	if e.log, err = os.Create(filepath.Join(dir, "dockerd.log")); err != nil {

@@ -44,6 +44,10 @@ type Config struct {
 	RequireDigest bool `json:"require_digest,omitempty"`
 	// Runtime is the engine's runtime, "" = the engine's default.
 	Runtime string `json:"runtime,omitempty"`
+	// GVisorRuntime is the engine's runtime that is gVisor's runsc, for steps
+	// that demand that level; "" = no step can have it. The same as Runtime:
+	// every step has it.
+	GVisorRuntime string `json:"gvisor_runtime,omitempty"`
 	// WritableRoot lets steps write to the container's own layer, which no cap
 	// bounds.
 	WritableRoot bool `json:"writable_root,omitempty"`
@@ -77,6 +81,7 @@ const configSchema = `{
     "allowed_images": {"type": "array", "items": {"type": "string", "minLength": 1}, "description": "patterns of full names without tag and digest, such as docker.io/library/*; default: every image"},
     "require_digest": {"type": "boolean", "default": false, "description": "refuse an image that is named without its digest"},
     "runtime": {"type": "string", "description": "the engine's runtime; default: the engine's own default"},
+    "gvisor_runtime": {"type": "string", "description": "the engine's runtime that is gVisor's runsc, for steps that demand isolation gvisor; the same as runtime: for every step"},
     "writable_root": {"type": "boolean", "default": false, "description": "let steps write to the container's own layer, which no cap bounds"},
     "egress": {"type": "string", "pattern": "^/", "description": "nofx-egress; default: beside the driver"},
     "resolvers": {"type": "array", "maxItems": 8, "items": {"type": "string", "minLength": 1}, "description": "name servers to ask for sandboxes with a network, ADDRESS:PORT; default: those of the host"},

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 
 	"github.com/nofx-run/nofx/internal/testhost"
@@ -27,13 +28,32 @@ func (h housed) Create(ctx context.Context, s driver.Spec) (driver.Handle, error
 // The caps are the engine's: the daemon's part only makes the group.
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	conform(t, config(t), 4, func(*driver.Spec) {})
+}
+
+// With a kernel of its own a sandbox does all that it does without.
+func TestConformanceGVisor(t *testing.T) {
+	t.Parallel()
+	conform(t, config(t, withGVisor), 8, underRunsc)
+}
+
+func withGVisor(c *Config) { c.GVisorRuntime = "runsc" }
+
+func underRunsc(s *driver.Spec) { s.Isolation = driver.IsolationGVisor }
+
+func conform(t *testing.T, config json.RawMessage, patience float64, change func(*driver.Spec)) {
 	h := testhost.New()
 	drivertest.Exercise(t, drivertest.Factory{
-		Config:   config(t),
+		Config:   config,
 		Programs: drivertest.Shell(),
-		Patience: 4,
+		Patience: patience,
 		Caps:     true,
-		Spec:     func(t *testing.T, s *driver.Spec) { h.Fill(t, s) },
+		Spec: func(t *testing.T, s *driver.Spec) {
+			if s.Isolation == "" {
+				change(s)
+			}
+			h.Fill(t, s)
+		},
 		Open: func(t *testing.T) drivertest.Instance {
 			d := newDriver()
 			client, stop := drivertest.Serve(t, d)

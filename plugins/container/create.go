@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/internal/volume"
+	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/supervised"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -55,20 +57,26 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err != nil {
 		return nil, err
 	}
-	share, err := shareFolder(s.config.StateDir, b.Dir, s.config.Supervisor)
+	share, err := contained.Share(s.config.StateDir, b.Dir, s.config.Supervisor)
 	if err != nil {
 		return nil, err
 	}
-	door, err := listen(share)
+	door, err := contained.Listen(share, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer door.close()
+	defer door.Close()
 	above, err := parent(b.Spec.Host.Cgroup, systemd)
 	if err != nil {
 		return nil, err
 	}
+	gvisor := d.GVisor(b.Spec)
 	c, h := describe(s, b, image, share, above)
+	if gvisor {
+		if err := underGVisor(s, b, h); err != nil {
+			return nil, err
+		}
+	}
 	if err := limitIO(h, b); err != nil {
 		return nil, err
 	}
@@ -85,7 +93,7 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return d.join(ctx, s, b, id, door)
+	return d.join(ctx, s, b, id, door, gvisor)
 }
 
 // limitIO bounds the reads and writes of the device that the workspace is on,
@@ -110,7 +118,7 @@ func limitIO(h *container.HostConfig, b *supervised.Box) error {
 }
 
 // join waits for the container's PID 1 and gives it a supervisor.
-func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id string, door *waiter) (*supervisor.Conn, error) {
+func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id string, door *contained.Door, gvisor bool) (*supervisor.Conn, error) {
 	st, err := s.engine.inspect(ctx, id)
 	if err != nil {
 		return nil, err
@@ -119,20 +127,27 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 		now, err := s.engine.inspect(ctx, id)
 		if err == nil && !now.running {
 			err = step.Errorf(step.KindUnavailable, "the container ended as it began: exit %d %s", now.exit, now.err)
+			if gvisor && now.exit == contained.NoDoor {
+				err = step.Errorf(step.KindInvalid, "the container does not reach the socket that it is given: runsc needs %s", strings.Join(contained.RunscFlags[:], " "))
+			}
 		}
 		return err
 	}
 	if !st.running || st.pid <= 1 {
 		return nil, ended()
 	}
-	channel, err := door.accept(ctx, st.pid, ended)
+	may := contained.Only(st.pid)
+	if gvisor {
+		may = contained.ByGofer(st.pid)
+	}
+	channel, err := door.Accept(ctx, may, ended)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(channel) }()
-	group, err := groupOf(st.pid)
+	group, err := contained.GroupOf(st.pid)
 	if err == nil {
-		err = oneDies(group)
+		err = contained.OneDies(group)
 	}
 	if err != nil {
 		return nil, step.Errorf(step.KindInternal, "the container's control group: %w", err)
@@ -140,8 +155,15 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 	if err := b.SetGroup(group); err != nil {
 		return nil, err
 	}
+	pids := int64(0)
+	if gvisor {
+		pids = b.Spec.Resources.Pids
+	}
 	return b.Launcher.Join(ctx, &supervisor.Container{
-		Dir: b.Dir, Until: b.Spec.Until, StepID: b.WorkspaceUID, RootID: b.Spec.Host.UIDBase, PID: st.pid, Channel: channel,
+		GVisor: gvisor, Pids: pids,
+		Dir: b.Dir, Until: b.Spec.Until,
+		StepID: b.WorkspaceUID, RootID: b.Spec.Host.UIDBase, StepInside: b.WorkspaceUID, RootInside: b.Spec.Host.UIDBase,
+		PID: st.pid, Channel: channel,
 		MaxOutput: uint64(s.config.MaxOutputMB) << 20, Filter: s.filter, Cgroup: group, Supervisor: b.Spec.Host.Supervisor,
 	})
 }
@@ -155,6 +177,20 @@ var maskedPaths = [...]string{
 	"/sys/devices/virtual/powercap", "/sys/firmware",
 }
 
+// underGVisor changes what the engine is to make into a container with gVisor
+// for a kernel. What PID 1 may mount there is that kernel's own, for a moment;
+// to the host it has no capability.
+func underGVisor(s *setup, b *supervised.Box, h *container.HostConfig) error {
+	h.Runtime = s.config.GVisorRuntime
+	h.CapAdd = append(h.CapAdd, "SYS_ADMIN")
+	if b.Spec.Resources.Pids == 0 {
+		return nil
+	}
+	pids := contained.HostPids(b.Spec.Resources.Pids)
+	h.PidsLimit = &pids
+	return contained.RaisePids(b.Spec.Host.Cgroup, b.Spec.Resources.Pids)
+}
+
 // describe says what the engine is to make. PID 1 is the supervisor's, with
 // what it takes to prepare the scratch folders, which it then drops, to become
 // the step's user and to signal it; the step itself has no capability, an id of its own, and the filter of every step.
@@ -162,7 +198,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 	r := b.Spec.Resources
 	c := &container.Config{
 		Hostname: "sandbox", User: "0:0", Image: image, WorkingDir: "/", NetworkDisabled: true,
-		Entrypoint: []string{sharePath + "/" + initName}, Cmd: []string{"init"},
+		Entrypoint: []string{contained.SharePath + "/" + contained.InitName}, Cmd: []string{"init"},
 		Env:         []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 		Labels: map[string]string{
@@ -186,7 +222,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 		SecurityOpt: []string{"no-new-privileges"},
 		MaskedPaths: maskedPaths[:],
 		OomScoreAdj: 200, ShmSize: s.config.ShmMB << 20,
-		Mounts: []mount.Mount{bind(share, sharePath, true), bind(b.Workspace, "/workspace", false)},
+		Mounts: []mount.Mount{bind(share, contained.SharePath, true), bind(b.Workspace, "/workspace", false)},
 		Tmpfs:  map[string]string{"/tmp": scratch, "/home/step": scratch},
 		Resources: container.Resources{
 			CgroupParent: parent, NanoCPUs: int64(r.CPU * 1e9), Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,

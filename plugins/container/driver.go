@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/seccomp"
 	"github.com/nofx-run/nofx/plugins/supervised"
@@ -77,9 +78,10 @@ func (d *Driver) Close() {
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	networks, warning := d.Networks()
+	levels, noLevel := d.Levels()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: append(networks,
+		Capabilities: append(append(networks, levels...),
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
@@ -87,8 +89,10 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	if supervised.BlockIO() {
 		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
 	}
-	if warning != "" {
-		desc.Warnings = append(desc.Warnings, warning)
+	for _, w := range []string{warning, noLevel} {
+		if w != "" {
+			desc.Warnings = append(desc.Warnings, w)
+		}
 	}
 	if s, err := d.configured(); err == nil && s.config.WritableRoot {
 		desc.Capabilities = slices.DeleteFunc(desc.Capabilities, func(c driver.Capability) bool { return c == driver.CapDisk })
@@ -121,7 +125,7 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	if s.filter, err = seccomp.Step(); err != nil {
 		return err
 	}
-	if err := copySupervisor(c.StateDir, c.Supervisor); err != nil {
+	if err := contained.CopySupervisor(c.StateDir, c.Supervisor); err != nil {
 		return err
 	}
 	if s.resolvConf, err = egress.WriteResolvConf(c.StateDir); err != nil {
@@ -143,6 +147,7 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	if err := d.Use(c.StateDir, l); err != nil {
 		return err
 	}
+	d.tryGVisor(ctx, s)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.beginSweeps(s)
@@ -176,8 +181,10 @@ func (s *setup) suits(i info) error {
 	if i.remaps {
 		return invalid("host", "the engine gives its containers other users than it is told (userns-remap or rootless); steps have ids of their own already")
 	}
-	if s.config.Runtime != "" && !i.runtimes[s.config.Runtime] {
-		return invalid("runtime", "the engine has no %.40q", s.config.Runtime)
+	for field, runtime := range map[string]string{"runtime": s.config.Runtime, "gvisor_runtime": s.config.GVisorRuntime} {
+		if runtime != "" && !i.runtimes[runtime] {
+			return invalid(field, "the engine has no %.40q", runtime)
+		}
 	}
 	return nil
 }

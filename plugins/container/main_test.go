@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nofx-run/nofx/internal/testdocker"
+	"github.com/nofx-run/nofx/plugins/contained"
 )
 
 var (
@@ -42,7 +43,16 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
 		return
 	}
-	if docker, err = testdocker.Start(context.Background(), dir); err != nil {
+	if out, err := exec.Command("make", "-s", "-C", "../..", "runsc").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building runsc: %v\n%s", err, out)
+		return
+	}
+	engine, err := engineConfig()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	if docker, err = testdocker.StartWith(context.Background(), dir, engine); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return
 	}
@@ -55,6 +65,22 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
+}
+
+// engineConfig is a daemon.json with gVisor's runtime as we need it, "runsc",
+// and as one finds it in its own documents, "runsc-plain".
+func engineConfig() ([]byte, error) {
+	runsc, err := filepath.Abs("../../bin/runsc")
+	if err != nil {
+		return nil, err
+	}
+	type runtime struct {
+		Path string   `json:"path"`
+		Args []string `json:"runtimeArgs,omitempty"`
+	}
+	return json.Marshal(map[string]any{"runtimes": map[string]runtime{
+		"runsc": {runsc, contained.RunscFlags[:]}, "runsc-plain": {Path: runsc},
+	}})
 }
 
 // config is a configuration with a state folder of the test's own.

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sort"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -79,7 +81,7 @@ func benchSandbox(b *testing.B, wrap func(driver.Driver) driver.Driver, workspac
 	d := New()
 	b.Cleanup(d.Close)
 	c := wrap(d)
-	if err := c.Configure(context.Background(), config(b)); err != nil {
+	if err := c.Configure(context.Background(), config(b, withGVisor)); err != nil {
 		b.Fatal(err)
 	}
 	spec := benchSpec(b, workspaceUID)
@@ -147,6 +149,27 @@ func BenchmarkSandboxes(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "sandboxes/s")
+}
+
+// BenchmarkGVisor/grpc is what the daemon sees of a sandbox with a kernel of its
+// own; runsc-run is gVisor's own way to run one program, with the same flags
+// and the least of bundles.
+func BenchmarkGVisor(b *testing.B) {
+	b.Run("runsc-run", func(b *testing.B) {
+		dir := b.TempDir()
+		bundle := `{"ociVersion":"1.0.2","process":{"args":["/bin/true"],"cwd":"/","env":["PATH=/usr/bin:/bin"],"noNewPrivileges":true},
+			"root":{"path":"/","readonly":true},"mounts":[{"destination":"/proc","type":"proc","source":"proc"},{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}],
+			"linux":{"uidMappings":[{"containerID":0,"hostID":1900000000,"size":1}],"gidMappings":[{"containerID":0,"hostID":1900000000,"size":1}],
+			"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"},{"type":"user"}]}}`
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(bundle), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		args := append([]string{runscPath, "--root=" + filepath.Join(dir, "run"), "--ignore-cgroups", "--network=none"}, contained.RunscFlags[:]...)
+		benchCommand(b, append(args, "run", "--bundle="+dir, "bench")...)
+	})
+	b.Run("grpc", func(b *testing.B) {
+		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0, func(s *driver.Spec) { s.Isolation = driver.IsolationGVisor })
+	})
 }
 
 func benchCommand(b *testing.B, argv ...string) {

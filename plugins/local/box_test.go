@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,10 +15,10 @@ import (
 )
 
 // newDriver gives a configured driver of the test's own.
-func newDriver(t testing.TB) *Driver {
+func newDriver(t testing.TB, change ...func(*Config)) *Driver {
 	t.Helper()
 	d := New()
-	if err := d.Configure(t.Context(), config(t)); err != nil {
+	if err := d.Configure(t.Context(), config(t, change...)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
@@ -61,6 +62,12 @@ func openBox(t testing.TB, d *Driver, s driver.Spec) *box {
 		}
 	})
 	return b
+}
+
+// sandboxes are the entries of the driver's state folder, but for its own.
+func sandboxes(d *Driver) ([]os.DirEntry, error) {
+	all, err := os.ReadDir(d.StateDir())
+	return slices.DeleteFunc(all, func(e os.DirEntry) bool { return e.Name() == ".stage" }), err
 }
 
 // ran is what a program wrote and how it ended.

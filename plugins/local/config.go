@@ -22,6 +22,9 @@ type Config struct {
 	StateDir string `json:"state_dir"`
 	// Supervisor is the path of nofx-supervisor; "" = beside the driver.
 	Supervisor string `json:"supervisor,omitempty"`
+	// Runsc is the path of gVisor's runsc, for steps that demand that level; ""
+	// = none can have it.
+	Runsc string `json:"runsc,omitempty"`
 	// RootFS is "host" (development only), or the folder of an image.
 	RootFS string `json:"rootfs,omitempty"`
 	// TmpMB bounds /tmp and /home/step, ShmMB bounds /dev/shm, in MiB. What
@@ -45,6 +48,7 @@ const configSchema = `{
   "properties": {
     "state_dir": {"type": "string", "pattern": "^/", "description": "folder of root's own for the state of sandboxes"},
     "supervisor": {"type": "string", "pattern": "^/", "description": "nofx-supervisor; default: beside the driver"},
+    "runsc": {"type": "string", "pattern": "^/", "description": "gVisor's runsc, for steps that demand isolation gvisor; default: none can have it"},
     "rootfs": {"type": "string", "pattern": "^(host|/.+)$", "default": "host", "description": "folder of an image, or host: the host's own /usr, for development only"},
     "egress": {"type": "string", "pattern": "^/", "description": "nofx-egress; default: beside the driver"},
     "resolvers": {"type": "array", "maxItems": 8, "items": {"type": "string", "minLength": 1}, "description": "name servers to ask for sandboxes with a network, ADDRESS:PORT; default: those of the host"},
@@ -62,7 +66,7 @@ func parseConfig(data json.RawMessage) (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
-	for name, path := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor, "egress": c.Egress} {
+	for name, path := range map[string]string{"state_dir": c.StateDir, "supervisor": c.Supervisor, "egress": c.Egress, "runsc": c.Runsc} {
 		if path != "" && !filepath.IsAbs(path) {
 			return c, step.Errorf(step.KindInvalid, "configuration: %s is not an absolute path", name)
 		}

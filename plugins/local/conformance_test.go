@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 
 	"github.com/nofx-run/nofx/internal/testhost"
@@ -27,13 +28,28 @@ func (l limiting) Create(ctx context.Context, s driver.Spec) (driver.Handle, err
 // TestConformance runs the drivers' suite through real gRPC.
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	conform(t, config(t), 2, "")
+}
+
+// With a kernel of its own a sandbox does all that it does without.
+func TestConformanceGVisor(t *testing.T) {
+	t.Parallel()
+	conform(t, config(t, withGVisor), 8, driver.IsolationGVisor)
+}
+
+func conform(t *testing.T, config json.RawMessage, patience float64, level string) {
 	h := newHost()
 	drivertest.Exercise(t, drivertest.Factory{
-		Config:   config(t),
+		Config:   config,
 		Programs: drivertest.Shell(),
-		Patience: 2,
+		Patience: patience,
 		Caps:     true,
-		Spec:     func(t *testing.T, s *driver.Spec) { h.Fill(t, s) },
+		Spec: func(t *testing.T, s *driver.Spec) {
+			if s.Isolation == "" {
+				s.Isolation = level
+			}
+			h.Fill(t, s)
+		},
 		Open: func(t *testing.T) drivertest.Instance {
 			d := New()
 			client, stop := drivertest.Serve(t, d)

@@ -14,6 +14,9 @@ func (d *Driver) checkSpec(s driver.Spec) error {
 	if err := d.CheckSpec(s); err != nil {
 		return err
 	}
+	if d.GVisor(s) && s.Host.Cgroup.V2 == "" && len(s.Host.Cgroup.V1) == 0 {
+		return step.Errorf(step.KindInvalid, "driver local: isolation gvisor: no control group is given, which tells gVisor's processes from others")
+	}
 	if s.Image != "" {
 		return step.Errorf(step.KindUnsupported, "driver local: images are not chosen per step; the driver's configuration names the root file system")
 	}
@@ -24,6 +27,9 @@ func (d *Driver) checkSpec(s driver.Spec) error {
 func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
 	if err := d.checkSpec(spec); err != nil {
 		return driver.Handle{}, err
+	}
+	if d.GVisor(spec) {
+		return d.Make(ctx, spec, d.startGVisor)
 	}
 	return d.Make(ctx, spec, func(ctx context.Context, b *supervised.Box) (*supervisor.Conn, error) {
 		return b.Launcher.Create(ctx, &supervisor.Sandbox{

@@ -3,6 +3,10 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
@@ -12,6 +16,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // Name is the driver's name in handles and plans.
@@ -21,6 +26,7 @@ const Name = "local"
 type Driver struct {
 	*supervised.Boxes
 	hostRoot atomic.Bool
+	gvisor   atomic.Pointer[gvisor] // nil: not configured
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -31,9 +37,10 @@ func New() *Driver { return &Driver{Boxes: supervised.New(Name, nil)} }
 // Describe implements driver.Driver.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	networks, warning := d.Networks()
+	levels, noLevel := d.Levels()
 	desc := driver.Description{
 		Name: Name, Version: buildinfo.Version(), ProtocolVersions: driverrpc.Versions(), ConfigSchema: json.RawMessage(configSchema),
-		Capabilities: append(networks,
+		Capabilities: append(append(networks, levels...),
 			driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
 			driver.CapHost, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 		),
@@ -41,8 +48,10 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	if supervised.BlockIO() {
 		desc.Capabilities = append(desc.Capabilities, driver.CapBlockIO)
 	}
-	if warning != "" {
-		desc.Warnings = append(desc.Warnings, warning)
+	for _, w := range []string{warning, noLevel} {
+		if w != "" {
+			desc.Warnings = append(desc.Warnings, w)
+		}
 	}
 	if d.hostRoot.Load() {
 		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; set rootfs to the folder of an image")
@@ -51,7 +60,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 }
 
 // Configure implements driver.Driver.
-func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
+func (d *Driver) Configure(ctx context.Context, data json.RawMessage) error {
 	c, err := parseConfig(data)
 	if err != nil {
 		return err
@@ -64,7 +73,12 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	l, err := supervisor.NewLauncher(c.Supervisor, c.StateDir, t, filter, supervisor.Sizes{
+	// Hidden while the root is built: not state_dir, a file of which may be in it.
+	stage := filepath.Join(c.StateDir, ".stage")
+	if err := os.Mkdir(stage, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return step.Errorf(step.KindUnavailable, "state_dir: %w", err)
+	}
+	l, err := supervisor.NewLauncher(c.Supervisor, stage, t, filter, supervisor.Sizes{
 		Tmp: uint64(c.TmpMB) << 20, Home: uint64(c.TmpMB) << 20, Shm: uint64(c.ShmMB) << 20, MaxOutput: uint64(c.MaxOutputMB) << 20,
 	})
 	if err != nil {
@@ -72,7 +86,11 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	}
 	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
 	d.hostRoot.Store(c.RootFS == RootHost)
-	return d.Use(c.StateDir, l)
+	if err := d.Use(c.StateDir, l); err != nil {
+		return err
+	}
+	d.useGVisor(ctx, c, filter)
+	return nil
 }
 
 // Health implements driver.Driver.

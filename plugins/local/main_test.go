@@ -15,6 +15,9 @@ import (
 // supervisorPath is the program that TestMain builds.
 var supervisorPath string
 
+// runscPath is gVisor's runsc, which make builds.
+var runscPath string
+
 // probePath is testdata/probe.c, built.
 var probePath string
 
@@ -38,6 +41,16 @@ func TestMain(m *testing.M) {
 	}
 	if out, err := gateway.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	if runscPath, err = filepath.Abs("../../bin/runsc"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		runscPath, _ = filepath.Abs("../../runsc") // it is there already too
+	} else if out, err := exec.Command("make", "-s", "-C", "../..", "runsc").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building runsc: %v\n%s", err, out)
 		os.Exit(1)
 	}
 	probePath = filepath.Join(dir, "probe")

@@ -47,8 +47,9 @@ type Boxes struct {
 	mu       sync.Mutex
 	stateDir string
 	launcher *supervisor.Launcher
-	egress   *egress.Host                // nil: no sandbox can have a network here
-	noEgress error                       // why
+	egress   *egress.Host // nil: no sandbox can have a network here
+	noEgress error        // why
+	levels   levels
 	idle     map[string]*supervisor.Conn // by sandbox folder: one connection to use next
 }
 

@@ -77,8 +77,8 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	default:
 		return step.Errorf(step.KindInvalid, "network %.40q is none, allow or open", string(s.Network))
 	}
-	if s.Isolation != "" && s.Isolation != "namespace" {
-		return step.Errorf(step.KindUnsupported, "driver %s: isolation is namespace only", b.name)
+	if err := b.checkLevel(s); err != nil {
+		return err
 	}
 	if err := b.checkHost(s); err != nil {
 		return err
@@ -169,9 +169,12 @@ func checkGroups(s driver.Spec) error {
 	return nil
 }
 
+// StartFunc makes a sandbox's processes and gives a connection to its supervisor.
+type StartFunc func(context.Context, *Box) (*supervisor.Conn, error)
+
 // Make makes the sandbox with start, unless it is there already, made from the
 // same spec. When start fails, nothing is left.
-func (b *Boxes) Make(ctx context.Context, spec driver.Spec, start func(context.Context, *Box) (*supervisor.Conn, error)) (driver.Handle, error) {
+func (b *Boxes) Make(ctx context.Context, spec driver.Spec, start StartFunc) (driver.Handle, error) {
 	stateDir, launcher, err := b.configured()
 	if err != nil {
 		return driver.Handle{}, err
@@ -230,7 +233,7 @@ func readSpec(dir string) (saved, error) {
 }
 
 // make makes the folder and the sandbox; when it fails, neither is left.
-func (b *Boxes) make(ctx context.Context, box *Box, start func(context.Context, *Box) (*supervisor.Conn, error)) (err error) {
+func (b *Boxes) make(ctx context.Context, box *Box, start StartFunc) (err error) {
 	if err := os.Mkdir(box.Dir, 0o700); err != nil {
 		return step.Errorf(step.KindUnavailable, "sandbox %s: its folder cannot be made: %w", box.Spec.ID, err)
 	}

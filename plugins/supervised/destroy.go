@@ -69,6 +69,11 @@ func (b *Boxes) wipe(ctx context.Context, dir string, life supervisor.Life) erro
 	if err := killRemains(dir, life); err != nil {
 		return err
 	}
+	if s, err := readSpec(dir); err == nil && b.GVisor(s.Spec) {
+		if err := empty(ctx, s.Group); err != nil {
+			return err
+		}
+	}
 	if err := egress.Stop(ctx, dir); err != nil {
 		return err
 	}

@@ -29,13 +29,21 @@ func (b *Boxes) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) 
 	if u, err := egress.ReadUse(dir); err == nil {
 		rx, tx = u.Received, u.Sent
 	}
-	g := s.Group
+	st := statsOf(s.Group)
+	st.NetRxBytes, st.NetTxBytes = rx, tx
+	if b.GVisor(s.Spec) { // the host's processes are gVisor's, not the step's
+		st.Pids, st.PidsPeak = -1, -1
+	}
+	return st, nil
+}
+
+func statsOf(g driver.Cgroup) driver.Stats {
 	if g.V2 != "" {
 		return driver.Stats{
 			CPUUsec: keyed(g.V2, "cpu.stat", "usage_usec"), MemoryBytes: number(g.V2, "memory.current"), MemoryPeak: number(g.V2, "memory.peak"),
 			Pids: number(g.V2, "pids.current"), PidsPeak: number(g.V2, "pids.peak"),
-			IOReadBytes: ioSum(g.V2, "rbytes="), IOWriteBytes: ioSum(g.V2, "wbytes="), NetRxBytes: rx, NetTxBytes: tx,
-		}, nil
+			IOReadBytes: ioSum(g.V2, "rbytes="), IOWriteBytes: ioSum(g.V2, "wbytes="),
+		}
 	}
 	cpu := number(g.V1["cpuacct"], "cpuacct.usage")
 	if cpu > 0 {
@@ -44,8 +52,8 @@ func (b *Boxes) Stats(_ context.Context, h driver.Handle) (driver.Stats, error) 
 	return driver.Stats{
 		CPUUsec: cpu, MemoryBytes: number(g.V1["memory"], "memory.usage_in_bytes"), MemoryPeak: number(g.V1["memory"], "memory.max_usage_in_bytes"),
 		Pids: number(g.V1["pids"], "pids.current"), PidsPeak: number(g.V1["pids"], "pids.peak"),
-		IOReadBytes: -1, IOWriteBytes: -1, NetRxBytes: rx, NetTxBytes: tx,
-	}, nil
+		IOReadBytes: -1, IOWriteBytes: -1,
+	}
 }
 
 // number reads a control file with one number; -1 when it cannot.

@@ -59,10 +59,14 @@ func (l *Launcher) Create(ctx context.Context, s *Sandbox) (*Conn, error) {
 type Container struct {
 	Dir        string
 	Until      driver.Deadline
-	StepID     uint32 // uid and gid of the step
-	RootID     uint32 // uid and gid of an exec as root
+	StepID     uint32 // uid and gid of the step, on the host
+	RootID     uint32 // uid and gid of an exec as root, on the host
+	StepInside uint32 // the same as PID 1 knows them
+	RootInside uint32
 	PID        int    // on the host
 	Channel    int    // descriptor of the connection that PID 1 has made
+	GVisor     bool   // its kernel is gVisor's, PID a process that holds it
+	Pids       int64  // the cap that PID 1 sets in there, 0 = none or not gVisor
 	MaxOutput  uint64 // bytes of one exec, whatever limit it has itself
 	Filter     []byte // seccomp program of every step, in the kernel's encoding
 	Cgroup     driver.Cgroup
@@ -76,7 +80,15 @@ func (s *Container) encode() []byte {
 	e.u64(uint64(s.Until))
 	e.u32(s.StepID)
 	e.u32(s.RootID)
+	e.u32(s.StepInside)
+	e.u32(s.RootInside)
 	e.u32(uint32(s.PID))
+	gvisor := uint8(0)
+	if s.GVisor {
+		gvisor = 1
+	}
+	e.u8(gvisor)
+	e.u64(uint64(s.Pids))
 	e.u64(s.MaxOutput)
 	e.bytes(s.Filter)
 	e.groups(s.Cgroup, s.Supervisor)

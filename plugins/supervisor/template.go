@@ -76,6 +76,12 @@ func (t *Template) encode(stage string, filter []byte, sizes Sizes) []byte {
 	for _, n := range []uint64{sizes.Tmp, sizes.Home, sizes.Shm, sizes.MaxOutput} {
 		e.u64(n)
 	}
+	return append(e, t.Encoded()...)
+}
+
+// Encoded is the template as `nofx-supervisor into` reads it from a file.
+func (t *Template) Encoded() []byte {
+	var e encoder
 	e.u32(uint32(t.n))
 	e = append(e, t.ops...)
 	e.u32(uint32(len(t.readOnly)))

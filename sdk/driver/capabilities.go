@@ -8,16 +8,21 @@ type Capability string
 
 const (
 	// Caps that it enforces.
-	CapCPU       Capability = "cap.cpu"
-	CapMemory    Capability = "cap.memory"
-	CapPids      Capability = "cap.pids"
-	CapDisk      Capability = "cap.disk"
-	CapBlockIO   Capability = "cap.blockio"
-	CapWallTime  Capability = "cap.walltime"
-	CapOutput    Capability = "cap.output"
-	CapNetNone   Capability = "net.none"
-	CapNetAllow  Capability = "net.allow"
-	CapNetOpen   Capability = "net.open"
+	CapCPU      Capability = "cap.cpu"
+	CapMemory   Capability = "cap.memory"
+	CapPids     Capability = "cap.pids"
+	CapDisk     Capability = "cap.disk"
+	CapBlockIO  Capability = "cap.blockio"
+	CapWallTime Capability = "cap.walltime"
+	CapOutput   Capability = "cap.output"
+	CapNetNone  Capability = "net.none"
+	CapNetAllow Capability = "net.allow"
+	CapNetOpen  Capability = "net.open"
+	// Isolation levels that a sandbox of it can have. A driver without any
+	// refuses a spec that names one.
+	CapIsolationNamespace Capability = "isolation.namespace"
+	CapIsolationGVisor    Capability = "isolation.gvisor"
+	// What else it can do.
 	CapHost      Capability = "host"      // runs on the daemon's host: takes HostSpec, its cgroup and workspace
 	CapFiles     Capability = "files"     // CopyIn, CopyOut
 	CapTTY       Capability = "tty"       // ExecSpec.TTY
@@ -27,6 +32,12 @@ const (
 	CapStats     Capability = "stats"
 	CapInvoke    Capability = "invoke" // implements Invoker
 	CapTenant    Capability = "tenant" // works with the credentials of the step's tenant: what fails for one says nothing of another
+)
+
+// The isolation levels that a Spec can ask for.
+const (
+	IsolationNamespace = "namespace" // the host's kernel, behind namespaces and a filter
+	IsolationGVisor    = "gvisor"    // a kernel of the sandbox's own, gVisor's
 )
 
 // Capabilities is a driver's list.

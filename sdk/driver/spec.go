@@ -14,7 +14,7 @@ type Spec struct {
 	Network   step.Network
 	Egress    step.Egress // whom it may call, with a network
 	Image     string      // "" = the driver's default
-	Isolation string      // "" = the driver's default; for local: namespace or gvisor
+	Isolation string      // "" = the driver's default; IsolationNamespace or IsolationGVisor
 	Until     Deadline    // killed then, unless Extend moves it; 0 = never
 	Host      *HostSpec
 }

@@ -29,10 +29,11 @@ type PlanStep struct {
 	Tool         string             `json:"tool"`
 	Inputs       json.RawMessage    `json:"inputs,omitempty"`
 	Driver       string             `json:"driver,omitempty"`
-	Drivers      []string           `json:"drivers,omitempty"` // in order, to go on to while nothing was done
-	OnOpen       OnOpen             `json:"on_open,omitempty"` // before an open breaker: wait, fail or fallback
-	Image        string             `json:"image,omitempty"`   // for drivers that have images; "" = the driver's default
-	Profile      string             `json:"profile,omitempty"` // a named size, for what resources leave open
+	Drivers      []string           `json:"drivers,omitempty"`                           // in order, to go on to while nothing was done
+	OnOpen       OnOpen             `json:"on_open,omitempty"`                           // before an open breaker: wait, fail or fallback
+	Image        string             `json:"image,omitempty"`                             // for drivers that have images; "" = the driver's default
+	Isolation    string             `json:"isolation,omitempty" enum:"namespace,gvisor"` // what it demands; "" = the driver's default
+	Profile      string             `json:"profile,omitempty"`                           // a named size, for what resources leave open
 	Resources    *step.Resources    `json:"resources,omitempty"`
 	DependsOn    []string           `json:"depends_on,omitempty"`
 	Retry        *Retry             `json:"retry,omitempty"`

@@ -94,6 +94,9 @@ type Command struct {
 	Cwd   string            `json:"cwd,omitempty"` // absolute inside the sandbox, below /workspace
 	Stdin []byte            `json:"stdin,omitempty"`
 	Files []CommandFile     `json:"files,omitempty"` // written before the command starts
+	// Isolation is the level that the step demands of its sandbox, "" = the
+	// driver's default.
+	Isolation string `json:"isolation,omitempty"`
 }
 
 // CommandFile is one small file to put into the sandbox.

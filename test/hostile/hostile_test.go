@@ -23,10 +23,34 @@ import (
 // all has every row run; without it those that CI has time for.
 var all = os.Getenv("NOFX_HOSTILE") == "all"
 
-// outcome is what came of a row on a driver.
+// level is what keeps a step from the host: a driver, and what isolation is
+// demanded of it, "" = its default.
+type level struct{ driver, isolation string }
+
+func (l level) String() string { return strings.TrimSuffix(l.driver+" "+l.isolation, " ") }
+
+func (l level) flags() []string {
+	flags := []string{"--driver", l.driver}
+	if l.isolation != "" {
+		flags = append(flags, "--isolation", l.isolation)
+	}
+	return flags
+}
+
+// has reports whether the row is for that level. With a kernel of its own a
+// step can have no network, so that the rows that ask for one have nothing to
+// try there: the plan is refused.
+func (l level) has(r Row) bool {
+	if l.isolation == "gvisor" && slices.Contains(r.Flags, "--network") {
+		return false
+	}
+	return r.On == "" || r.On == l.driver
+}
+
+// outcome is what came of a row on a level.
 type outcome struct {
 	row    Row
-	driver string
+	driver level
 	seen   string
 	wrong  string // "" = it held
 }
@@ -47,7 +71,8 @@ func TestHostile(t *testing.T) {
 	}
 	defer service.Close()
 	go greet(service)
-	docker, err := testdocker.Start(t.Context(), t.TempDir())
+	runsc := buildRunsc(t)
+	docker, err := testdocker.StartWith(t.Context(), t.TempDir(), engineWith(t, runsc))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,12 +83,13 @@ func TestHostile(t *testing.T) {
 	})
 	s := harness.StartIn(t, w.Host(), []string{
 		"--docker", strings.TrimPrefix(docker.Host(), "unix://"), "--image", testdocker.Image, "--resolver", testnet.DNS + ":53",
+		"--runsc", runsc, "--gvisor-runtime", "runsc",
 	}, "NOFX_TEST_CANARY=canary-of-the-host")
 
 	before := watch(t, s)
 	var outcomes []outcome
-	for _, driver := range []string{"local", "container"} {
-		outcomes = append(outcomes, rows(t, s, driver)...)
+	for _, l := range []level{{"local", ""}, {"container", ""}, {"local", "gvisor"}, {"container", "gvisor"}} {
+		outcomes = append(outcomes, rows(t, s, l)...)
 	}
 	table(t, outcomes)
 	for _, o := range outcomes {
@@ -86,8 +112,32 @@ func greet(l net.Listener) {
 	}
 }
 
-// rows runs the rows on a driver, some at a time, next to a neighbour.
-func rows(t *testing.T, s *harness.System, driver string) []outcome {
+func buildRunsc(t *testing.T) string {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "make", "-s", "-C", "../..", "runsc").CombinedOutput(); err != nil {
+		t.Fatalf("building runsc: %v: %s", err, out)
+	}
+	path, err := filepath.Abs("../../bin/runsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// engineWith is a daemon.json with runsc as the driver container needs it.
+func engineWith(t *testing.T, runsc string) []byte {
+	t.Helper()
+	data, err := json.Marshal(map[string]any{"runtimes": map[string]any{"runsc": map[string]any{
+		"path": runsc, "runtimeArgs": []string{"--host-uds=open", "--in-sandbox-cgroup=v2", "--gofer-network-namespace=new"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// rows runs the rows on a level, some at a time, next to a neighbour.
+func rows(t *testing.T, s *harness.System, driver level) []outcome {
 	t.Helper()
 	neighbour := begin(s, driver)
 	places := make(chan struct{}, 3)
@@ -95,7 +145,7 @@ func rows(t *testing.T, s *harness.System, driver string) []outcome {
 	var out []outcome
 	var group sync.WaitGroup
 	for _, r := range Rows() {
-		if !all && !r.Short || r.On != "" && r.On != driver {
+		if !all && !r.Short || !driver.has(r) {
 			continue
 		}
 		places <- struct{}{}
@@ -113,9 +163,9 @@ func rows(t *testing.T, s *harness.System, driver string) []outcome {
 	return out
 }
 
-func run(t *testing.T, s *harness.System, r Row, driver string) outcome {
+func run(t *testing.T, s *harness.System, r Row, driver level) outcome {
 	t.Helper()
-	args := append([]string{"exec", "--json", "--driver", driver}, r.Flags...)
+	args := slices.Concat([]string{"exec", "--json"}, driver.flags(), r.Flags)
 	res := s.Nofx("", append(args, "--", "/bin/sh", "-c", r.script())...)
 	o := outcome{row: r, driver: driver}
 	lines := strings.Split(strings.TrimSpace(res.Stderr), "\n")
@@ -251,11 +301,11 @@ type neighbour struct {
 
 const ticks = 20 // of half a second
 
-func begin(s *harness.System, driver string) neighbour {
+func begin(s *harness.System, driver level) neighbour {
 	n := neighbour{make(chan harness.Result, 1)}
 	go func() {
-		n.done <- s.Nofx("", "exec", "--json", "--driver", driver, "--timeout", "120s", "--", "/bin/sh", "-c",
-			fmt.Sprintf("i=0; while [ $i -lt %d ]; do (true) || exit 9; : >/tmp/f && : >/workspace/f || exit 8; sleep 0.5; i=$((i+1)); done; echo fine", ticks))
+		n.done <- s.Nofx("", append(append([]string{"exec", "--json"}, driver.flags()...), "--timeout", "120s", "--", "/bin/sh", "-c",
+			fmt.Sprintf("i=0; while [ $i -lt %d ]; do (true) || exit 9; : >/tmp/f && : >/workspace/f || exit 8; sleep 0.5; i=$((i+1)); done; echo fine", ticks))...)
 	}()
 	return n
 }
@@ -282,7 +332,7 @@ func table(t *testing.T, outcomes []outcome) {
 		if o.wrong != "" {
 			held = "NOT HELD"
 		}
-		fmt.Fprintf(&b, "%-4s %-10s %-42s %-12s %s\n", o.row.ID, o.driver, o.row.Name, o.seen, held)
+		fmt.Fprintf(&b, "%-4s %-16s %-42s %-12s %s\n", o.row.ID, o.driver, o.row.Name, o.seen, held)
 	}
 	t.Logf("%d rows\n%s", len(outcomes), b.String())
 }

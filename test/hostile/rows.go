@@ -53,7 +53,9 @@ func escape() []Row {
 		{ID: "H18", Name: "sysrq-trigger", Try: "echo h >/proc/sysrq-trigger"},
 		{ID: "H18", Name: "any file of /proc/sys", Try: "find /proc/sys -type f -writable ! -name boot_id 2>/dev/null | grep -q .", Control: "find /proc/sys/kernel -maxdepth 1 -type f -writable 2>/dev/null | grep -q ."},
 		{ID: "H19", Name: "make a device", Short: true, Try: "mknod /tmp/d b 7 0", Control: "mknod /tmp/nofx-hostile-d b 7 0 && rm /tmp/nofx-hostile-d"},
-		{ID: "H19", Name: "devices that are there", Script: `ls /dev | grep -v -x -E 'core|fd|full|mqueue|null|ptmx|pts|random|shm|stderr|stdin|stdout|tty|urandom|zero|console' ; echo end`, Out: "end\n"},
+		{ID: "H19", Name: "devices that are there", Script: `
+			own=; grep -q gvisor /proc/version && own='|char|fuse|net' # its kernel's own, none of the host's
+			ls /dev | grep -v -x -E "core|fd|full|mqueue|null|ptmx|pts|random|shm|stderr|stdin|stdout|tty|urandom|zero|console$own" ; echo end`, Out: "end\n"},
 		{ID: "H20", Name: "the program of PID 1", Try: ": >/proc/1/exe || cp /bin/sh /proc/1/exe", Control: "test -e /proc/self/exe"},
 		{ID: "H23", Name: "others' processes", Script: `for p in /proc/[0-9]*; do c=$(tr '\0' ' ' <$p/cmdline 2>/dev/null); case "$c" in *nofx[d]*|*nofx-[a]pi*|*postgre[s]*|*docker[d]*) echo "BROKEN $c";; esac; done; echo end`, Out: "end\n"},
 		{ID: "H23", Name: "PID 1's memory", Try: "head -c 1 /proc/1/mem || cat /proc/1/environ", Control: "sleep 5 & cat /proc/$!/environ"},

@@ -6,6 +6,8 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -127,6 +129,7 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 					k.Caps = append(k.Caps, c)
 				}
 			}
+			k.Levels, k.Untold = levels(k.Levels, d.Capabilities), k.Untold || len(d.Capabilities) == 0
 			p.known[d.Name] = k
 			if row.Status != "live" || !d.Healthy {
 				continue
@@ -143,4 +146,15 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 		}
 	}
 	return p, nil
+}
+
+// levels adds the isolation levels among a driver's capabilities to those that
+// it has elsewhere.
+func levels(have, capabilities []string) []string {
+	for _, c := range capabilities {
+		if level, ok := strings.CutPrefix(c, "isolation."); ok && !slices.Contains(have, level) {
+			have = append(have, level)
+		}
+	}
+	return have
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Driver is what a plan needs to know of a driver that workers offer.
@@ -14,6 +16,8 @@ type Driver struct {
 	OnHost   bool                // its workspaces are folders of the worker
 	ByTenant bool                // it works with each tenant's own credentials
 	Caps     driver.Capabilities // of any worker that has it; none = not known
+	Levels   []string            // of isolation, that one of them can give a step
+	Untold   bool                // one of them has not said yet what it can do
 }
 
 // Drivers tells which drivers workers offer, by name. The answer may be some
@@ -76,4 +80,45 @@ func (c compiler) driver(ctx context.Context, at, asked, def string) string {
 		return def
 	}
 	return c.known(ctx, at+".driver", asked)
+}
+
+// isolation checks the level that the step demands of its sandbox. One that no
+// worker with that driver has is refused at once; while no worker has the driver
+// at all, the step waits for one.
+func (c compiler) isolation(ctx context.Context, at string, in wire.PlanStep, out *Step) {
+	switch in.Isolation {
+	case "":
+		return
+	case driver.IsolationNamespace, driver.IsolationGVisor:
+	default:
+		c.add(at+".isolation", in.Isolation, "must be %s or %s", driver.IsolationNamespace, driver.IsolationGVisor)
+		return
+	}
+	if in.Isolation == driver.IsolationGVisor && in.Network != "" && in.Network != step.NetworkNone {
+		c.add(at+".isolation", in.Isolation, "goes with network none only: gVisor takes no device of the kind that gives a sandbox its network")
+	}
+	if !c.offers.level(ctx, out.Driver, in.Isolation) {
+		c.add(at+".isolation", in.Isolation, "no worker's driver %s has the capability isolation.%s", out.Driver, in.Isolation)
+	}
+	out.Command.Isolation = in.Isolation
+}
+
+// level reports whether a worker has the driver with that level, or none has
+// the driver.
+func (o *offers) level(ctx context.Context, name, level string) bool {
+	d, offered := o.list[name]
+	if offered && (d.Untold || slices.Contains(d.Levels, level)) {
+		return true
+	}
+	if o.fresh {
+		return !offered
+	}
+	o.fresh = true
+	list, err := o.known.Known(ctx, true)
+	if err != nil {
+		o.err = err
+		return true
+	}
+	o.list = list
+	return o.level(ctx, name, level)
 }

@@ -212,6 +212,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	}
 	c.modes(at, in, &out)
 	c.network(at, in, &out)
+	c.isolation(ctx, at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in, info, &out)
 	c.choices(at, out)

@@ -115,7 +115,9 @@ func (a *attempt) recheck(v *step.Verdict) {
 	}
 	v.Usage.CPUUsec = max(v.Usage.CPUUsec, n.CPUUsec)
 	v.Usage.MemoryPeakBytes = max(v.Usage.MemoryPeakBytes, n.MemoryPeak)
-	v.Usage.PidsPeak = max(v.Usage.PidsPeak, n.PidsPeak)
+	if a.lease.Command.Isolation != driver.IsolationGVisor { // whose kernel alone knows the step's
+		v.Usage.PidsPeak = max(v.Usage.PidsPeak, n.PidsPeak)
+	}
 	failed := v.Cause == step.CauseSignal || v.Cause == step.CauseExit && !v.Success()
 	switch {
 	case failed && n.OOMKills > 0:
@@ -149,6 +151,7 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 		Network:   a.lease.Network,
 		Egress:    a.lease.Egress,
 		Image:     a.lease.Image,
+		Isolation: a.lease.Command.Isolation,
 		Until:     until,
 	}
 	if onHost {

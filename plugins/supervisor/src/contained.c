@@ -25,7 +25,7 @@ static void dial(void)
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), c;
 
 	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) != 0)
-		_exit(3);
+		_exit(3); /* NoDoor in Go */
 	c = fcntl(fd, F_DUPFD_CLOEXEC, 100); /* not in the way of what it becomes */
 	if (c < 0 || dup2(c, INIT_CHAN) != INIT_CHAN || fcntl(INIT_CHAN, F_SETFD, FD_CLOEXEC) != 0)
 		_exit(4);
@@ -55,6 +55,9 @@ static void be_told(void)
 	shared.filter_len = (uint16_t)(st.st_size / 8);
 	shared.step_id = (uint32_t)m.a;
 	shared.root_id = (uint32_t)m.b;
+	shared.gvisor = m.gvisor == 1;
+	if (shared.gvisor)
+		gvisor_set_up(m.pids);
 }
 
 void contained_set_up(void)

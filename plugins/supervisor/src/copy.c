@@ -245,6 +245,20 @@ static bool serve(int conn, struct rd *r)
 	}
 }
 
+/* see_as_step makes the step's uid the one that files are judged by. gVisor has
+ * no such uid apart from the effective one; real and saved stay the root's, so
+ * that the step can signal us no more than elsewhere. */
+static bool see_as_step(void)
+{
+	const uint32_t id = shared.step_id;
+
+	if (shared.gvisor)
+		return setresgid((gid_t)-1, id, (gid_t)-1) == 0 && setresuid((uid_t)-1, id, (uid_t)-1) == 0;
+	setfsgid(id);
+	setfsuid(id);
+	return setfsuid((uid_t)-1) == (int)id && setfsgid((gid_t)-1) == (int)id;
+}
+
 /* copy_main serves until the driver closes the connection. */
 _Noreturn void copy_main(int conn)
 {
@@ -255,9 +269,7 @@ _Noreturn void copy_main(int conn)
 	prctl(PR_SET_NAME, "nofx-files");
 	signal(SIGPIPE, SIG_IGN);
 	umask(022);
-	setfsgid(shared.step_id);
-	setfsuid(shared.step_id);
-	if (setfsuid((uid_t)-1) != (int)shared.step_id || setfsgid((gid_t)-1) != (int)shared.step_id)
+	if (!see_as_step())
 		_exit(1);
 	if (!set_caps(0) || prctl(PR_SET_DUMPABLE, 0) != 0 || setrlimit(RLIMIT_NOFILE, &files) != 0 ||
 	    setrlimit(RLIMIT_CORE, &core) != 0 || chdir("/") != 0)

@@ -204,6 +204,10 @@ static bool write_record(struct sup *s, struct exec *e)
 	cgroup_usage(&s->box->group, &u, true);
 	r.oom_kills = u.oom_kills - e->before.oom_kills;
 	r.pids_denied = u.pids_denied - e->before.pids_denied;
+	if (s->box->gvisor) { /* the host's processes are not the step's */
+		r.pids_denied += e->guest_denied;
+		u.pids_peak = e->guest_pids > 0 ? (int64_t)e->guest_pids : -1;
+	}
 	if (e->why == WHY_NONE && r.oom_kills > 0 && s->box->group.v2[0] == 0)
 		e->why = WHY_OOM; /* version 1: see cgroup_watch_oom */
 	r.why = e->why;

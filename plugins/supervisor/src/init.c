@@ -25,7 +25,7 @@ struct slot {
 	pid_t pid;
 	bool dead; /* the main process (or the monitor) was reaped */
 	int status;
-	uint64_t cpu_usec;
+	uint64_t cpu_usec, denied;
 	bool killing;
 	int rounds;
 };
@@ -38,6 +38,7 @@ static void exited(int slot, int status, int start_errno, uint64_t cpu)
 {
 	struct msg m = { .type = M_EXITED, .slot = (uint32_t)slot, .a = status, .b = start_errno, .cpu_usec = cpu };
 
+	gvisor_count(&m, slots[slot].denied);
 	if (send(CHAN, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
 		_exit(1);
 }
@@ -131,6 +132,9 @@ static void start(const struct msg *m, const int *fds, int n)
 	bool direct = direct_slot() < 0;
 	pid_t pid = -1;
 
+	st.denied = gvisor_denied();
+	slots[m->slot].denied = st.denied;
+
 	if (spec_read(fds[0], &st.spec)) {
 		pid = direct ? step_start(&st) : fork();
 		if (pid == 0)
@@ -141,7 +145,7 @@ static void start(const struct msg *m, const int *fds, int n)
 		exited((int)m->slot, 0, errno == 0 ? EIO : errno, 0);
 		return;
 	}
-	slots[m->slot] = (struct slot){ .used = true, .direct = direct, .pid = pid };
+	slots[m->slot] = (struct slot){ .used = true, .direct = direct, .pid = pid, .denied = st.denied };
 }
 
 /* vacate frees a slot whose monitor has told of its exec's end, so that it is

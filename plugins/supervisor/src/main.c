@@ -1,4 +1,5 @@
 /* nofx-supervisor spawn: serves the driver on descriptor 3.
+ * nofx-supervisor into: starts gVisor, see into.c.
  * nofx-supervisor init: PID 1 of a container, executed by its engine. */
 #include "nofx.h"
 
@@ -15,6 +16,8 @@ int main(int argc, char **argv)
 
 	if (argc == 2 && strcmp(argv[1], "version") == 0)
 		return dprintf(1, "%u\n", PROTO_VERSION) < 0;
+	if (argc > 6 && strcmp(argv[1], "into") == 0)
+		return into_main(argv + 2);
 	if (argc == 2 && strcmp(argv[1], "init") == 0 && getpid() == 1)
 		contained_main();
 	if (argc != 2 || strcmp(argv[1], "spawn") != 0 || getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &n) != 0 ||

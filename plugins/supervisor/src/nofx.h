@@ -84,9 +84,12 @@ struct sandbox {
 	const char *dir;  /* its folder of state on the host */
 	uint64_t until;   /* CLOCK_BOOTTIME ns, 0 = never */
 	uint32_t step_id, root_id; /* on the host */
+	uint32_t step_inside, root_inside; /* contained: as its PID 1 knows them */
 	const char *workspace;
 	uint32_t workspace_uid;
 	pid_t contained; /* a container's PID 1, 0 = PID 1 is to be made */
+	bool gvisor;     /* its kernel is gVisor's, a process of the host's: contained */
+	uint64_t pids;   /* the cap that PID 1 is to set in there, 0 = none */
 	struct cgroups group, supervisor;
 };
 bool parse_sandbox(struct rd *r, struct sandbox *s);
@@ -99,6 +102,7 @@ struct shared {
 	uint16_t filter_len; /* instructions of 8 bytes */
 	const uint8_t *filter;
 	uint32_t step_id, root_id; /* as init sees them */
+	bool gvisor;
 };
 extern struct shared shared;
 
@@ -110,13 +114,16 @@ _Noreturn void supervisor_wait(int from, uint8_t *buf, size_t n);
 _Noreturn void init_main(int chan);
 _Noreturn void contained_main(void);
 bool build_template(struct rd *ops, const char *stage, char *err, size_t n);
+bool build_root(struct rd *ops, const char *stage, char *err, size_t n);
+int into_main(char **arg);
 bool build_mounts(const char **what);
 bool finish_mounts(int workspace, uint32_t step, const char **what);
 
 /* The channel between supervisor and init: one message a datagram. */
 enum {
 	M_GO = 1,    /* supervisor: what the sandbox is for; a = the step's id on the host, fds = workspace, groups;
-			in a container a, b = the ids of step and root, fd = the filter */
+			in a container a, b = the ids of step and root, fd = the filter,
+			gvisor, and pids = the cap that it is to set */
 	M_MAP,   /* init: in a user namespace that wants its map; supervisor: it has it */
 	M_READY,     /* init: the sandbox is ready */
 	M_FAILED,    /* init: set-up failed; a = errno, text = where */
@@ -124,13 +131,15 @@ enum {
 	M_SIGNAL,    /* supervisor: a = signal, to the main process and its group */
 	M_KILL,      /* supervisor: kill the exec's whole tree */
 	M_COPY,      /* supervisor: fd = connection for a file helper */
-	M_EXITED,    /* init: the whole tree is gone; a = wait status, b = errno of a failed start */
+	M_EXITED,    /* init: the whole tree is gone; a = wait status, b = errno of a failed start,
+			in gVisor pids = the most there were, denied = the forks refused meanwhile */
 	M_START_ERR, /* step: a = errno, text = where */
 };
 struct msg {
 	uint32_t type, slot;
 	int32_t a, b;
-	uint64_t cpu_usec;
+	uint64_t cpu_usec, pids, denied;
+	uint32_t gvisor, pad;
 	char text[64];
 };
 #define MAX_EXECS 64 /* running at once in one sandbox */
@@ -157,6 +166,7 @@ struct step {
 	int in, out, err; /* in = -1: /dev/null */
 	int chan;
 	uint32_t slot;
+	uint64_t denied; /* what gvisor_denied said before it */
 };
 bool step_prepare(void);
 pid_t step_start(const struct step *s);
@@ -165,6 +175,11 @@ _Noreturn void copy_main(int conn);
 bool copy_out(int conn, const char *path);
 bool copy_reply(int conn, uint8_t type, const void *p, size_t n);
 bool copy_error(int conn, int err, const char *what);
+
+/* gvisor.c: what PID 1 does itself where the kernel is gVisor's */
+void gvisor_set_up(uint64_t pids);
+uint64_t gvisor_denied(void);
+void gvisor_count(struct msg *m, uint64_t denied);
 
 /* tree.c: what is left of a tree */
 struct keep {

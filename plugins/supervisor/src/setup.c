@@ -223,7 +223,9 @@ void set_up(struct sup *s, const struct sandbox *b, int client)
  * be told who it is to be. */
 void join_container(struct sup *s, const struct sandbox *b, int chan, int client)
 {
-	struct msg m = { .type = M_GO, .a = (int32_t)b->step_id, .b = (int32_t)b->root_id };
+	struct msg m = {
+		.type = M_GO, .a = (int32_t)b->step_inside, .b = (int32_t)b->root_inside, .gvisor = b->gvisor, .pids = b->pids,
+	};
 	struct timeval patience = { .tv_sec = 30 };
 	int filter = sealed(shared.filter, (size_t)shared.filter_len * 8);
 

@@ -104,14 +104,19 @@ bool parse_contained(struct rd *r, struct sandbox *s)
 	s->until = rd_u64(r);
 	s->step_id = rd_u32(r);
 	s->root_id = rd_u32(r);
+	s->step_inside = rd_u32(r);
+	s->root_inside = rd_u32(r);
 	s->contained = (pid_t)rd_u32(r);
+	s->gvisor = rd_u8(r) == 1;
+	s->pids = rd_u64(r);
 	shared.max_output = rd_u64(r);
 	shared.filter = rd_bytes(r, &n);
 	shared.filter_len = (uint16_t)(n / 8);
 	read_groups(r, &s->group);
 	read_groups(r, &s->supervisor);
 	return rd_done(r) && s->dir[0] == '/' && strlen(s->dir) < 4000 && s->contained > 1 && n > 0 && n % 8 == 0 &&
-	       n / 8 <= MAX_FILTER && s->step_id >= 1000 && s->step_id < UINT32_MAX && s->root_id >= 1000;
+	       n / 8 <= MAX_FILTER && s->step_id >= 1000 && s->step_id < UINT32_MAX && s->root_id >= 1000 &&
+	       s->step_inside >= STEP_UID && s->step_inside < UINT32_MAX;
 }
 
 static void drop_ready(void)

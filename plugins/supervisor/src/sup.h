@@ -24,6 +24,7 @@ struct exec {
 	bool exited, has_status;
 	int wait_status, start_errno;
 	uint64_t cpu_usec; /* of the main process and what it waited for */
+	uint64_t guest_pids, guest_denied; /* as gVisor counts them */
 	struct usage before;
 	char note[NOTE_LEN];
 };

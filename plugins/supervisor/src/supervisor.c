@@ -139,6 +139,8 @@ static void hear_init(struct sup *s)
 			e->exited = e->has_status = true;
 			e->wait_status = m.a;
 			e->cpu_usec = m.cpu_usec;
+			e->guest_pids = m.pids;
+			e->guest_denied = m.denied;
 			if (m.b != 0) {
 				e->why = WHY_START;
 				e->start_errno = m.b;

@@ -116,43 +116,12 @@ static bool say(char *err, size_t n, const char *what, const char *path)
 	return false;
 }
 
-/* close_root makes every mount read-only and the template the only thing
- * there is. Binds are already read-only; the rest is named in the request. */
-static bool close_root(struct rd *r, char *err, size_t n)
+/* build_root makes a root on stage, which becomes the working folder, and every
+ * mount in it read-only. */
+bool build_root(struct rd *r, const char *stage, char *err, size_t n)
 {
 	uint32_t count = rd_u32(r);
 
-	for (uint32_t i = 0; i < count && !r->bad; i++) {
-		const char *path = rd_str(r);
-
-		if (!r->bad && sys_mount_attr(AT_FDCWD, path, 0, MOUNT_ATTR_RDONLY, -1) != 0)
-			return say(err, n, "read-only", path);
-	}
-	if (!rd_done(r)) {
-		errno = EINVAL;
-		return say(err, n, "template", "end");
-	}
-	if (sys_mount_attr(AT_FDCWD, ".", 0, RO, -1) != 0)
-		return say(err, n, "read-only", "/");
-	if (sys_pivot_root(".", ".") != 0)
-		return say(err, n, "pivot_root", ".");
-	if (umount2(".", MNT_DETACH) != 0)
-		return say(err, n, "umount", "the host's root");
-	if (chdir("/") != 0)
-		return say(err, n, "chdir", "/");
-	return true;
-}
-
-/* build_template turns this process's mount namespace into a template. stage
- * is a folder of the host to build on; what it holds is hidden meanwhile. */
-bool build_template(struct rd *r, const char *stage, char *err, size_t n)
-{
-	uint32_t count = rd_u32(r);
-
-	if (unshare(CLONE_NEWNS) != 0)
-		return say(err, n, "unshare", "mounts");
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
-		return say(err, n, "private", "/");
 	if (mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m,nr_inodes=1024") != 0)
 		return say(err, n, "mount", stage);
 	if (chdir(stage) != 0)
@@ -166,5 +135,43 @@ bool build_template(struct rd *r, const char *stage, char *err, size_t n)
 		if (r->bad || !plain(path) || !apply(r, op, path))
 			return say(err, n, "template", path);
 	}
-	return close_root(r, err, n);
+	/* Binds are read-only already; the rest is named. */
+	count = rd_u32(r);
+
+	for (uint32_t i = 0; i < count && !r->bad; i++) {
+		const char *path = rd_str(r);
+
+		if (!r->bad && sys_mount_attr(AT_FDCWD, path, 0, MOUNT_ATTR_RDONLY, -1) != 0)
+			return say(err, n, "read-only", path);
+	}
+	if (!rd_done(r)) {
+		errno = EINVAL;
+		return say(err, n, "template", "end");
+	}
+	if (sys_mount_attr(AT_FDCWD, ".", 0, RO, -1) != 0)
+		return say(err, n, "read-only", "/");
+	return true;
+}
+
+/* close_root makes the template the only thing there is. */
+static bool close_root(char *err, size_t n)
+{
+	if (sys_pivot_root(".", ".") != 0)
+		return say(err, n, "pivot_root", ".");
+	if (umount2(".", MNT_DETACH) != 0)
+		return say(err, n, "umount", "the host's root");
+	if (chdir("/") != 0)
+		return say(err, n, "chdir", "/");
+	return true;
+}
+
+/* build_template turns this process's mount namespace into a template. stage
+ * is a folder of the host to build on; what it holds is hidden meanwhile. */
+bool build_template(struct rd *r, const char *stage, char *err, size_t n)
+{
+	if (unshare(CLONE_NEWNS) != 0)
+		return say(err, n, "unshare", "mounts");
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+		return say(err, n, "private", "/");
+	return build_root(r, stage, err, n) && close_root(err, n);
 }

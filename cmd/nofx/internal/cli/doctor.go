@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	var socket string
+	var socket, runsc string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "look whether this host has what NOFX needs",
@@ -21,7 +21,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			"when something is missing that everything needs.",
 		Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
-			host, err := doctor.This(socket)
+			host, err := doctor.This(socket, runsc)
 			if err != nil {
 				return err
 			}
@@ -44,5 +44,6 @@ func (a *app) doctorCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&socket, "docker", up.DefaultDocker, "`socket` of the container engine")
+	cmd.Flags().StringVar(&runsc, "runsc", "", "`path` of gVisor's runsc (default beside nofx, or where hosts have it)")
 	return cmd
 }

@@ -30,7 +30,7 @@ func (a *app) execCommand() *cobra.Command {
 			"text; --file brings other data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
-			if err := noneEmpty(cmd, "driver", "image", "cpu", "memory", "pids", "disk", "output"); err != nil {
+			if err := noneEmpty(cmd, "driver", "image", "isolation", "cpu", "memory", "pids", "disk", "output"); err != nil {
 				return err
 			}
 			o.Command = args
@@ -56,6 +56,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.BoolVarP(&o.Input, "stdin", "i", false, "give the standard input to the command")
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
 	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
+	f.StringVar(&o.Isolation, "isolation", "", "the isolation `level` that it demands: namespace or gvisor (default the driver's own)")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")
 	f.StringVar(&o.Profile, "profile", "", "a named `size`, such as small, medium, large or heavy, for what the other flags leave open")
 	f.StringVar(&o.CPU, "cpu", "", "`cores`, like 0.5")

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) upCommand() *cobra.Command {
-	var dir, listen, once, docker, image string
+	var dir, listen, once, docker, image, runsc, gvisorRuntime string
 	var resolvers []string
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -25,7 +25,7 @@ func (a *app) upCommand() *cobra.Command {
 			"With --once it runs one plan, shows it, prints the results and ends with the run's exit code.",
 		Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
-			cfg := up.Config{Dir: dir, Listen: listen, Docker: docker, Image: image, Resolvers: resolvers, Progress: a.Stderr, Hurry: a.Again}
+			cfg := up.Config{Dir: dir, Listen: listen, Docker: docker, Image: image, Runsc: runsc, GVisorRuntime: gvisorRuntime, Resolvers: resolvers, Progress: a.Stderr, Hurry: a.Again}
 			work := a.serve(dir)
 			if once != "" {
 				submission, err := planfile.Read(once, a.Stdin)
@@ -48,6 +48,8 @@ func (a *app) upCommand() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:7443", "`address` of the API; port 0 picks one")
 	f.StringVar(&docker, "docker", "", "`socket` of a Docker Engine for the driver container (default "+up.DefaultDocker+" where it is there; "+up.NoDocker+": none)")
 	f.StringVar(&image, "image", "", "`image` of a step on the driver container that names none")
+	f.StringVar(&runsc, "runsc", "", "`path` of gVisor's runsc, for steps on the driver local that demand isolation gvisor (make runsc builds one)")
+	f.StringVar(&gvisorRuntime, "gvisor-runtime", "", "`name` of the engine's runtime that is runsc, for steps on the driver container that demand it")
 	f.StringArrayVar(&resolvers, "resolver", nil, "name server, `ADDRESS:PORT`, for steps with a network (default: those of the host); may be repeated")
 	f.StringVar(&once, "once", "", "run this `plan` and end")
 	return cmd

@@ -38,13 +38,15 @@ type Host struct {
 	Release string // of the kernel, like 6.1.0-18-amd64
 	UID     int
 	Docker  func(ctx context.Context) (version string, err error) // asks the engine
+	Runtime func(ctx context.Context, name string) error          // whether the engine has that one
+	Runsc   func(ctx context.Context) (version string, err error) // asks gVisor's
 	Look    func(program string) bool                             // whether it is there
 	Open    func(path string) error                               // whether a device can be opened
 }
 
 // Examine makes every check, in the order of a report.
 func Examine(ctx context.Context, h Host) []Finding {
-	return slices.Concat(h.kernel(), h.groups(), h.devices(), h.programs(), h.engine(ctx))
+	return slices.Concat(h.kernel(), h.groups(), h.devices(), h.programs(), h.engine(ctx), h.gvisor(ctx))
 }
 
 // Healthy reports whether nothing that everything needs is missing.
@@ -135,6 +137,23 @@ func (h Host) engine(ctx context.Context) []Finding {
 	}
 	major, minor := release(version)
 	return []Finding{check("container engine", "API "+version, major > 1 || major == 1 && minor >= 41, Missing, "the driver container", "Docker Engine 20.10 (API 1.41) or newer")}
+}
+
+// gvisor looks for the stronger isolation level, of both drivers.
+func (h Host) gvisor(ctx context.Context) []Finding {
+	version, err := h.Runsc(ctx)
+	if err != nil {
+		version = err.Error()
+	}
+	all := []Finding{check("runsc", version, err == nil, Missing, "isolation gvisor on the driver local",
+		"make runsc, then runsc in the driver's configuration (nofx up --runsc bin/runsc)")}
+	seen := "the engine has runsc"
+	err = h.Runtime(ctx, "runsc")
+	if err != nil {
+		seen = err.Error()
+	}
+	return append(all, check("engine's runsc", seen, err == nil, Missing, "isolation gvisor on the driver container",
+		"runsc with its flags in the engine's daemon.json (docs/container-driver.md), then gvisor_runtime in the driver's configuration"))
 }
 
 func atLeast(text string, major, minor int) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,9 +22,11 @@ func good() Host {
 			"sys/fs/cgroup/cgroup.controllers":      file("cpuset cpu io memory pids\n"),
 		},
 		Release: "6.1.0-18-amd64", UID: 0,
-		Docker: func(context.Context) (string, error) { return "1.41", nil },
-		Look:   func(string) bool { return true },
-		Open:   func(string) error { return nil },
+		Docker:  func(context.Context) (string, error) { return "1.41", nil },
+		Runtime: func(context.Context, string) error { return nil },
+		Runsc:   func(context.Context) (string, error) { return "v1", nil },
+		Look:    func(string) bool { return true },
+		Open:    func(string) error { return nil },
 	}
 }
 
@@ -66,6 +69,8 @@ func TestExamine(t *testing.T) {
 		"no mkfs":        {func(h *Host) { h.Look = func(p string) bool { return p != "mkfs.ext4" } }, "mkfs.ext4", Missing},
 		"an old engine":  {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "1.40", nil } }, "container engine", Missing},
 		"no engine":      {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "", errors.New("none") } }, "container engine", Missing},
+		"no runsc":       {func(h *Host) { h.Runsc = func(context.Context) (string, error) { return "", errors.New("not there") } }, "runsc", Missing},
+		"no runtime":     {func(h *Host) { h.Runtime = func(context.Context, string) error { return errors.New("none") } }, "engine's runsc", Missing},
 		"a newer engine": {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "1.52", nil } }, "container engine", OK},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -98,11 +103,19 @@ func TestThis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer := `{"ApiVersion":"1.47"}`
+	answer := `{"ApiVersion":"1.47","Runtimes":{"runc":{},"runsc":{}}}`
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(answer)) })}
 	go func() { _ = server.Serve(l) }()
 	defer server.Close()
-	h, err := This(socket)
+	program := func(flag string) string {
+		path := filepath.Join(t.TempDir(), "runsc")
+		text := "#!/bin/sh\ncase $1 in flags) echo '  " + flag + " value' >&2;; *) echo 'runsc version v7'; echo spec: 1;; esac\n"
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	h, err := This(socket, program("-in-sandbox-cgroup"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +127,20 @@ func TestThis(t *testing.T) {
 		if f.Check == "container engine" && (f.State != OK || !strings.Contains(f.Seen, "1.47")) {
 			t.Errorf("%+v", f)
 		}
+	}
+	for _, f := range all[len(all)-2:] {
+		if f.State != OK {
+			t.Errorf("%+v", f)
+		}
+	}
+	if v, err := h.Runsc(t.Context()); v != "v7" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+	if _, err := askRunsc(t.Context(), program("-other")); err == nil || !strings.Contains(err.Error(), "too old") {
+		t.Errorf("an old runsc: %v", err)
+	}
+	if err := h.Runtime(t.Context(), "other"); err == nil || !strings.Contains(err.Error(), "no runtime other") {
+		t.Errorf("a runtime that it has not: %v", err)
 	}
 	if _, err := engineAPI(t.Context(), socket+"x"); err == nil {
 		t.Error("an engine that is not there")

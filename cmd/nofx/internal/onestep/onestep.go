@@ -32,6 +32,7 @@ const (
 type Options struct {
 	Driver    string
 	Image     string
+	Isolation string // the level that it demands, "" = the driver's default
 	Tool      string // bash, exec, python or node
 	Profile   string
 	CPU       string
@@ -73,6 +74,9 @@ func Plan(o Options) (wire.Plan, error) {
 	if err := o.checkNetwork(); err != nil {
 		return wire.Plan{}, err
 	}
+	if !slices.Contains([]string{"", "namespace", "gvisor"}, o.Isolation) {
+		return wire.Plan{}, step.Errorf(step.KindInvalid, "--isolation %.40s: namespace or gvisor", o.Isolation)
+	}
 	if o.Timeout <= 0 || o.Timeout%time.Millisecond != 0 {
 		return wire.Plan{}, step.Errorf(step.KindInvalid, "--timeout %v: whole milliseconds, more than 0", o.Timeout)
 	}
@@ -91,6 +95,7 @@ func Plan(o Options) (wire.Plan, error) {
 			Inputs:    raw,
 			Driver:    o.Driver,
 			Image:     o.Image,
+			Isolation: o.Isolation,
 			Profile:   o.Profile,
 			Resources: resources,
 			TimeoutMS: o.Timeout.Milliseconds(),

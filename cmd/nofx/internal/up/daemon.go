@@ -111,10 +111,16 @@ func (s *System) startDaemon(ctx context.Context) error {
 // drivers are the configurations of the drivers that can run here.
 func (s *System) drivers() map[string]map[string]any {
 	all := map[string]map[string]any{"local": {}}
+	if s.cfg.Runsc != "" {
+		all["local"]["runsc"] = s.cfg.Runsc
+	}
 	if s.cfg.Docker != "" {
 		all["container"] = map[string]any{
 			"host": "unix://" + s.cfg.Docker, "state_dir": s.path("worker", "container"), "image": s.cfg.Image,
 		}
+	}
+	if s.cfg.Docker != "" && s.cfg.GVisorRuntime != "" {
+		all["container"]["gvisor_runtime"] = s.cfg.GVisorRuntime
 	}
 	if len(s.cfg.Resolvers) > 0 {
 		for _, c := range all {

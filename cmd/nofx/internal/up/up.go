@@ -28,6 +28,9 @@ type Config struct {
 	// DefaultDocker where that is there, NoDocker = none.
 	Docker string
 	Image  string // of a step on the driver container that names none
+	// Runsc is the path of gVisor's runsc for the driver local, GVisorRuntime the
+	// name that the engine has for it; "" = no step can demand that level there.
+	Runsc, GVisorRuntime string
 	// Resolvers are asked for steps with a network, ADDRESS:PORT; none = those
 	// of the host.
 	Resolvers []string

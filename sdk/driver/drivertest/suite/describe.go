@@ -105,6 +105,7 @@ func capOfSpec() driver.Capabilities {
 	return driver.Capabilities{
 		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapBlockIO, driver.CapWallTime,
 		driver.CapOutput, driver.CapNetNone, driver.CapNetAllow, driver.CapNetOpen,
+		driver.CapIsolationNamespace, driver.CapIsolationGVisor,
 	}
 }
 
@@ -123,6 +124,8 @@ func refusesWhatItCannot(t T, fx *fixture) {
 		{driver.CapNetNone, func(s *driver.Spec) { s.Network = step.NetworkNone }},
 		{driver.CapNetAllow, func(s *driver.Spec) { s.Network, s.Egress.Allow = step.NetworkAllow, []string{"example.com"} }},
 		{driver.CapNetOpen, func(s *driver.Spec) { s.Network = step.NetworkOpen }},
+		{driver.CapIsolationNamespace, func(s *driver.Spec) { s.Isolation = driver.IsolationNamespace }},
+		{driver.CapIsolationGVisor, func(s *driver.Spec) { s.Isolation = driver.IsolationGVisor }},
 		{driver.CapLease, func(s *driver.Spec) { s.Until = driver.After(time.Hour) }},
 		{driver.CapHost, func(s *driver.Spec) { s.Host = &driver.HostSpec{UIDBase: 100000, UIDCount: 2} }},
 	} {

@@ -1,0 +1,73 @@
+package api_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// A level that no worker has is refused when the run is submitted, with what is
+// missing; where one has it, the step gets it and its lease says so. While no
+// worker has the driver, or one has not said what it can do, the step waits.
+func TestIsolationIsDemanded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	submit := func(fields string) (int, string) {
+		resp, raw := r.call(http.MethodPost, "/api/runs", r.keys["acme user"], []byte(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"`+fields+`}]}}`))
+		return resp.StatusCode, string(raw)
+	}
+	const demands = `,"isolation":"gvisor"`
+	if code, raw := submit(demands); code != http.StatusCreated {
+		t.Fatalf("before any worker: %d %s", code, raw)
+	}
+	namespace := append([]string{"isolation.namespace"}, able...)
+	both := append([]string{"isolation.gvisor"}, namespace...)
+
+	w := r.worker("host", offering("local", namespace...))
+	code, raw := submit(demands)
+	if code != http.StatusUnprocessableEntity || !strings.Contains(raw, "isolation.gvisor") || !strings.Contains(raw, "body.plan.steps[0].isolation") {
+		t.Errorf("without the level: %d %s", code, raw)
+	}
+	// The one that was there before is refused when it is claimed.
+	if got := w.claim(4, 0); len(got) != 0 {
+		t.Errorf("claimed without the level: %+v", got)
+	}
+	if code, raw := submit(`,"isolation":"namespace"`); code != http.StatusCreated {
+		t.Errorf("the level that it has: %d %s", code, raw)
+	}
+	if l := w.one(); l.Command.Isolation != "namespace" {
+		t.Errorf("%+v", l)
+	} else {
+		w.finish(l, exit(0))
+	}
+	for fields, want := range map[string]string{
+		`,"isolation":"paper"`:                    "isolation",
+		demands + `,"network":"open"`:             "network none only",
+		`,"isolation":"gvisor","driver":"nosuch"`: "driver",
+	} {
+		if code, raw := submit(fields); code != http.StatusUnprocessableEntity || !strings.Contains(raw, want) {
+			t.Errorf("%s: %d %s", fields, code, raw)
+		}
+	}
+
+	w.drivers = []wire.DriverInfo{offering("local", both...)}
+	w.register("host")
+	run := r.submit(`[{"name":"a","tool":"test:echo","isolation":"gvisor"}]`)
+	l := w.one()
+	if l.Command.Isolation != "gvisor" || l.RunID != run.ID {
+		t.Fatalf("%+v", l)
+	}
+	w.finish(l, exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+
+	w.drivers = []wire.DriverInfo{{Name: "local", Message: "starting"}}
+	w.register("host")
+	if code, raw := submit(demands); code != http.StatusCreated {
+		t.Errorf("of a driver that has not said yet: %d %s", code, raw)
+	}
+}

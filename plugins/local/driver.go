@@ -45,7 +45,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 		desc.Warnings = append(desc.Warnings, warning)
 	}
 	if d.hostRoot.Load() {
-		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; set rootfs to the folder of an image")
+		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; make a root of its own with nofx rootfs, and set rootfs to its folder")
 	}
 	return desc, nil
 }

@@ -68,6 +68,7 @@ func (a *app) root() *cobra.Command {
 		a.usageCommand(),
 		a.doctorCommand(),
 		a.sweepCommand(),
+		a.rootfsCommand(),
 		a.driversCommand(),
 		a.driverSanityCommand(),
 		a.handlersCommand(),

@@ -111,6 +111,9 @@ func (s *System) startDaemon(ctx context.Context) error {
 // drivers are the configurations of the drivers that can run here.
 func (s *System) drivers() map[string]map[string]any {
 	all := map[string]map[string]any{"local": {}}
+	if s.cfg.RootFS != "" {
+		all["local"]["rootfs"] = s.cfg.RootFS
+	}
 	if s.cfg.Docker != "" {
 		all["container"] = map[string]any{
 			"host": "unix://" + s.cfg.Docker, "state_dir": s.path("worker", "container"), "image": s.cfg.Image,

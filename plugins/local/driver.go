@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
@@ -12,6 +14,7 @@ import (
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // Name is the driver's name in handles and plans.
@@ -64,7 +67,13 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	l, err := supervisor.NewLauncher(c.Supervisor, c.StateDir, t, filter, supervisor.Sizes{
+	// The template is built over a folder of its own: it hides what is there,
+	// and some of what the template shows is in the state folder.
+	stage := filepath.Join(c.StateDir, ".stage")
+	if err := os.MkdirAll(stage, 0o700); err != nil {
+		return step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
+	}
+	l, err := supervisor.NewLauncher(c.Supervisor, stage, t, filter, supervisor.Sizes{
 		Tmp: uint64(c.TmpMB) << 20, Home: uint64(c.TmpMB) << 20, Shm: uint64(c.ShmMB) << 20, MaxOutput: uint64(c.MaxOutputMB) << 20,
 	})
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -24,9 +26,39 @@ func Compare(path string, got Set) (string, error) {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	for name, p := range want {
-		want[name] = p.Here()
+		if q, ok := got[name]; ok {
+			want[name], got[name] = sameKernel(p, q)
+		}
 	}
 	return cmp.Diff(want, got), nil
+}
+
+// sameKernel takes out what only depends on which files a kernel has in /proc
+// and /sys: what want hides and this one does not have, and what this one has
+// besides and got hides as others.
+func sameKernel(want, got Posture) (Posture, Posture) {
+	hidden := func(m string) (target, how string, ok bool) {
+		target, how, _ = strings.Cut(m, " ")
+		return target, how, strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "/sys/")
+	}
+	hows := map[string]bool{}
+	for _, m := range want.Mounts {
+		if _, how, ok := hidden(m); ok {
+			hows[how] = true
+		}
+	}
+	w, g := slices.Clone(want.Mounts), slices.Clone(got.Mounts)
+	want.Mounts = slices.DeleteFunc(w, func(m string) bool {
+		target, _, ok := hidden(m)
+		_, err := os.Lstat(target)
+		return ok && os.IsNotExist(err)
+	})
+	committed := slices.Clone(want.Mounts)
+	got.Mounts = slices.DeleteFunc(g, func(m string) bool {
+		target, how, ok := hidden(m)
+		return ok && hows[how] && !slices.ContainsFunc(committed, func(c string) bool { return strings.HasPrefix(c, target+" ") })
+	})
+	return want, got
 }
 
 // Update writes a set to be committed.

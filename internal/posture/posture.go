@@ -2,7 +2,6 @@ package posture
 
 import (
 	"maps"
-	"os"
 	"slices"
 	"strings"
 )
@@ -94,9 +93,12 @@ func (r Reference) Of(raw Raw) Posture {
 	})
 	if p.Namespaces["mnt"] == "own" {
 		for line := range strings.Lines(raw["mountinfo"]) {
-			p.Mounts = append(p.Mounts, mount(line))
+			if m := mount(line); m != "" {
+				p.Mounts = append(p.Mounts, m)
+			}
 		}
 		slices.Sort(p.Mounts)
+		p.Mounts = slices.Compact(p.Mounts)
 	}
 	return p
 }
@@ -171,8 +173,11 @@ func limitValues(text string) map[string]string {
 	return got
 }
 
+const groups = "/sys/fs/cgroup"
+
 // mount makes a line of mountinfo comparable: where, what, with which flags.
-// A part of another file system is a bind, whatever that is.
+// A part of another file system is a bind, whatever that is. All hierarchies
+// of control groups are one, of whatever version they are.
 func mount(line string) string {
 	before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
 	f, fs := strings.Fields(before), strings.Fields(after)
@@ -186,10 +191,15 @@ func mount(line string) string {
 		}
 	}
 	switch {
-	case slices.Contains([]string{"ext4", "xfs", "btrfs", "overlay"}, kind):
-		kind = "disk" // and its options are the host's
+	case strings.HasPrefix(f[4], groups):
+		if kind == "tmpfs" {
+			return "" // v1's folder of hierarchies
+		}
+		f[4], kind = groups, "cgroup"
 	case f[3] != "/":
 		kind = "bind"
+	case slices.Contains([]string{"ext4", "xfs", "btrfs", "overlay"}, kind):
+		kind = "disk" // and its options are the host's
 	default:
 		for o := range strings.SplitSeq(fs[2], ",") {
 			if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"size", "nr_inodes", "mode", "hidepid", "subset"}, k) {
@@ -198,9 +208,9 @@ func mount(line string) string {
 		}
 	}
 	for _, o := range f[6:] {
-		switch k, _, _ := strings.Cut(o, ":"); k {
-		case "shared", "master":
-			options = append(options, k)
+		// That the host's mounts get in is the host's to say.
+		if strings.HasPrefix(o, "shared:") {
+			options = append(options, "shared")
 		}
 	}
 	return f[4] + " " + kind + " " + strings.Join(options, ",")
@@ -232,19 +242,5 @@ func (p Posture) Kinds() Posture {
 		n[what] = true
 	}
 	p.Descriptors = slices.Sorted(maps.Keys(n))
-	return p
-}
-
-// Here is the posture without the mounts over what this kernel does not have:
-// which files there are to hide in /proc and /sys is the kernel's to say.
-func (p Posture) Here() Posture {
-	p.Mounts = slices.DeleteFunc(slices.Clone(p.Mounts), func(m string) bool {
-		target, _, _ := strings.Cut(m, " ")
-		if !strings.HasPrefix(target, "/proc/") && !strings.HasPrefix(target, "/sys/") {
-			return false
-		}
-		_, err := os.Lstat(target)
-		return os.IsNotExist(err)
-	})
 	return p
 }

@@ -13,11 +13,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/nofx-run/nofx/internal/posture"
 	"github.com/nofx-run/nofx/internal/testdocker"
 )
 
 var (
 	supervisorPath string
+	posturePath    string // the probe of package posture
 	docker         *testdocker.Engine
 )
 
@@ -40,6 +42,11 @@ func TestMain(m *testing.M) {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		return
+	}
+	posturePath = filepath.Join(dir, "posture")
+	if err := posture.Build(context.Background(), posturePath); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return
 	}
 	if docker, err = testdocker.Start(context.Background(), dir); err != nil {

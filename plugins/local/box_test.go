@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,12 @@ func (b *box) exec(t testing.TB, s driver.ExecSpec) ran {
 func (b *box) sh(t testing.TB, script string) ran {
 	t.Helper()
 	return b.exec(t, command("/bin/sh", "-c", script))
+}
+
+// sandboxFolders are the entries of the state folder but for the driver's own.
+func sandboxFolders(d *Driver) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(d.StateDir())
+	return slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == stageFolder }), err
 }
 
 // put copies a file of the host into the workspace.

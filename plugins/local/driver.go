@@ -20,6 +20,10 @@ import (
 // Name is the driver's name in handles and plans.
 const Name = "local"
 
+// stageFolder is where the template is built, in the state folder: no sandbox's
+// id begins with a dot.
+const stageFolder = ".stage"
+
 // Driver is the local driver. New makes one; Configure makes it useful.
 type Driver struct {
 	*supervised.Boxes
@@ -69,7 +73,7 @@ func (d *Driver) Configure(_ context.Context, data json.RawMessage) error {
 	}
 	// The template is built over a folder of its own: it hides what is there,
 	// and some of what the template shows is in the state folder.
-	stage := filepath.Join(c.StateDir, ".stage")
+	stage := filepath.Join(c.StateDir, stageFolder)
 	if err := os.MkdirAll(stage, 0o700); err != nil {
 		return step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
 	}

@@ -111,7 +111,7 @@ func TestPostureOfWeakSandboxes(t *testing.T) {
 func weakDriver(t *testing.T, root string, change func(*testing.T, *supervisor.Template)) *Driver {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
-	if err := os.MkdirAll(filepath.Join(dir, ".stage"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, stageFolder), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	template, err := rootTemplate(root, dir)
@@ -123,7 +123,7 @@ func weakDriver(t *testing.T, root string, change func(*testing.T, *supervisor.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := supervisor.NewLauncher(supervisorPath, filepath.Join(dir, ".stage"), template, filter, supervisor.Sizes{Tmp: 16 << 20, Home: 16 << 20, Shm: 16 << 20, MaxOutput: 16 << 20})
+	l, err := supervisor.NewLauncher(supervisorPath, filepath.Join(dir, stageFolder), template, filter, supervisor.Sizes{Tmp: 16 << 20, Home: 16 << 20, Shm: 16 << 20, MaxOutput: 16 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +34,15 @@ func (f *rootfsFlags) store() (*rootfs.Store, error) {
 		s.Configs = []string{f.config}
 	}
 	return s, err
+}
+
+// existing is store for commands that make none.
+func (f *rootfsFlags) existing() (*rootfs.Store, error) {
+	dir := filepath.Join(f.data, rootfs.Folder)
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return rootfs.At(dir), nil
+	}
+	return f.store()
 }
 
 func (f *rootfsFlags) limits() (rootfs.Limits, error) {
@@ -178,7 +189,7 @@ func (a *app) rootfsListCommand(f *rootfsFlags) *cobra.Command {
 		Short: "list those of this host, and what uses them",
 		Args:  cobra.NoArgs,
 		RunE: run(func(*cobra.Command, []string) error {
-			s, err := f.store()
+			s, err := f.existing()
 			if err != nil {
 				return err
 			}
@@ -211,7 +222,7 @@ func (a *app) rootfsRemoveCommand(f *rootfsFlags) *cobra.Command {
 		Long:  "Removes root file systems. One that nofxd's configuration names, or that a sandbox or a driver has mounted, stays.",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: run(func(_ *cobra.Command, args []string) error {
-			s, err := f.store()
+			s, err := f.existing()
 			if err != nil {
 				return err
 			}

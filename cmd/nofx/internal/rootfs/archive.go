@@ -33,7 +33,6 @@ type archive struct {
 	left  int64
 	sum   hash.Hash
 	stop  func()
-	err   error
 }
 
 // open reads from a source until ctx ends, also one whose reads do not end

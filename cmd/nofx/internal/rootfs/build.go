@@ -104,7 +104,7 @@ func settle(target string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	for _, name := range []string{"var/cache/apt", "var/lib/apt/lists", "var/log", "debootstrap", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"} {
 		if err := root.RemoveAll(name); err != nil {
 			return err

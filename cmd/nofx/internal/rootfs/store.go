@@ -112,6 +112,9 @@ func (s *Store) Find(name string) (string, error) {
 // List gives all trees, by name.
 func (s *Store) List() ([]Image, error) {
 	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []Image{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func unpack(tree string, a *archive, limits Limits) (*unpacker, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	u := &unpacker{root: root, limits: limits}
 	t := tar.NewReader(a)
 	for {

@@ -13,12 +13,14 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/nofx-run/nofx/internal/posture"
 	"github.com/nofx-run/nofx/internal/testdocker"
 	"github.com/nofx-run/nofx/plugins/contained"
 )
 
 var (
 	supervisorPath string
+	posturePath    string // the probe of package posture
 	docker         *testdocker.Engine
 )
 
@@ -41,6 +43,11 @@ func TestMain(m *testing.M) {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the gateway: %v\n%s", err, out)
+		return
+	}
+	posturePath = filepath.Join(dir, "posture")
+	if err := posture.Build(context.Background(), posturePath); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return
 	}
 	if out, err := exec.Command("make", "-s", "-C", "../..", "runsc").CombinedOutput(); err != nil {

@@ -64,12 +64,6 @@ func openBox(t testing.TB, d *Driver, s driver.Spec) *box {
 	return b
 }
 
-// sandboxes are the entries of the driver's state folder, but for its own.
-func sandboxes(d *Driver) ([]os.DirEntry, error) {
-	all, err := os.ReadDir(d.StateDir())
-	return slices.DeleteFunc(all, func(e os.DirEntry) bool { return e.Name() == ".stage" }), err
-}
-
 // ran is what a program wrote and how it ended.
 type ran struct {
 	out, err string
@@ -109,6 +103,12 @@ func (b *box) exec(t testing.TB, s driver.ExecSpec) ran {
 func (b *box) sh(t testing.TB, script string) ran {
 	t.Helper()
 	return b.exec(t, command("/bin/sh", "-c", script))
+}
+
+// sandboxFolders are the entries of the state folder but for the driver's own.
+func sandboxFolders(d *Driver) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(d.StateDir())
+	return slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == stageFolder }), err
 }
 
 // put copies a file of the host into the workspace.

@@ -3,8 +3,6 @@ package local
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -21,6 +19,10 @@ import (
 
 // Name is the driver's name in handles and plans.
 const Name = "local"
+
+// stageFolder is where the template is built, in the state folder: no sandbox's
+// id begins with a dot.
+const stageFolder = ".stage"
 
 // Driver is the local driver. New makes one; Configure makes it useful.
 type Driver struct {
@@ -54,7 +56,7 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 		}
 	}
 	if d.hostRoot.Load() {
-		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; set rootfs to the folder of an image")
+		desc.Warnings = append(desc.Warnings, "sandboxes show the host's own /usr: for development only; make a root of its own with nofx rootfs, and set rootfs to its folder")
 	}
 	return desc, nil
 }
@@ -73,10 +75,11 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	// Hidden while the root is built: not state_dir, a file of which may be in it.
-	stage := filepath.Join(c.StateDir, ".stage")
-	if err := os.Mkdir(stage, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return step.Errorf(step.KindUnavailable, "state_dir: %w", err)
+	// The template is built over a folder of its own: it hides what is there,
+	// and some of what the template shows is in the state folder.
+	stage := filepath.Join(c.StateDir, stageFolder)
+	if err := os.MkdirAll(stage, 0o700); err != nil {
+		return step.Errorf(step.KindInvalid, "configuration: state_dir: %w", err)
 	}
 	l, err := supervisor.NewLauncher(c.Supervisor, stage, t, filter, supervisor.Sizes{
 		Tmp: uint64(c.TmpMB) << 20, Home: uint64(c.TmpMB) << 20, Shm: uint64(c.ShmMB) << 20, MaxOutput: uint64(c.MaxOutputMB) << 20,

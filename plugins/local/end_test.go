@@ -310,7 +310,7 @@ func TestHostileWorkspaceIsRemoved(t *testing.T) {
 	if err := d.Destroy(t.Context(), b.h); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := sandboxes(d)
+	entries, err := sandboxFolders(d)
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the state folder still holds %v (%v)", entries, err)
 	}
@@ -346,7 +346,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	entries, err := sandboxes(d)
+	entries, err := sandboxFolders(d)
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the state folder still holds %d entries (%v)", len(entries), err)
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"unsafe"
 
 	"go.uber.org/goleak"
+
+	"github.com/nofx-run/nofx/internal/posture"
 )
 
 // supervisorPath is the program that TestMain builds.
@@ -20,6 +23,9 @@ var runscPath string
 
 // probePath is testdata/probe.c, built.
 var probePath string
+
+// posturePath is the probe of package posture.
+var posturePath string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "nofx-local")
@@ -56,6 +62,11 @@ func TestMain(m *testing.M) {
 	probePath = filepath.Join(dir, "probe")
 	if out, err := exec.Command("gcc", "-static", "-O1", "-w", "-o", probePath, "testdata/probe.c").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the probe: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	posturePath = filepath.Join(dir, "posture")
+	if err := posture.Build(context.Background(), posturePath); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	// A daemon may have groups that give it the host's files: none may get into

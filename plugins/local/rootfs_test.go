@@ -1,13 +1,17 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/nofx-run/nofx/internal/testdocker"
+	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -94,6 +98,42 @@ func TestHostileImage(t *testing.T) {
 		if _, err := imageDriver(t, bad); !step.Is(err, step.KindInvalid) && bad != d.StateDir() {
 			t.Errorf("an image at %s: %v", bad, err)
 		}
+	}
+}
+
+// busyboxRoot is a folder with a root file system as `nofx rootfs` makes them,
+// an /etc with a resolver of its own included.
+func busyboxRoot(t *testing.T) string {
+	t.Helper()
+	data, err := testdocker.Busybox(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "rootfs")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	untar := exec.Command("tar", "--extract", "--directory="+dir)
+	untar.Stdin = bytes.NewReader(data)
+	if out, err := untar.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "etc/resolv.conf"), []byte("nameserver 192.0.2.1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// A root file system that has an /etc keeps it, but for the resolver.
+func TestImageWithEtc(t *testing.T) {
+	t.Parallel()
+	d, err := imageDriver(t, busyboxRoot(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newBox(t, d).sh(t, "cat /etc/resolv.conf; cat /etc/passwd; touch /etc/x /bin/x 2>/dev/null || echo closed; ls /usr 2>/dev/null; echo end")
+	if want := egress.ResolvConf + "root:x:0:0:root:/root:/bin/sh\nclosed\nend\n"; r.out != want {
+		t.Errorf("%q, %q, want %q", r.out, r.err, want)
 	}
 }
 

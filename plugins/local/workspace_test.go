@@ -128,7 +128,7 @@ func TestRefusedSpecs(t *testing.T) {
 		if !step.Is(err, c.kind) {
 			t.Errorf("%s: %v (%s), want %s", what, err, step.KindOf(err), c.kind)
 		}
-		if entries, err := sandboxes(d); err != nil || len(entries) != 0 {
+		if entries, err := sandboxFolders(d); err != nil || len(entries) != 0 {
 			t.Errorf("%s: left %v behind (%v)", what, entries, err)
 		}
 	}

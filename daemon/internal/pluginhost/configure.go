@@ -86,6 +86,7 @@ func (s *slot) reconfigure(ctx context.Context, config json.RawMessage) error {
 		if mine {
 			s.changed()
 			s.log.Info("plugin configured anew")
+			s.warn(desc.Warnings)
 			return nil
 		}
 	}

@@ -50,4 +50,15 @@ func TestWarningsOfTheConfiguration(t *testing.T) {
 	r.infoOf(t, "warning", "warned of", func(i wire.DriverInfo) bool {
 		return i.Healthy && i.Message == "this configuration is for development"
 	})
+	const logged = `"msg":"the driver warns","driver":"warning","warning":"this configuration is for development"`
+	r.log.until(t, logged)
+	// A process that takes its place says nothing new.
+	if err := syscall.Kill(r.pid(t, "warning"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.infoOf(t, "warning", "down", func(i wire.DriverInfo) bool { return !i.Healthy })
+	r.infoOf(t, "warning", "up again", healthy)
+	if n := strings.Count(r.log.String(), logged); n != 1 {
+		t.Errorf("the log has the warning %d times", n)
+	}
 }

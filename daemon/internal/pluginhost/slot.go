@@ -35,6 +35,7 @@ type slot struct {
 	until   time.Time     // when it will be again
 	health  driver.Health // what current said last
 	note    string        // what else there is to tell of it
+	warned  string        // what the log has of the plugin's warnings
 	state   wire.DriverInfo
 }
 
@@ -164,6 +165,7 @@ func (s *slot) admit(ctx context.Context, p *process) error {
 			s.current, s.note, s.health = p, "", driver.Health{Healthy: true}
 			s.describe(p)
 			s.mu.Unlock()
+			s.warn(p.desc.Warnings)
 			s.changed()
 			return nil
 		}

@@ -29,6 +29,18 @@ func (s *slot) describe(p *process) {
 		Message: message, Capabilities: caps}
 }
 
+// warn logs what the plugin warns of, once: not again when it is restarted.
+func (s *slot) warn(warnings []string) {
+	text := tame(strings.Join(warnings, "; "), maxMessage)
+	s.mu.Lock()
+	news := text != "" && text != s.warned
+	s.warned = text
+	s.mu.Unlock()
+	if news {
+		s.log.Warn("the driver warns", "warning", text)
+	}
+}
+
 // setHealth notes what p says of itself.
 func (s *slot) setHealth(p *process, h driver.Health) {
 	s.mu.Lock()

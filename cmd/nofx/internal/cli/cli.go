@@ -70,6 +70,7 @@ func (a *app) root() *cobra.Command {
 		a.alertsCommand(),
 		a.doctorCommand(),
 		a.sweepCommand(),
+		a.rootfsCommand(),
 		a.driversCommand(),
 		a.driverSanityCommand(),
 		a.handlersCommand(),

@@ -7,15 +7,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/rootfs"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/up"
 )
 
 func (a *app) upCommand() *cobra.Command {
-	var dir, listen, once, docker, image, runsc, gvisorRuntime string
+	var dir, listen, once, docker, image, root, runsc, gvisorRuntime string
 	var resolvers []string
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -25,7 +27,13 @@ func (a *app) upCommand() *cobra.Command {
 			"With --once it runs one plan, shows it, prints the results and ends with the run's exit code.",
 		Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
-			cfg := up.Config{Dir: dir, Listen: listen, Docker: docker, Image: image, Runsc: runsc, GVisorRuntime: gvisorRuntime, Resolvers: resolvers, Progress: a.Stderr, Hurry: a.Again}
+			rootFolder, err := findRootfs(dir, root)
+			if err != nil {
+				return err
+			}
+			cfg := up.Config{
+				Dir: dir, Listen: listen, Docker: docker, Image: image, RootFS: rootFolder, Runsc: runsc, GVisorRuntime: gvisorRuntime, Resolvers: resolvers, Progress: a.Stderr, Hurry: a.Again,
+			}
 			work := a.serve(dir)
 			if once != "" {
 				submission, err := planfile.Read(once, a.Stdin)
@@ -50,9 +58,25 @@ func (a *app) upCommand() *cobra.Command {
 	f.StringVar(&image, "image", "", "`image` of a step on the driver container that names none")
 	f.StringVar(&runsc, "runsc", "", "`path` of gVisor's runsc, for steps on the driver local that demand isolation gvisor (make runsc builds one)")
 	f.StringVar(&gvisorRuntime, "gvisor-runtime", "", "`name` of the engine's runtime that is runsc, for steps on the driver container that demand it")
+	f.StringVar(&root, "rootfs", "", "`NAME` of a root file system (see nofx rootfs) of its own or in "+systemData+", or the path of a folder with one, for the driver local (default: the host's own /usr)")
 	f.StringArrayVar(&resolvers, "resolver", nil, "name server, `ADDRESS:PORT`, for steps with a network (default: those of the host); may be repeated")
 	f.StringVar(&once, "once", "", "run this `plan` and end")
 	return cmd
+}
+
+// findRootfs gives the folder that --rootfs means: a path is one with a slash.
+func findRootfs(dir, root string) (string, error) {
+	if root == "" || strings.Contains(root, "/") {
+		return root, nil
+	}
+	var last error
+	for _, data := range []string{filepath.Join(dir, "worker"), systemData} {
+		var path string
+		if path, last = rootfs.At(filepath.Join(data, rootfs.Folder)).Find(root); last == nil {
+			return path, nil
+		}
+	}
+	return "", last
 }
 
 func (a *app) up(ctx context.Context, cfg up.Config, work func(context.Context, up.Endpoint) error) error {

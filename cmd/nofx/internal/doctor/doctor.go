@@ -46,7 +46,7 @@ type Host struct {
 
 // Examine makes every check, in the order of a report.
 func Examine(ctx context.Context, h Host) []Finding {
-	return slices.Concat(h.kernel(), h.groups(), h.devices(), h.programs(), h.engine(ctx), h.gvisor(ctx))
+	return slices.Concat(h.kernel(), h.groups(), h.devices(), h.programs(), h.rootfs(), h.engine(ctx), h.gvisor(ctx))
 }
 
 // Healthy reports whether nothing that everything needs is missing.

@@ -20,6 +20,8 @@ func good() Host {
 			"proc/sys/user/max_user_namespaces":     file("15000\n"),
 			"proc/sys/kernel/seccomp/actions_avail": file("kill_process errno allow\n"),
 			"sys/fs/cgroup/cgroup.controllers":      file("cpuset cpu io memory pids\n"),
+			"etc/nofx/nofxd.yaml":                   file("drivers:\n  local:\n    rootfs: /srv/debian\n"),
+			"srv/debian/bin/sh":                     file(""),
 		},
 		Release: "6.1.0-18-amd64", UID: 0,
 		Docker:  func(context.Context) (string, error) { return "1.41", nil },
@@ -28,6 +30,11 @@ func good() Host {
 		Look:    func(string) bool { return true },
 		Open:    func(string) error { return nil },
 	}
+}
+
+// config makes the host's nofxd.yaml another.
+func config(text string) func(*Host) {
+	return func(h *Host) { h.FS.(fstest.MapFS)[configFile].Data = []byte(text) }
 }
 
 func TestExamine(t *testing.T) {
@@ -71,6 +78,11 @@ func TestExamine(t *testing.T) {
 		"no engine":      {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "", errors.New("none") } }, "container engine", Missing},
 		"no runsc":       {func(h *Host) { h.Runsc = func(context.Context) (string, error) { return "", errors.New("not there") } }, "runsc", Missing},
 		"no runtime":     {func(h *Host) { h.Runtime = func(context.Context, string) error { return errors.New("none") } }, "engine's runsc", Missing},
+		"host's root":    {config("drivers: {local: {rootfs: host}}"), "root file system", Missing},
+		"its default":    {config("data_dir: /var/lib/nofx"), "root file system", Missing},
+		"no such root":   {config("drivers: {local: {rootfs: /srv/gone}}"), "root file system", Missing},
+		"no yaml":        {config("drivers: ["), "root file system", Missing},
+		"no config":      {func(h *Host) { delete(h.FS.(fstest.MapFS), configFile) }, "root file system", Missing},
 		"a newer engine": {func(h *Host) { h.Docker = func(context.Context) (string, error) { return "1.52", nil } }, "container engine", OK},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -42,6 +42,9 @@ func parseSize(flag, s string, unit int64) (int64, error) {
 	return n * factor / unit, nil
 }
 
+// ParseSize is parseSize in bytes, for commands that run no step.
+func ParseSize(flag, s string) (int64, error) { return parseSize(flag, s, 1) }
+
 // parseCPU reads a number of cores like 0.5 or 500m.
 func parseCPU(s string) (float64, error) {
 	number, factor := s, 1.0

@@ -114,6 +114,9 @@ func (s *System) drivers() map[string]map[string]any {
 	if s.cfg.Runsc != "" {
 		all["local"]["runsc"] = s.cfg.Runsc
 	}
+	if s.cfg.RootFS != "" {
+		all["local"]["rootfs"] = s.cfg.RootFS
+	}
 	if s.cfg.Docker != "" {
 		all["container"] = map[string]any{
 			"host": "unix://" + s.cfg.Docker, "state_dir": s.path("worker", "container"), "image": s.cfg.Image,

@@ -34,6 +34,9 @@ type Config struct {
 	// Resolvers are asked for steps with a network, ADDRESS:PORT; none = those
 	// of the host.
 	Resolvers []string
+	// RootFS is the folder that steps on the driver local see as their root; ""
+	// = the host's own /usr.
+	RootFS string
 	// Dial makes the API client that start-up probes with.
 	Dial func(Endpoint) (Probe, error)
 	// Progress gets a line for each stage, for people.
@@ -91,6 +94,9 @@ func New(cfg Config) (_ *System, err error) {
 		return nil, err
 	}
 	cfg.Dir = dir
+	if cfg.RootFS, err = rootFolder(cfg.RootFS); err != nil {
+		return nil, err
+	}
 	for _, name := range []string{"nofx-api", "nofxd"} {
 		if _, err := os.Stat(filepath.Join(cfg.BinDir, name)); err != nil {
 			return nil, step.Errorf(step.KindNotFound, "%s is not in %s: run make build", name, cfg.BinDir)
@@ -124,6 +130,23 @@ func engine(asked string) (string, error) {
 	}
 	if info.Mode().Type() != os.ModeSocket {
 		return "", step.Errorf(step.KindInvalid, "--docker %s: not a socket", asked)
+	}
+	return path, nil
+}
+
+// rootFolder checks the folder of a root file system; the driver checks more.
+func rootFolder(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if info, err := os.Stat(path); err != nil {
+		return "", step.Errorf(step.KindInvalid, "--rootfs: %w", err)
+	} else if !info.IsDir() {
+		return "", step.Errorf(step.KindInvalid, "--rootfs %s: not a folder; make one of it by nofx rootfs import", path)
 	}
 	return path, nil
 }

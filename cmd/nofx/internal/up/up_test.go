@@ -407,3 +407,29 @@ func TestClientEnvIsAShellFile(t *testing.T) {
 		t.Errorf("the shell reads %q, %v", out, err)
 	}
 }
+
+// The folder of a root file system gets to the driver local, and no other.
+func TestRootFS(t *testing.T) {
+	t.Parallel()
+	root, err := rootFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &System{cfg: Config{Dir: t.TempDir(), RootFS: root, Docker: "/run/docker.sock"}}
+	if all := s.drivers(); all["local"]["rootfs"] != root || all["container"]["rootfs"] != nil {
+		t.Errorf("drivers: %v", all)
+	}
+	s.cfg.RootFS = ""
+	if all := s.drivers(); len(all["local"]) != 0 {
+		t.Errorf("drivers without: %v", all)
+	}
+	file := filepath.Join(root, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{file, filepath.Join(root, "gone")} {
+		if _, err := rootFolder(bad); !step.Is(err, step.KindInvalid) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

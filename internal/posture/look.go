@@ -1,0 +1,148 @@
+package posture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+
+	"github.com/nofx-run/nofx/sdk/driver"
+)
+
+// Here is what processes of this host are like.
+func Here(ids map[string]string) (Reference, error) {
+	raw, err := Outside(os.Getpid())
+	if err != nil {
+		return Reference{}, err
+	}
+	// A test may have taken the first thread to another network.
+	raw["ns"], err = links("/proc/thread-self/ns")
+	return Reference{Host: raw, IDs: ids}, err
+}
+
+// Exec runs the probe in a sandbox, calls look with what it says while it is
+// there, and ends it.
+func Exec(ctx context.Context, d driver.Driver, h driver.Handle, s driver.ExecSpec, look func(Raw) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	found, ended := make(chan Raw, 1), make(chan error, 1)
+	go func() {
+		var out bytes.Buffer
+		said := false
+		ended <- d.Exec(ctx, h, s, func(e driver.ExecEvent) error {
+			out.Write(e.Data)
+			if raw, err := Parse(bytes.NewReader(out.Bytes())); err == nil && !said {
+				said = true
+				found <- raw
+			} else if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return err
+			}
+			if e.Exit != nil && !said {
+				return fmt.Errorf("the probe ended: %+v, %q", e.Exit, out.Bytes())
+			}
+			return nil
+		})
+	}()
+	select {
+	case err := <-ended:
+		return errors.Join(errors.New("the probe said nothing"), err)
+	case raw := <-found:
+		err := look(raw)
+		err = errors.Join(err, d.Signal(ctx, h, s.ID, "SIGKILL"))
+		return errors.Join(err, <-ended)
+	}
+}
+
+// Sandbox gives the postures of a sandbox in which the probe has said raw: of
+// the probe from inside and from outside, of PID 1 and of the supervisor.
+func (r Reference) Sandbox(raw Raw, supervisor int) (Set, error) {
+	set := Set{"inside": r.Of(raw)}
+	if n := raw.threads(); n < 4 {
+		return nil, fmt.Errorf("the probe looked from %d threads only", n)
+	}
+	for name, pid := range map[string]string{"step": "", "init": "1"} {
+		at, err := raw.Find(pid)
+		if err != nil {
+			return nil, err
+		}
+		out, err := Outside(at)
+		if err != nil {
+			return nil, err
+		}
+		if name == "step" && out.threads() != raw.threads() {
+			return nil, fmt.Errorf("%d threads from outside, %d from inside", out.threads(), raw.threads())
+		}
+		set[name] = r.Of(out)
+	}
+	out, err := Outside(supervisor)
+	if err != nil {
+		return nil, err
+	}
+	set["supervisor"] = r.OfHost(out)
+	for _, name := range []string{"init", "supervisor"} {
+		set[name] = set[name].Kinds()
+	}
+	return set, nil
+}
+
+// Unconfined gives the posture of the probe at path without any sandbox.
+func (r Reference) Unconfined(ctx context.Context, path string) (_ Posture, err error) {
+	cmd := exec.CommandContext(ctx, path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return Posture{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return Posture{}, err
+	}
+	raw, err := Parse(out)
+	if err = errors.Join(err, cmd.Process.Kill()); err != nil {
+		return Posture{}, err
+	}
+	_ = cmd.Wait() // killed
+	return r.Of(raw), nil
+}
+
+// Confined tells in which ways a process is not confined, going by an
+// unconfined one: none, where they differ in all that matters.
+func Confined(p, unconfined Posture) []string {
+	var same []string
+	if len(p.Threads) != 1 || len(unconfined.Threads) != 1 {
+		return []string{"threads"}
+	}
+	a, b := p.Threads[0], unconfined.Threads[0]
+	for name, v := range map[string][2]string{
+		"uid": {a.UID, b.UID}, "gid": {a.GID, b.GID}, "cap_permitted": {a.CapPermitted, b.CapPermitted}, "cap_effective": {a.CapEffective, b.CapEffective},
+		"cap_bounding": {a.CapBounding, b.CapBounding}, "no_new_privs": {a.NoNewPrivileges, b.NoNewPrivileges}, "seccomp": {a.Seccomp, b.Seccomp},
+		"seccomp_filters": {a.SeccompFilters, b.SeccompFilters}, "open files": {p.Limits["open files"], unconfined.Limits["open files"]},
+	} {
+		if v[0] == v[1] {
+			same = append(same, name)
+		}
+	}
+	for _, name := range []string{"mnt", "pid", "ipc", "uts", "cgroup", "net"} {
+		if p.Namespaces[name] != "own" || unconfined.Namespaces[name] != "host" {
+			same = append(same, name)
+		}
+	}
+	if slices.Equal(p.Mounts, unconfined.Mounts) {
+		same = append(same, "mounts")
+	}
+	slices.Sort(same)
+	return same
+}
+
+func (raw Raw) threads() int {
+	n := 0
+	for name := range maps.Keys(raw) {
+		if len(name) > len("status/") && name[:len("status/")] == "status/" {
+			n++
+		}
+	}
+	return n
+}

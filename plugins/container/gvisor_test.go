@@ -27,6 +27,10 @@ func TestGVisorsKernel(t *testing.T) {
 		"the other asked for": {both, driver.IsolationNamespace, false},
 		"given to all":        {all, "", true},
 	} {
+		// A network is what a sandbox with gVisor cannot have.
+		if desc, err := tc.d.Describe(t.Context()); err != nil || desc.Capabilities.Has(driver.CapNetOpen) != (tc.d == both) {
+			t.Errorf("%s: %v, %v", what, desc.Capabilities, err)
+		}
 		h, _ := newBox(t, tc.d, func(s *driver.Spec) { s.Isolation = tc.level })
 		r := run(t, tc.d, h, "cat /proc/version")
 		if got := strings.Contains(r.out, "gvisor"); got != tc.gvisor || r.out == "" {

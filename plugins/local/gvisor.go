@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/supervised"
@@ -119,6 +120,7 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 // runsc is one that starts a sandbox, and ends when it has.
 type runsc struct {
 	dir  string
+	said *os.File // what it and gVisor say, in memory that counts as the sandbox's
 	done chan struct{}
 	err  error // once done
 }
@@ -130,17 +132,18 @@ func (g *gvisor) run(ctx context.Context, b *supervised.Box, share string) (*run
 	if err := os.Mkdir(own, 0o700); err != nil {
 		return nil, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
 	}
-	said, err := os.Create(r.path("err"))
+	fd, err := unix.MemfdCreate("runsc", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, step.Errorf(step.KindUnavailable, "sandbox: %w", err)
 	}
-	defer said.Close()
+	r.said = os.NewFile(uintptr(fd), "runsc")
 	args := append([]string{"nofx-supervisor", "into", g.root, share, own}, tasks(b.Spec.Host.Cgroup)...)
-	args = append(args, "--", g.config.Runsc, "--root="+stageRun, "--log="+r.path("log"), "--ignore-cgroups", "--network=none")
-	args = append(append(args, contained.RunscFlags[:]...), "run", "--detach", "--bundle="+b.Dir, "--pid-file="+r.path("pid"), "sandbox")
+	args = append(args, "--", g.config.Runsc, "--root="+stageRun, "--ignore-cgroups", "--network=none")
+	args = append(append(args, contained.RunscFlags[:]...), "run", "--detach", "--bundle="+b.Dir, "--pid-file="+r.pidFile(), "sandbox")
 	cmd := exec.CommandContext(ctx, g.config.Supervisor)
-	cmd.Args, cmd.Env, cmd.Dir, cmd.Stderr = args, []string{}, b.Dir, said
+	cmd.Args, cmd.Env, cmd.Dir, cmd.Stderr = args, []string{}, b.Dir, r.said
 	if err := cmd.Start(); err != nil {
+		_ = r.said.Close()
 		return nil, step.Errorf(step.KindUnavailable, "runsc: %w", err)
 	}
 	go func() {
@@ -150,16 +153,27 @@ func (g *gvisor) run(ctx context.Context, b *supervised.Box, share string) (*run
 	return r, nil
 }
 
-func (r *runsc) path(kind string) string { return filepath.Join(r.dir, "runsc."+kind) }
+func (r *runsc) pidFile() string { return filepath.Join(r.dir, "runsc.pid") }
 
-func (r *runsc) wait() { <-r.done }
+// wait waits until it has ended.
+func (r *runsc) wait() {
+	<-r.done
+	_ = r.said.Close()
+}
+
+// words are the first of what was said.
+func (r *runsc) words() string {
+	text := make([]byte, 500)
+	n, _ := r.said.ReadAt(text, 0) // the end of it is no fault
+	return strings.TrimSpace(string(text[:n]))
+}
 
 // failed reports whether it has ended without a sandbox.
 func (r *runsc) failed() error {
 	select {
 	case <-r.done:
 		if r.err != nil {
-			return step.Errorf(step.KindUnavailable, "runsc: %w: %s", r.err, words(r.path("err"), r.path("log")))
+			return step.Errorf(step.KindUnavailable, "runsc: %w: %s", r.err, r.words())
 		}
 		pid, err := r.pid()
 		if err != nil {
@@ -173,7 +187,7 @@ func (r *runsc) failed() error {
 
 // pid is the process that holds the sandbox's kernel.
 func (r *runsc) pid() (int, error) {
-	data, err := os.ReadFile(r.path("pid"))
+	data, err := os.ReadFile(r.pidFile())
 	if err != nil {
 		return 0, step.Errorf(step.KindInternal, "runsc: %w", err)
 	}
@@ -201,16 +215,4 @@ func alive(pid int) error {
 		return step.Errorf(step.KindUnavailable, "gVisor ended as the sandbox began")
 	}
 	return nil
-}
-
-// words are what runsc and its processes said.
-func words(paths ...string) string {
-	var all []string
-	for _, p := range paths {
-		data, err := os.ReadFile(p)
-		if text := strings.TrimSpace(string(data)); err == nil && text != "" {
-			all = append(all, text[:min(len(text), 500)])
-		}
-	}
-	return strings.Join(all, "; ")
 }

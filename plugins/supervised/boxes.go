@@ -102,6 +102,7 @@ func (b *Boxes) Networks() (caps driver.Capabilities, warning string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
+	case b.levels.always: // gVisor, and none of its sandboxes has one
 	case b.egress != nil:
 		caps = append(caps, driver.CapNetAllow, driver.CapNetOpen)
 	case b.noEgress != nil:

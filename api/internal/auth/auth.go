@@ -54,7 +54,7 @@ func (c *Checker) Check(ctx context.Context, header string, role Role) (Principa
 	if err != nil {
 		return Principal{}, err
 	}
-	if who.Role != role && !(role == User && who.Role == Operator) {
+	if who.Role != role && (role != User || who.Role != Operator) {
 		article := "a"
 		if role == Operator {
 			article = "an"

@@ -317,7 +317,8 @@ func TestOneProbeAtATime(t *testing.T) {
 // its own lease is over.
 func TestLostProbe(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, handlersWith(t, "breaker: {counts: [exit], consecutive: 1, cooldown_ms: 3600000}"))
+	// After a pause the reaper waits for a lease before it takes any back.
+	r := newRig(t, handlersWith(t, "breaker: {counts: [exit], consecutive: 1, cooldown_ms: 3600000}"), func(c *api.Config) { c.Lease = 5 * time.Second })
 	w := r.worker("host")
 	r.submit(flaky)
 	w.finish(w.one(), exit(1))

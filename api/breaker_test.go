@@ -317,7 +317,8 @@ func TestOneProbeAtATime(t *testing.T) {
 // its own lease is over.
 func TestLostProbe(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, handlersWith(t, "breaker: {counts: [exit], consecutive: 1, cooldown_ms: 3600000}"), func(c *api.Config) { c.Lease = time.Second })
+	// After a pause the reaper waits for a lease before it takes any back.
+	r := newRig(t, handlersWith(t, "breaker: {counts: [exit], consecutive: 1, cooldown_ms: 3600000}"), func(c *api.Config) { c.Lease = 5 * time.Second })
 	w := r.worker("host")
 	r.submit(flaky)
 	w.finish(w.one(), exit(1))
@@ -325,6 +326,7 @@ func TestLostProbe(t *testing.T) {
 	r.submit(flaky)
 	r.cooled()
 	lost := w.one()
+	r.sql("UPDATE nofx.attempt SET lease_until = now() - interval '1 second' WHERE status = 'running'")
 	if next := w.one(); next.BreakerGeneration != lost.BreakerGeneration+2 || next.StepID == lost.StepID && next.Epoch == lost.Epoch {
 		t.Errorf("after %+v came %+v", lost, next)
 	}
@@ -398,7 +400,7 @@ func TestFailureRate(t *testing.T) {
 // waiting for another step, or was there already. The others wait.
 func TestFailFast(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, handlersWith(t, counting), func(c *api.Config) { c.Lease = 2 * time.Second })
+	r := newRig(t, handlersWith(t, counting))
 	w := r.worker("host")
 	const fast = `{"name":"a","tool":"flaky","on_open":"fail"}`
 	var leases []wire.Lease

@@ -5,11 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -165,7 +163,7 @@ func TestFallbackPastBreakers(t *testing.T) {
 // that some worker has.
 func TestFallbackFromUnhealthy(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease = 3 * time.Second })
+	r := newRig(t)
 	w := r.worker("host", two(false, true)...)
 	run := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `}]`)
 	lonely := r.submit(`[{"name":"a","tool":"test:echo","driver":"first"}]`)

@@ -54,6 +54,8 @@ type rig struct {
 func newRig(t testing.TB, change ...func(*api.Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, db: server.Database(t), log: &buffer{}, keys: map[string]string{}}
+	// The database is a copy of an older one, which would look like an outage.
+	r.sql("UPDATE nofx.lease_clock SET ticked_at = now(), hold_until = now()")
 	dir := t.TempDir()
 	cert, key := certificate(t, dir)
 	r.roots = x509.NewCertPool()

@@ -71,7 +71,7 @@ ALTER TABLE nofx.step
 DROP INDEX nofx.step_queue;
 CREATE INDEX step_queue ON nofx.step (tenant_id, pin, driver, lane, due_at, id) WHERE status = 'queued';
 -- Steps that do not just wait where they are.
-CREATE INDEX step_choosy ON nofx.step (lane, driver) WHERE status = 'queued' AND (on_open <> 'wait' OR cardinality(drivers) > 1);
+CREATE INDEX step_choosy ON nofx.step (lane, driver, due_at, id) WHERE status = 'queued' AND (on_open <> 'wait' OR cardinality(drivers) > 1);
 
 ALTER TABLE nofx.attempt
   ADD COLUMN breaker_generation bigint NOT NULL DEFAULT 0, -- that it was let through under

@@ -21,13 +21,13 @@ const (
 // lost workers held, fails what nobody can take. Of several replicas one does
 // it at a time.
 func (q *Queue) Reap(ctx context.Context) error {
+	errs := []error{q.settle(ctx)} // of every replica, and also while nothing may expire
 	may, err := q.tick(ctx)
 	if err != nil || !may {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx))
-	errs = append(errs, q.settle(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
+	errs = append(errs, q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
 		_, err := db.SweepIdempotency(ctx)
 		return err

@@ -48,19 +48,23 @@ WITH RECURSIVE tenants AS (
   SELECT h.lane, h.driver FROM nofx.handler_health h
   WHERE (h.lane, h.driver) IN (SELECT n.lane, n.driver FROM near n WHERE n.probe) AND h.state <> 'closed' AND h.ready_at <= now()
   FOR NO KEY UPDATE SKIP LOCKED
-), held AS (
-  SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin, n.turn, n.due_at, n.probe
-  FROM nofx.step s
-  JOIN near n ON n.id = s.id
-  JOIN nofx.run r ON r.id = s.run_id
-  WHERE s.id = ANY (ARRAY (SELECT i.id FROM near i)) AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $1))
-    AND (NOT n.probe OR n.nth = 1 AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
-  ORDER BY n.turn, n.due_at, s.id
+), held AS ( -- one by one, in their order, until there are enough
+  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.turn, n.due_at, n.probe
+  FROM (SELECT id, due_at, lane, driver, probe, turn, nth FROM near o
+        WHERE NOT o.probe OR o.nth = 1 AND (o.lane, o.driver) IN (SELECT m.lane, m.driver FROM room m)
+        ORDER BY o.turn, o.due_at, o.id) n
+  CROSS JOIN LATERAL (
+    SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin
+    FROM nofx.step s
+    JOIN nofx.run r ON r.id = s.run_id
+    WHERE s.id = n.id AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $1))
+    LIMIT 1
+    FOR NO KEY UPDATE OF s SKIP LOCKED
+  ) s
   LIMIT $7::int
-  FOR NO KEY UPDATE OF s SKIP LOCKED
 ), fresh AS ( -- runs that this claim starts or pins
   SELECT r.id FROM nofx.run r
-  WHERE r.id IN (SELECT h.run_id FROM held h WHERE h.run_status = 'queued' OR (h.shares AND h.run_pin = ''))
+  WHERE r.id = ANY (ARRAY (SELECT h.run_id FROM held h WHERE h.run_status = 'queued' OR (h.shares AND h.run_pin = '')))
     AND r.pin IN ('', $1)
   FOR NO KEY UPDATE SKIP LOCKED
 ), pinned AS (
@@ -68,7 +72,7 @@ WITH RECURSIVE tenants AS (
   SET status = CASE WHEN r.status = 'queued' THEN 'running' ELSE r.status END,
       pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN $1 ELSE r.pin END
   FROM fresh f
-  WHERE r.id = f.id
+  WHERE r.id = f.id AND r.id = ANY (ARRAY (SELECT i.id FROM fresh i))
 ), taken AS (
   UPDATE nofx.step s
   SET status = 'running', attempt = s.attempt + 1, epoch = s.epoch + 1
@@ -76,7 +80,7 @@ WITH RECURSIVE tenants AS (
     SELECT h.id, h.turn, h.due_at, h.probe FROM held h
     WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
   ) g
-  WHERE s.id = g.id AND s.status || '' = 'queued'
+  WHERE s.id = g.id AND s.id = ANY (ARRAY (SELECT i.id FROM held i)) AND s.status || '' = 'queued'
   RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, g.turn, g.due_at, g.probe
 ), numbered AS (
   SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.turn, t.due_at, t.probe, ($8::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t

@@ -13,17 +13,21 @@ import (
 const barred = `-- name: Barred :many
 SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next
 FROM nofx.handler_health h
-JOIN nofx.step s ON s.lane = h.lane AND s.driver = h.driver
+CROSS JOIN LATERAL (
+  SELECT s.id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open FROM nofx.step s
+  WHERE s.lane = h.lane AND s.driver = h.driver AND s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1)
+    AND s.on_open = $1::text
+    AND (s.on_open = 'fail' OR s.idempotent
+         OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
+  ORDER BY s.lane, s.driver, s.due_at, s.id
+) s
 LEFT JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
   WHERE i > s.place AND NOT EXISTS (
     SELECT 1 FROM nofx.handler_health x
     WHERE x.lane = s.lanes[i] AND x.driver = s.drivers[i] AND x.state <> 'closed' AND (x.ready_at IS NULL OR x.ready_at > now()))
 ) n ON s.on_open = 'fallback'
-WHERE h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now())
-  AND s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1) AND s.on_open = $1::text
-  AND (s.on_open = 'fail' OR n.place IS NOT NULL
-       AND (s.idempotent OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL)))
+WHERE h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now()) AND (s.on_open = 'fail' OR n.place IS NOT NULL)
 LIMIT $2
 `
 
@@ -40,6 +44,8 @@ type BarredRow struct {
 // Barred are queued steps before a breaker that lets nothing through, that do
 // not wait there: they fail, or have another driver to go to whose breaker
 // lets them. One that has touched the outside, and must not do so twice, stays.
+// The order is the index step_choosy's and no other's, so that this is what is
+// read.
 func (q *Queries) Barred(ctx context.Context, onOpen string, most int32) ([]BarredRow, error) {
 	rows, err := q.db.Query(ctx, barred, onOpen, most)
 	if err != nil {
@@ -635,6 +641,7 @@ WHERE s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1
   AND s.due_at < now() - make_interval(secs => $1::float8)
   AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id))
   AND (s.idempotent OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
+ORDER BY s.lane, s.driver, s.due_at, s.id
 LIMIT $2
 `
 

@@ -190,7 +190,7 @@ func TestUpRunsSupervisesAndEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "migrate\nkey user\nkey worker\ndaemon ends\npurge\napi ends\n"; string(order) != want {
+	if want := "migrate\nkey operator\nkey worker\ndaemon ends\npurge\napi ends\n"; string(order) != want {
 		t.Errorf("order: got %q, want %q", order, want)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "run", "*"))

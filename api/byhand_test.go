@@ -15,7 +15,7 @@ import (
 // Retries of steps and runs by hand, of what is in no DLQ, too.
 func TestRetryByHand(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"bash","inputs":{"command":"exit 7"},"depends_on":["a"]},{"name":"c","tool":"test:echo","depends_on":["b"]},
 		{"name":"d","tool":"bash","inputs":{"command":"true"},"tools_allowed":["gate:lint"]},{"name":"e","tool":"test:echo","depends_on":["d"]},{"name":"f","tool":"test:echo","depends_on":["c","d"]}]`)
@@ -86,7 +86,7 @@ func TestRetryByHand(t *testing.T) {
 // A cancelled run stays so, unless the whole of it is run again.
 func TestRetryCancelled(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	if _, err := r.user.Cancel(t.Context(), run.ID); err != nil {
@@ -110,7 +110,7 @@ func TestRetryNeedsTheWorkspace(t *testing.T) {
 	for keep, gone := range map[time.Duration]bool{time.Hour: false, 0: true} {
 		t.Run("kept for "+keep.String(), func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, func(c *api.Config) { c.WorkspaceKeep = keep })
+			r := newRig(t, withoutBreakers(t), func(c *api.Config) { c.WorkspaceKeep = keep })
 			w := r.worker("host")
 			run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:fail","retry":{"attempts":2},"depends_on":["a"]},{"name":"c","tool":"test:fail","workspace":"step","retry":{"attempts":2}}]`)
 			for r.run(run.ID).Run.EndedAt == nil {
@@ -154,7 +154,7 @@ func TestRetryNeedsTheWorkspace(t *testing.T) {
 // Nothing needs a body, and a broken one is refused.
 func TestRetryBodies(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.die(w, failing)
 	e := r.dead(wire.DeadFilter{})[0]
@@ -180,7 +180,7 @@ func TestRetryBodies(t *testing.T) {
 // What the tenant may have has changed since: that counts for what is edited.
 func TestRequeueEditedWithinPolicy(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	r.die(w, `[{"name":"a","tool":"test:fail","timeout":30000,"retry":{"attempts":2,"backoff_ms":1}}]`)
 	e := r.dead(wire.DeadFilter{})[0]

@@ -37,7 +37,7 @@ const failing = `[{"name":"a","tool":"test:fail","inputs":{"feed":"warehouse-7"}
 // A step that has failed for good has one entry, with what one needs to know.
 func TestDeadStep(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	before := time.Now().Add(-time.Minute)
 	run := r.die(w, failing)
@@ -76,7 +76,7 @@ func TestDeadStep(t *testing.T) {
 // The list is filtered and comes in pages; the export has the same.
 func TestDeadListAndExport(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	for range 3 {
 		r.die(w, failing)
@@ -136,7 +136,7 @@ func TestDeadListAndExport(t *testing.T) {
 // An export that is longer than a page has everything once.
 func TestLongExport(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	steps := make([]string, 250)
 	for i := range steps {
@@ -160,7 +160,7 @@ func TestLongExport(t *testing.T) {
 
 func TestDeadRefusals(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	for path, want := range map[string]struct {
 		status int
 		text   string

@@ -158,7 +158,7 @@ func (m *dlqMachine) wreck(*rapid.T) {
 // the books are right.
 func TestDLQMachine(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	m := &dlqMachine{r: r, w: r.worker("host")}
 	admin, err := pgx.Connect(t.Context(), r.db.Admin)
 	if err != nil {

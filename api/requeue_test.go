@@ -48,7 +48,7 @@ func statuses(d wire.RunDetail) string {
 // after it, the run ends anew, and the entry stays as history.
 func TestRequeue(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.die(w, `[{"name":"a","tool":"test:fail","retry":{"attempts":2,"backoff_ms":1}},{"name":"b","tool":"test:echo","depends_on":["a"]},
 		{"name":"c","tool":"test:echo","depends_on":["b"]}]`)
@@ -100,7 +100,7 @@ func TestRequeue(t *testing.T) {
 // A generation that fails again has an entry of its own.
 func TestEachGenerationHasOneEntry(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.die(w, failing)
 	for generation := 1; generation <= 3; generation++ {
@@ -122,7 +122,7 @@ func TestEachGenerationHasOneEntry(t *testing.T) {
 // another driver.
 func TestRequeueEdited(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host", offering("local", able...), offering("weak", "cap.cpu"), offering("other", able...))
 	run := r.submit(`[{"name":"a","tool":"bash","env_allowed":["FEED"],"inputs":{"command":"exit 1","env":{"FEED":"7"}},"retry":{"attempts":2}}]`)
 	for range 2 {
@@ -187,7 +187,7 @@ func TestRequeueEdited(t *testing.T) {
 // Inputs with the keys of older clients are edited, too.
 func TestRequeueOldInputs(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host", offering("local", able...), offering("other", able...))
 	run := r.submit(`[{"name":"a","tool":"test:fail","inputs":{"_driver":"local","_policy":{"tools_allowed":["test:fail"]},"feed":1},"retry":{"attempts":2,"backoff_ms":1}}]`)
 	w.finish(w.one(), exit(1))
@@ -208,7 +208,7 @@ func TestRequeueOldInputs(t *testing.T) {
 // Of many who press the button at once one wins, and the step runs once.
 func TestRequeueRaces(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	for range 5 {
 		run := r.die(w, failing)
@@ -253,7 +253,7 @@ func TestRequeueRaces(t *testing.T) {
 // a cancelled run begins again.
 func TestRequeueRacesCancel(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	both := 0
 	for range 8 {
@@ -299,7 +299,7 @@ func TestRequeueRacesCancel(t *testing.T) {
 // A repeat with the same key is the same request.
 func TestRequeueOnce(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.die(w, failing)
 	e := r.dead(wire.DeadFilter{})[0]
@@ -330,7 +330,7 @@ func TestRequeueOnce(t *testing.T) {
 // Many at once: first a look, then the deed; what cannot be is told.
 func TestBulk(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host", offering("local", able...), offering("other", able...))
 	var runs []string
 	for range 4 {
@@ -397,7 +397,7 @@ func TestBulk(t *testing.T) {
 // The steps of one run are tried again together.
 func TestBulkOfOneRun(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.die(w, `[{"name":"a","tool":"test:fail","retry":{"attempts":2}},{"name":"b","tool":"test:fail","retry":{"attempts":2}},{"name":"c","tool":"test:echo","depends_on":["a","b"]}]`)
 	if got, err := r.user.RequeueMany(t.Context(), wire.ResolveMany{Match: &wire.DeadFilter{}}, ""); err != nil || len(got.Done) != 2 {

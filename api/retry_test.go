@@ -32,7 +32,7 @@ func (r *rig) eventsOf(id string, kind step.EventType) []step.Event {
 // it.
 func TestHandlersRetryPolicy(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"test:fail","retry":{"backoff_ms":1}},{"name":"b","tool":"test:fail","retry":{"attempts":1}},
 		{"name":"c","tool":"test:fail","retry":{"backoff_ms":1,"never_exit_codes":[1]}}]`)
@@ -63,7 +63,7 @@ func TestHandlersRetryPolicy(t *testing.T) {
 // A step is tried again after the codes that it names and after no other.
 func TestRetryOnExitCodes(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"bash","inputs":{"command":"true"},"retry":{"attempts":5,"exit_codes":[75],"on":["timeout"]}}]`)
 	w.finish(w.one(), exit(75))
@@ -80,7 +80,7 @@ func TestRetryOnExitCodes(t *testing.T) {
 // All steps of a run draw on one budget; the event says when it is used up.
 func TestRetryBudget(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	resp, raw := r.call("POST", "/api/runs", r.keys["acme user"], []byte(`{"plan":{"goal":"g","retry_budget":3,"steps":[
 		{"name":"a","tool":"bash","inputs":{"command":"true"},"retry":{"attempts":9}},{"name":"b","tool":"bash","inputs":{"command":"true"},"retry":{"attempts":9}}]}}`))
@@ -105,7 +105,7 @@ func TestRetryBudget(t *testing.T) {
 // What the driver asks for is waited for.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	v := cause(step.CauseDriverError)
@@ -132,7 +132,7 @@ func TestRetryAfter(t *testing.T) {
 
 func TestBadRetryPolicies(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	for retry, want := range map[string]string{
 		`{"attempts":21}`:                           "body.plan.steps[0].retry.attempts",
 		`{"backoff_ms":-1}`:                         "body.plan.steps[0].retry.backoff_ms",
@@ -160,7 +160,7 @@ func TestBadRetryPolicies(t *testing.T) {
 // may say no.
 func TestIdempotentStepsAreRunAgain(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host", offering("local", append(slices.Clone(able), "net.open")...))
 	for mark, again := range map[string]bool{`"idempotent":true`: true, `"idempotent":false`: false, `"artifacts":[]`: false} {
 		run := r.submit(`[{"name":"a","tool":"test:echo","network":"open",` + mark + `}]`)

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"net"
@@ -21,7 +22,10 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/configs"
 	"github.com/nofx-run/nofx/internal/testpg"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -80,6 +84,38 @@ func newRig(t testing.TB, change ...func(*api.Config)) *rig {
 	})
 	r.user = r.client("acme", "user")
 	return r
+}
+
+// withoutBreakers is for tests in which steps fail again and again.
+func withoutBreakers(t testing.TB) func(*api.Config) {
+	t.Helper()
+	manifests, err := configs.Handlers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	names, err := fs.Glob(manifests, "*.yaml")
+	if err != nil || len(names) == 0 {
+		t.Fatal("no manifests", err)
+	}
+	for _, name := range names {
+		raw, err := fs.ReadFile(manifests, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m map[string]any
+		if err := yaml.Unmarshal(raw, &m); err != nil {
+			t.Fatal(err)
+		}
+		m["breaker"] = map[string]bool{"off": true}
+		if raw, err = yaml.Marshal(m); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func(c *api.Config) { c.HandlersDir = dir }
 }
 
 func (r *rig) start() {

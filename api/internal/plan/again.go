@@ -29,7 +29,10 @@ func Again(ctx context.Context, spec wire.PlanStep, old json.RawMessage, to Chan
 	offered := &offers{known: have.Drivers, list: list}
 	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles}
 	if to.Driver != "" {
-		spec.Driver = to.Driver
+		spec.Driver, spec.Drivers = to.Driver, nil
+		if spec.OnOpen == wire.OnOpenFallback {
+			spec.OnOpen = wire.OnOpenWait
+		}
 	}
 	spec.Inputs = to.Inputs
 	if to.Inputs == nil { // what keys of older clients asked for is in spec already

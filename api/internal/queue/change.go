@@ -118,7 +118,11 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		lost = 1
 	}
 	c.health.add(a, v.Verdict)
-	if next := elsewhere(a, v.Verdict); next > 0 && r.CancelAt == nil {
+	// To another driver is not one more try of the same: it takes nothing from
+	// the run's budget, and the number of drivers bounds it.
+	next := elsewhere(a, v.Verdict)
+	moves := next > 0 && r.CancelAt == nil
+	if moves {
 		why := "driver " + a.Driver + ": " + whatHappened(v.Verdict)
 		if err := add(step.EventStepFallback, movedTo(a.Driver, a.Drivers[next-1], why)); err != nil {
 			return err
@@ -140,7 +144,9 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		} else {
 			c.queued = append(c.queued, place{a.Driver, pin})
 		}
-		r.Retries++
+		if !moves {
+			r.Retries++
+		}
 		r.dirty = true
 		summary["wait_ms"] = d.wait.Milliseconds()
 		return add(step.EventStepRetry, summary)

@@ -31,6 +31,8 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 		Reads: to.Reads, Shown: to.Shown, Image: to.Image, Workspace: string(to.Workspace), Network: string(to.Network), NetworkAllow: to.NetworkAllow,
 		OnOutput: string(to.OnOutput), TimeoutMs: to.TimeoutMS, Artifacts: to.Artifacts, Idempotent: to.Idempotent,
 		Tries: i32(to.Retry.Attempts), BackoffMs: to.Retry.BackoffMS}
+	p.Lane, p.Drivers, p.Lanes = gatesOf(o.who.TenantID, to)
+	p.OnOpen = string(to.OnOpen)
 	if p.NetworkAllow == nil {
 		p.NetworkAllow = []string{}
 	}

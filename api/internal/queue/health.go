@@ -302,20 +302,28 @@ func (q *Queue) admit(ctx context.Context, queued []plan.Step) {
 	}
 }
 
-// gates says which breakers a step meets.
-func (n *fresh) gates(st plan.Step, p *pgdb.InsertStepsParams) {
-	names, lanes := make([]string, len(st.Drivers)), make([]string, len(st.Drivers))
+// gatesOf are the breakers that a step meets: the lane of its first driver, and
+// where there is more than one, all drivers with their lanes.
+func gatesOf(tenant string, st plan.Step) (first string, names, lanes []string) {
+	names, lanes = make([]string, len(st.Drivers)), make([]string, len(st.Drivers))
 	for i, d := range st.Drivers {
 		lane := breaker.Lane{Handler: st.Handler}
 		if d.ByTenant {
-			lane.Tenant = n.who.TenantID
+			lane.Tenant = tenant
 		}
 		names[i], lanes[i] = d.Name, lane.String()
 	}
-	p.Lanes, p.OnOpens = append(p.Lanes, lanes[0]), append(p.OnOpens, string(st.OnOpen))
+	first = lanes[0]
 	if len(names) == 1 {
-		names, lanes = nil, nil
+		names, lanes = []string{}, []string{}
 	}
+	return first, names, lanes
+}
+
+// gates says which breakers a step meets.
+func (n *fresh) gates(st plan.Step, p *pgdb.InsertStepsParams) {
+	first, names, lanes := gatesOf(n.who.TenantID, st)
+	p.Lanes, p.OnOpens = append(p.Lanes, first), append(p.OnOpens, string(st.OnOpen))
 	p.DriversListed, p.LanesListed = append(p.DriversListed, strings.Join(names, listSep)), append(p.LanesListed, strings.Join(lanes, listSep))
 }
 

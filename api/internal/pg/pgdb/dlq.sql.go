@@ -92,15 +92,19 @@ func (q *Queries) DeadPlaces(ctx context.Context, tenantID string, ids []string)
 
 const editStep = `-- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = $1, shares = $2, inputs = $3, command = $4, reads = $5, shown = $6, resources = $7, image = $8,
-    workspace = $9, network = $10, network_allow = $11::text[], on_output = $12, timeout_ms = $13,
-    artifacts = $14::text[], idempotent = $15, tries = $16, backoff_ms = $17, retry = $18, spec = $19,
-    idempotency_key = CASE WHEN $20::text = '' THEN s.idempotency_key ELSE $20 END
-WHERE s.tenant_id = $21 AND s.id = $22 AND s.generation = $23 AND s.ended_at IS NOT NULL
+SET driver = $1, lane = $2, drivers = $3::text[], lanes = $4::text[], place = 1, moved = '', on_open = $5, shares = $6, inputs = $7, command = $8, reads = $9, shown = $10, resources = $11, image = $12,
+    workspace = $13, network = $14, network_allow = $15::text[], on_output = $16, timeout_ms = $17,
+    artifacts = $18::text[], idempotent = $19, tries = $20, backoff_ms = $21, retry = $22, spec = $23,
+    idempotency_key = CASE WHEN $24::text = '' THEN s.idempotency_key ELSE $24 END
+WHERE s.tenant_id = $25 AND s.id = $26 AND s.generation = $27 AND s.ended_at IS NOT NULL
 `
 
 type EditStepParams struct {
 	Driver         string
+	Lane           string
+	Drivers        []string
+	Lanes          []string
+	OnOpen         string
 	Shares         bool
 	Inputs         []byte
 	Command        []byte
@@ -129,6 +133,10 @@ type EditStepParams struct {
 func (q *Queries) EditStep(ctx context.Context, arg EditStepParams) (int64, error) {
 	result, err := q.db.Exec(ctx, editStep,
 		arg.Driver,
+		arg.Lane,
+		arg.Drivers,
+		arg.Lanes,
+		arg.OnOpen,
 		arg.Shares,
 		arg.Inputs,
 		arg.Command,
@@ -497,7 +505,8 @@ func (q *Queries) ReopenRuns(ctx context.Context, arg ReopenRunsParams) (int64, 
 const reopenSteps = `-- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
-    ended_at = NULL, verdict = NULL, outputs = NULL
+    ended_at = NULL, verdict = NULL, outputs = NULL,
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = ''
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
              unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin) f
 WHERE s.tenant_id = $1 AND s.id = ANY ($2::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
@@ -514,7 +523,7 @@ type ReopenStepsParams struct {
 }
 
 // ReopenSteps begins a new generation of steps that have ended, in their runs'
-// locked rows.
+// locked rows, on the first of each one's drivers.
 func (q *Queries) ReopenSteps(ctx context.Context, arg ReopenStepsParams) ([]string, error) {
 	rows, err := q.db.Query(ctx, reopenSteps,
 		arg.TenantID,

@@ -85,11 +85,12 @@ WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])
 ORDER BY s.run_id, s.idx;
 
 -- ReopenSteps begins a new generation of steps that have ended, in their runs'
--- locked rows.
+-- locked rows, on the first of each one's drivers.
 -- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
-    ended_at = NULL, verdict = NULL, outputs = NULL
+    ended_at = NULL, verdict = NULL, outputs = NULL,
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = ''
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin) f
 WHERE s.tenant_id = @tenant_id AND s.id = ANY (@ids::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
@@ -107,7 +108,7 @@ WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;
 -- EditStep gives a step that has ended another command, in its run's locked row.
 -- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = @driver, shares = @shares, inputs = @inputs, command = @command, reads = @reads, shown = @shown, resources = @resources, image = @image,
+SET driver = @driver, lane = @lane, drivers = @drivers::text[], lanes = @lanes::text[], place = 1, moved = '', on_open = @on_open, shares = @shares, inputs = @inputs, command = @command, reads = @reads, shown = @shown, resources = @resources, image = @image,
     workspace = @workspace, network = @network, network_allow = @network_allow::text[], on_output = @on_output, timeout_ms = @timeout_ms,
     artifacts = @artifacts::text[], idempotent = @idempotent, tries = @tries, backoff_ms = @backoff_ms, retry = @retry, spec = @spec,
     idempotency_key = CASE WHEN @idempotency_key::text = '' THEN s.idempotency_key ELSE @idempotency_key END

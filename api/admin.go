@@ -120,6 +120,33 @@ func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.Tenan
 	})
 }
 
+// SetTenantIsolation demands, as the schema's owner, an isolation level of all
+// steps of a tenant; namespace, the weakest, demands nothing.
+func SetTenantIsolation(ctx context.Context, ownerURL, tenant, level string) error {
+	demand := level
+	switch level {
+	case driver.IsolationGVisor:
+	case driver.IsolationNamespace:
+		demand = ""
+	default:
+		return fmt.Errorf("isolation %.40q: %s or %s", level, driver.IsolationNamespace, driver.IsolationGVisor)
+	}
+	detail, err := json.Marshal(map[string]string{"isolation": level})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantIsolation(ctx, demand, tenant)
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.isolation", Target: tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
 // SetTenantQuota bounds, as the schema's owner, what a tenant may use in a
 // month; nil = not at all.
 func SetTenantQuota(ctx context.Context, ownerURL, tenant string, computeMinutes *float64) error {

@@ -2,9 +2,11 @@ package api_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -69,5 +71,61 @@ func TestIsolationIsDemanded(t *testing.T) {
 	w.register("host")
 	if code, raw := submit(demands); code != http.StatusCreated {
 		t.Errorf("of a driver that has not said yet: %d %s", code, raw)
+	}
+}
+
+// A tenant's policy can demand a level of all its steps: they get it, or are
+// refused when they ask for less or for what does not go with it.
+func TestTenantIsolation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	w.drivers[0].Capabilities = append(w.drivers[0].Capabilities, "isolation.namespace", "isolation.gvisor", "net.open")
+	w.register("host")
+	post := func(fields string) (int, string) {
+		t.Helper()
+		resp, raw := r.call(http.MethodPost, "/api/runs", r.keys["acme user"], []byte(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"`+fields+`}]}}`))
+		return resp.StatusCode, string(raw)
+	}
+	for _, f := range []string{"", `,"isolation":"namespace"`, `,"network":"open"`} { // before
+		if status, raw := post(f); status != http.StatusCreated {
+			t.Fatalf("%s: %d %s", f, status, raw)
+		}
+		w.finish(w.one(), exit(0))
+	}
+	if err := api.SetTenantIsolation(t.Context(), r.db.Admin, "acme", "gvisor"); err != nil {
+		t.Fatal(err)
+	}
+	for f, want := range map[string]string{`,"isolation":"namespace"`: "steps[0].isolation", `,"network":"open"`: "steps[0].network"} {
+		if status, raw := post(f); status != http.StatusForbidden || !strings.Contains(raw, want) || !strings.Contains(raw, "which") {
+			t.Errorf("%s: %d %s", f, status, raw)
+		}
+	}
+	for _, f := range []string{"", `,"isolation":"gvisor"`} {
+		if status, raw := post(f); status != http.StatusCreated {
+			t.Fatalf("%s: %d %s", f, status, raw)
+		}
+		l := w.one()
+		if l.Command.Isolation != "gvisor" {
+			t.Errorf("%s: %+v", f, l.Command)
+		}
+		w.finish(l, exit(0))
+	}
+	// A worker without the level does not run it below.
+	w.drivers[0].Capabilities = slices.DeleteFunc(w.drivers[0].Capabilities, func(c string) bool { return c == "isolation.gvisor" })
+	w.register("host")
+	if status, raw := post(""); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, raw)
+	}
+	if got := w.claim(1, 0); len(got) != 0 {
+		t.Errorf("claimed %+v", got)
+	}
+	for level, ok := range map[string]bool{"namespace": true, "vm": false, "": false} {
+		if err := api.SetTenantIsolation(t.Context(), r.db.Admin, "acme", level); (err == nil) != ok {
+			t.Errorf("%q: %v", level, err)
+		}
+	}
+	if status, raw := post(`,"isolation":"namespace"`); status != http.StatusCreated {
+		t.Errorf("after: %d %s", status, raw)
 	}
 }

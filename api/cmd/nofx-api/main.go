@@ -26,6 +26,7 @@ const usage = `usage: nofx-api serve
        nofx-api tenants network --tenant T --most none|allow|open [--private RULE]...
        nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
+       nofx-api tenants isolation --tenant T --least namespace|gvisor
        nofx-api tenants quota --tenant T --compute-minutes N|none
        nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
        nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
@@ -153,6 +154,8 @@ func tenants(ctx context.Context, args []string) error {
 		return setNetwork(ctx, args)
 	case args[0] == "limits":
 		return setLimits(ctx, args)
+	case args[0] == "isolation":
+		return setIsolation(ctx, args)
 	case args[0] == "quota":
 		return setQuota(ctx, args)
 	}
@@ -185,6 +188,20 @@ func setLimits(ctx context.Context, args []string) error {
 	}
 	c.TimeoutMS = timeout.Milliseconds()
 	return api.SetTenantCeiling(ctx, url, *tenant, c, *clip)
+}
+
+func setIsolation(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("nofx-api tenants isolation", flag.ContinueOnError)
+	tenant := flags.String("tenant", "", "the tenant's id")
+	least := flags.String("least", "", "the least that every step gets: namespace or gvisor")
+	if flags.Parse(args[1:]) != nil || *tenant == "" || *least == "" || flags.NArg() > 0 {
+		return errUsage
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	return api.SetTenantIsolation(ctx, url, *tenant, *least)
 }
 
 func setQuota(ctx context.Context, args []string) error {

@@ -7,10 +7,11 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// Ceiling is the most that a tenant's policy lets its steps have. Zero is no
-// ceiling.
+// Ceiling is what a tenant's policy lets its steps have at most, and the
+// isolation that it demands. Zero is no ceiling.
 type Ceiling struct {
 	Network   step.Network
+	Isolation string // the level that a step must have; "" = what it asks for
 	Resources step.Resources
 	TimeoutMS int64
 	Clip      bool // a step that asks for more gets that, in place of a refusal
@@ -26,6 +27,7 @@ func (ce Ceiling) Apply(steps []Step) error {
 		if rank(s.Network) > rank(ce.Network) {
 			f.add(at+".network", string(s.Network), "is more than the tenant's policy allows, which is %s", ce.Network)
 		}
+		ce.isolate(f, at, s)
 		r, most := &s.Resources, ce.Resources
 		bound(ce, f, at+".resources.cpu", &r.CPU, most.CPU)
 		bound(ce, f, at+".resources.memory_mb", &r.MemoryMB, most.MemoryMB)
@@ -40,6 +42,23 @@ func (ce Ceiling) Apply(steps []Step) error {
 	}
 	first := f.list[0]
 	return &step.Error{Kind: step.KindForbidden, Message: first.Location + ": " + first.Message, Fields: f.list}
+}
+
+// isolate gives a step the level that its tenant's policy demands, and refuses
+// one that asks for less, or for what does not go with it. Whether a worker has
+// the level is looked at when the step is claimed.
+func (ce Ceiling) isolate(f *faults, at string, s *Step) {
+	switch {
+	case ce.Isolation == "":
+		return
+	case s.Command.Isolation == "":
+		s.Command.Isolation = ce.Isolation
+	case s.Command.Isolation != ce.Isolation:
+		f.add(at+".isolation", s.Command.Isolation, "is less than the tenant's policy demands, which is %s", ce.Isolation)
+	}
+	if s.Network != step.NetworkNone {
+		f.add(at+".network", string(s.Network), "does not go with isolation %s, which the tenant's policy demands", ce.Isolation)
+	}
 }
 
 // bound keeps one cap below its ceiling.

@@ -93,7 +93,7 @@ func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, ste
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
 		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
-	return plan.Ceiling{Network: step.Network(row.Network), Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
+	return plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
 }
 
 // fresh is a run that is being stored.

@@ -27,6 +27,18 @@ func (q *Queries) SetTenantCeiling(ctx context.Context, arg SetTenantCeilingPara
 	return result.RowsAffected(), nil
 }
 
+const setTenantIsolation = `-- name: SetTenantIsolation :execrows
+UPDATE nofx.tenant SET isolation = $1 WHERE tenant_id = $2
+`
+
+func (q *Queries) SetTenantIsolation(ctx context.Context, isolation string, tenantID string) (int64, error) {
+	result, err := q.db.Exec(ctx, setTenantIsolation, isolation, tenantID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const setTenantNetwork = `-- name: SetTenantNetwork :execrows
 UPDATE nofx.tenant SET network = $1, network_private = $2::text[] WHERE tenant_id = $3
 `
@@ -46,19 +58,25 @@ func (q *Queries) SetTenantNetwork(ctx context.Context, arg SetTenantNetworkPara
 }
 
 const tenantPolicy = `-- name: TenantPolicy :one
-SELECT network, ceiling, clip FROM nofx.tenant WHERE tenant_id = $1
+SELECT network, ceiling, clip, isolation FROM nofx.tenant WHERE tenant_id = $1
 `
 
 type TenantPolicyRow struct {
-	Network string
-	Ceiling []byte
-	Clip    bool
+	Network   string
+	Ceiling   []byte
+	Clip      bool
+	Isolation string
 }
 
 // TenantPolicy is the most that the tenant's steps may have.
 func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPolicyRow, error) {
 	row := q.db.QueryRow(ctx, tenantPolicy, tenantID)
 	var i TenantPolicyRow
-	err := row.Scan(&i.Network, &i.Ceiling, &i.Clip)
+	err := row.Scan(
+		&i.Network,
+		&i.Ceiling,
+		&i.Clip,
+		&i.Isolation,
+	)
 	return i, err
 }

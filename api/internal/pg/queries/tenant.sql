@@ -1,9 +1,12 @@
 -- TenantPolicy is the most that the tenant's steps may have.
 -- name: TenantPolicy :one
-SELECT network, ceiling, clip FROM nofx.tenant WHERE tenant_id = @tenant_id;
+SELECT network, ceiling, clip, isolation FROM nofx.tenant WHERE tenant_id = @tenant_id;
 
 -- name: SetTenantNetwork :execrows
 UPDATE nofx.tenant SET network = @network, network_private = @private::text[] WHERE tenant_id = @tenant_id;
+
+-- name: SetTenantIsolation :execrows
+UPDATE nofx.tenant SET isolation = @isolation WHERE tenant_id = @tenant_id;
 
 -- name: SetTenantCeiling :execrows
 UPDATE nofx.tenant SET ceiling = @ceiling, clip = @clip WHERE tenant_id = @tenant_id;

@@ -84,7 +84,8 @@ func (r Recipe) debootstrap(ctx context.Context, target string) error {
 	cmd := exec.CommandContext(ctx, "unshare", append(args, r.Suite, target, r.Mirror)...)
 	said := &tail{}
 	cmd.Env = append([]string{"PATH=" + searchPath, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, r.Env...)
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.Log, said), io.MultiWriter(r.Log, said)
+	out := io.MultiWriter(r.Log, said) // one for both, so that only one goroutine writes
+	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 10 * time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {

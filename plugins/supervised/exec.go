@@ -161,6 +161,9 @@ func (b *Boxes) finished(ctx context.Context, dir, id string, offset int64, sink
 
 func (b *Boxes) deliverExit(ctx context.Context, dir, id string, out *supervisor.Output, sink driver.Sink) error {
 	r, err := supervisor.ReadRecord(dir, id)
+	if errors.Is(err, fs.ErrNotExist) { // it has ended, so there was one
+		return step.Errorf(step.KindNotFound, "the sandbox was destroyed before the end of the exec was read")
+	}
 	if err != nil {
 		return step.Errorf(step.KindInternal, "%w", err)
 	}

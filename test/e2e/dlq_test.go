@@ -59,6 +59,10 @@ func TestTwiceThenDead(t *testing.T) {
 	if r.Code != 0 || strings.Count(r.Stdout, "exit 1") != 3 || !strings.Contains(r.Stdout, `"feed": "warehouse-7"`) || !strings.Contains(r.Stdout, "all of its 3 attempts failed") {
 		t.Errorf("%+v", r)
 	}
+	// Three failures have opened its breaker, too, which the operator resets.
+	if r := s.Nofx("", "handlers", "reset", "test:fail"); r.Code != 0 || !strings.Contains(r.Stdout, "local") {
+		t.Fatalf("%+v", r)
+	}
 	if r := s.Nofx("", "dlq", "requeue", list[0].ID); r.Code != 0 || !strings.Contains(r.Stdout, "feed  queued  2") {
 		t.Fatalf("%+v", r)
 	}

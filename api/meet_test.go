@@ -95,3 +95,176 @@ func TestFailFastIsDead(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// A breaker's probe is not left with a tenant that may not begin anything: what
+// waits of that tenant does not hold up another's probe. A probe that is out
+// when its tenant's month ends up goes on, and its result counts.
+func TestProbeAndQuota(t *testing.T) {
+	t.Parallel()
+	r, w, straggler := opened(t, counting)
+	w.finish(straggler, exit(0))
+	mine := r.submit(flaky) // the oldest
+	none := 0.0
+	if err := api.SetTenantQuota(t.Context(), r.db.Admin, "acme", &none); err != nil {
+		t.Fatal(err)
+	}
+	calm := func() bool { // whether the API knows of it
+		return len(w.claim(1, 0)) == 0
+	}
+	r.sql("UPDATE nofx.step SET lane = 'calm' WHERE run_id = $1", mine.ID)
+	r.eventually("nothing of a spent tenant is claimed", func() bool {
+		got := w.claim(1, 0)
+		if len(got) == 1 {
+			if _, err := w.Release(t.Context(), wire.ReleaseRequest{WorkerID: w.id, Incarnation: w.incarnation, Leases: []wire.Fence{got[0].Fence}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return len(got) == 0
+	})
+	r.sql("UPDATE nofx.step SET lane = 'flaky' WHERE run_id = $1", mine.ID)
+	r.cooled()
+	if !calm() || r.breaker("flaky", "local").State != "open" {
+		t.Errorf("%+v", r.breaker("flaky", "local"))
+	}
+	r.client("rival", "user")
+	resp, raw := r.call(http.MethodPost, "/api/runs", r.keys["rival user"], []byte(`{"plan":{"goal":"g","steps":`+flaky+`}}`))
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatalf("%d %s", resp.StatusCode, raw)
+	}
+	l := w.one()
+	if l.TenantID != "rival" || r.breaker("flaky", "local").State != "half_open" {
+		t.Fatalf("%+v %+v", l, r.breaker("flaky", "local"))
+	}
+	if why := r.run(mine.ID).Steps[0].WaitingFor; !strings.Contains(why, "max_compute_minutes_per_month") {
+		t.Errorf("it waits for %q", why)
+	}
+	if err := api.SetTenantQuota(t.Context(), r.db.Admin, "rival", &none); err != nil {
+		t.Fatal(err)
+	}
+	w.finish(l, exit(0))
+	if b := r.breaker("flaky", "local"); b.State != "closed" {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A probe whose run is cancelled makes room, whether it had begun or was given
+// back; a dead step that is requeued before an open breaker waits there and can
+// be the next probe.
+func TestProbeOfRequeuedAndCancelled(t *testing.T) {
+	t.Parallel()
+	r, w, straggler := opened(t, counting)
+	w.finish(straggler, exit(0))
+	cancel := func(id string) {
+		t.Helper()
+		if _, err := r.user.Cancel(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roomy := func(what string) {
+		t.Helper()
+		if b := r.breaker("flaky", "local"); b.State != "half_open" || b.Reason != "a probe ended without a result" {
+			t.Errorf("%s: %+v", what, b)
+		}
+	}
+	begun, back := r.submit(flaky), r.submit(flaky)
+	r.cooled()
+	l := w.one()
+	if l.RunID != begun.ID {
+		t.Fatalf("%+v", l)
+	}
+	cancel(begun.ID)
+	w.finish(l, cause(step.CauseCancelled))
+	roomy("cancelled")
+	l = w.one()
+	if l.RunID != back.ID {
+		t.Fatalf("%+v", l)
+	}
+	cancel(back.ID)
+	if _, err := w.Release(t.Context(), wire.ReleaseRequest{WorkerID: w.id, Incarnation: w.incarnation, Leases: []wire.Fence{l.Fence}}); err != nil {
+		t.Fatal(err)
+	}
+	roomy("given back")
+	if d := r.run(back.ID); d.Run.Status != step.RunCancelled {
+		t.Errorf("%+v", d)
+	}
+	// One that failed and is tried again by hand is the next probe.
+	failed := r.submit(flaky)
+	l = w.one()
+	w.finish(l, exit(1))
+	if b := r.breaker("flaky", "local"); b.State != "open" || b.Opens != 2 {
+		t.Fatalf("%+v", b)
+	}
+	if _, err := r.user.RetryRun(t.Context(), failed.ID, wire.RetryRun{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.claim(4, 0); len(got) != 0 {
+		t.Fatalf("claimed %+v before the open breaker", got)
+	}
+	r.cooled()
+	w.finish(w.one(), exit(0))
+	if b := r.breaker("flaky", "local"); b.State != "closed" || b.Opens != 0 {
+		t.Errorf("%+v", b)
+	}
+	if d := r.run(failed.ID); d.Run.Status != step.RunSucceeded || d.Steps[0].Generation != 2 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// An attempt is charged once: not for a repeat of its journal, not when it was
+// given back, and not for what comes after its lease was lost; what was
+// cancelled after it had begun is charged.
+func TestChargedOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	month := func() string {
+		t.Helper()
+		return strings.Join(r.column("SELECT coalesce(sum(attempts), 0) || ' ' || coalesce(sum(compute_ms), 0) FROM nofx.month_usage"), "")
+	}
+	one := func() wire.Lease { r.submit(`[{"name":"a","tool":"test:echo"}]`); return w.one() }
+	took := func(v wire.VerdictRecord, ms int64) wire.VerdictRecord { v.Verdict.Usage.WallMS = ms; return v }
+	l := one()
+	batch := wire.JournalBatch{Fence: l.Fence, Records: records(took(exit(0), 1000))}
+	for range 3 {
+		if _, err := w.ship(batch, batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := month(); got != "1 1000" {
+		t.Errorf("after a repeat: %s", got)
+	}
+	w.finish(one(), took(exit(0), -5000))
+	if got := month(); got != "2 1000" {
+		t.Errorf("after less than nothing: %s", got)
+	}
+	l = one()
+	if _, err := w.Release(t.Context(), wire.ReleaseRequest{WorkerID: w.id, Incarnation: w.incarnation, Leases: []wire.Fence{l.Fence}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.ship(wire.JournalBatch{Fence: l.Fence, Records: records(took(exit(0), 1000))}); err != nil || month() != "2 1000" {
+		t.Errorf("after a late word of one given back: %s %v", month(), err)
+	}
+	l = w.one()
+	if _, err := w.ship(wire.JournalBatch{Fence: l.Fence, Records: records(exit(0))[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	r.sql("UPDATE nofx.attempt SET lease_until = now() - interval '1 second' WHERE id = $1", l.AttemptID)
+	r.until(l.RunID, func(d wire.RunDetail) bool { return d.Steps[0].Status != step.StepRunning })
+	a, err := w.ship(wire.JournalBatch{Fence: l.Fence, Records: records(took(exit(0), 1000))[1:]})
+	if err != nil || len(a.Discard) != 1 || month() != "2 1000" {
+		t.Errorf("after a late word of one that is lost: %s %+v %v", month(), a, err)
+	}
+	l = one()
+	for l.Attempt != 1 { // the lost one comes again
+		w.finish(l, took(exit(0), 0))
+		l = w.one()
+	}
+	if _, err := r.user.Cancel(t.Context(), l.RunID); err != nil {
+		t.Fatal(err)
+	}
+	before := month()
+	w.finish(l, took(cause(step.CauseCancelled), 1000))
+	if got := month(); got == before || !strings.HasSuffix(got, " 2000") {
+		t.Errorf("cancelled: %s, then %s", before, got)
+	}
+}

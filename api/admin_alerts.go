@@ -107,7 +107,7 @@ func SetAlertRule(ctx context.Context, ownerURL string, r AlertRule) error {
 	})
 }
 
-// DropAlertRule removes a rule. An open episode of it stays open in the list.
+// DropAlertRule removes a rule. An open episode of it is over at the next tick.
 func DropAlertRule(ctx context.Context, ownerURL, tenant, name string) error {
 	return alertChange(ctx, ownerURL, tenant, "alert.rule.remove", name, nil, func(q *pgdb.Queries) error {
 		n, err := q.DropRule(ctx, tenant, name)

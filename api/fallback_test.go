@@ -240,3 +240,32 @@ func TestHandlerListsDrivers(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// Before an open breaker a step whose run's workspace is on a worker goes only
+// to a driver that this worker has; with none it waits where it is.
+func TestFallbackStaysWithWorkspace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rich := r.worker("rich", two()...)
+	poor := r.worker("poor", two()[0])
+	run := r.submit(`[{"name":"a","tool":"test:echo","driver":"first"},{"name":"b","tool":"test:echo",` + listed + `,"depends_on":["a"]}]`)
+	l := poor.one()
+	operator := r.client("acme", "operator")
+	if _, err := operator.SetBreakers(t.Context(), wire.SetBreaker{Action: wire.BreakerForceOpen, Tool: "test:echo", Driver: "first"}); err != nil {
+		t.Fatal(err)
+	}
+	poor.finish(l, exit(0))
+	// One that is bound to no worker goes on, in the same look or a later one.
+	free := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `}]`)
+	rich.finish(rich.one(), exit(0))
+	if got := r.fallbacks(free.ID); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	if d := r.run(run.ID); d.Steps[1].Driver != "first" || d.Steps[1].WaitingFor == "" || len(r.fallbacks(run.ID)) != 0 {
+		t.Errorf("%+v", d.Steps[1])
+	}
+	poor.drivers = two()
+	poor.register("poor")
+	r.until(run.ID, func(d wire.RunDetail) bool { return d.Steps[1].Driver == "second" })
+	poor.finish(poor.one(), exit(0))
+}

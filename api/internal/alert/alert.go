@@ -8,6 +8,7 @@ package alert
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -41,6 +42,9 @@ type Service struct {
 func (s *Service) Tick(ctx context.Context) error {
 	return s.DB.System(ctx, func(db *pgdb.Queries) error {
 		if _, err := db.AlertTick(ctx); err != nil {
+			return err
+		}
+		if err := db.EndRuleless(ctx); err != nil {
 			return err
 		}
 		return db.DropAlerts(ctx, keep.Seconds())
@@ -77,6 +81,11 @@ func (s *Service) send(ctx context.Context, d pgdb.TakeDeliveriesRow) error {
 			m.Alert = Alert{ID: a.ID, Rule: a.Rule, Metric: a.Metric, Above: a.Above, Value: a.Value, Peak: a.Peak, OpenedAt: a.OpenedAt, ResolvedAt: a.ResolvedAt}
 			return err
 		})
+		if errors.Is(err, pg.ErrNoRow) {
+			return s.DB.System(ctx, func(db *pgdb.Queries) error {
+				return db.DeliveryFailed(ctx, pgdb.DeliveryFailedParams{ID: d.ID, Said: "its episode is not kept any more", WaitSeconds: lastWait})
+			})
+		}
 		if err != nil {
 			return err
 		}

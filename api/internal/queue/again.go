@@ -72,6 +72,9 @@ func (q *Queue) again(ctx context.Context, who auth.Principal, runID string, o O
 		if err != nil {
 			return out, err
 		}
+		if err := re.withinMonth(ctx, db); err != nil {
+			return out, err
+		}
 		steps, err := re.write(ctx, db, action)
 		if err != nil {
 			return out, err

@@ -180,8 +180,11 @@ func (q *Queue) requeue(ctx context.Context, db *pgdb.Queries, who auth.Principa
 		}
 		out.Done = append(out.Done, id)
 	}
-	if r.DryRun || len(out.Done) == 0 {
+	if len(out.Done) == 0 {
 		return out, re, nil
+	}
+	if err := re.withinMonth(ctx, db); err != nil || r.DryRun {
+		return out, re, err
 	}
 	if out.steps, err = re.write(ctx, db, "dlq.requeue"); err != nil {
 		return out, re, err

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -178,6 +180,12 @@ func (o *reopening) all(runID string) error {
 		o.set[s.ID] = !out[s.ID]
 	}
 	return nil
+}
+
+// withinMonth refuses new generations where a new run would be: it would wait
+// until the month is over.
+func (o *reopening) withinMonth(ctx context.Context, db *pgdb.Queries) error {
+	return quota.Check(ctx, db, o.who.TenantID, time.Now())
 }
 
 // write makes it so and tells of it.

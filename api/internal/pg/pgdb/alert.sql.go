@@ -79,10 +79,16 @@ func (q *Queries) DeliveryFailed(ctx context.Context, arg DeliveryFailedParams) 
 }
 
 const dropAlerts = `-- name: DropAlerts :exec
-WITH old AS (DELETE FROM nofx.alert_delivery WHERE created_at < now() - make_interval(secs => $1::float8))
+WITH old AS (
+  DELETE FROM nofx.alert_delivery d
+  WHERE d.created_at < now() - make_interval(secs => $1::float8)
+    AND NOT EXISTS (SELECT 1 FROM nofx.alert o WHERE o.id = d.alert_id AND o.resolved_at IS NULL)
+)
 DELETE FROM nofx.alert WHERE resolved_at < now() - make_interval(secs => $1::float8)
 `
 
+// DropAlerts forgets what is old. Of an episode that is open it stays known who
+// was told, for whom to tell that it is over.
 func (q *Queries) DropAlerts(ctx context.Context, keepSeconds float64) error {
 	_, err := q.db.Exec(ctx, dropAlerts, keepSeconds)
 	return err
@@ -119,6 +125,25 @@ func (q *Queries) DropRule(ctx context.Context, tenantID string, name string) (i
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const endRuleless = `-- name: EndRuleless :exec
+WITH gone AS (
+  UPDATE nofx.alert a SET resolved_at = now()
+  WHERE a.resolved_at IS NULL AND NOT EXISTS (SELECT 1 FROM nofx.alert_rule r WHERE r.tenant_id = a.tenant_id AND r.alert_id = a.id)
+  RETURNING a.id
+)
+INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, alert_id, kind)
+SELECT 'msg_' || replace(gen_random_uuid()::text, '-', ''), d.tenant_id, d.receiver, d.alert_id, 'resolved'
+FROM gone g JOIN nofx.alert_delivery d ON d.alert_id = g.id AND d.kind = 'fired' AND (d.done_at IS NOT NULL OR d.next_at IS NOT NULL)
+`
+
+// EndRuleless ends the episodes that no rule has any more: it was removed, or
+// made to look at something else. Whoever was told of one, or may be yet, is
+// told that it is over.
+func (q *Queries) EndRuleless(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, endRuleless)
+	return err
 }
 
 const getAlert = `-- name: GetAlert :one
@@ -340,7 +365,8 @@ const setRule = `-- name: SetRule :exec
 INSERT INTO nofx.alert_rule AS r (tenant_id, name, metric, above, below, for_seconds)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT ON CONSTRAINT alert_rule_pk DO UPDATE
-SET metric = excluded.metric, above = excluded.above, below = excluded.below, for_seconds = excluded.for_seconds, since = NULL
+SET metric = excluded.metric, above = excluded.above, below = excluded.below, for_seconds = excluded.for_seconds, since = NULL,
+    alert_id = CASE WHEN r.metric = excluded.metric THEN r.alert_id END
 `
 
 type SetRuleParams struct {

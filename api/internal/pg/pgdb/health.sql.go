@@ -11,10 +11,15 @@ import (
 )
 
 const barred = `-- name: Barred :many
+WITH healthy AS (
+  SELECT d ->> 'name' AS name, w.id AS worker_id
+  FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
+  WHERE w.status = 'live' AND (d ->> 'healthy')::bool
+)
 SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next
 FROM nofx.handler_health h
 CROSS JOIN LATERAL (
-  SELECT s.id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open FROM nofx.step s
+  SELECT s.id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open, s.pin FROM nofx.step s
   WHERE s.lane = h.lane AND s.driver = h.driver AND s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1)
     AND s.on_open = $1::text
     AND (s.on_open = 'fail' OR s.idempotent
@@ -23,7 +28,7 @@ CROSS JOIN LATERAL (
 ) s
 LEFT JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
-  WHERE i > s.place AND NOT EXISTS (
+  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)) AND NOT EXISTS (
     SELECT 1 FROM nofx.handler_health x
     WHERE x.lane = s.lanes[i] AND x.driver = s.drivers[i] AND x.state <> 'closed' AND (x.ready_at IS NULL OR x.ready_at > now()))
 ) n ON s.on_open = 'fallback'
@@ -43,7 +48,7 @@ type BarredRow struct {
 
 // Barred are queued steps before a breaker that lets nothing through, that do
 // not wait there: they fail, or have another driver to go to whose breaker
-// lets them. One that has touched the outside, and must not do so twice, stays.
+// lets them and that a worker has which may take them. One that has touched the outside, and must not do so twice, stays.
 // The order is the index step_choosy's and no other's, so that this is what is
 // read.
 func (q *Queries) Barred(ctx context.Context, onOpen string, most int32) ([]BarredRow, error) {

@@ -2,6 +2,19 @@
 -- name: AlertTick :one
 SELECT nofx.alert_tick();
 
+-- EndRuleless ends the episodes that no rule has any more: it was removed, or
+-- made to look at something else. Whoever was told of one, or may be yet, is
+-- told that it is over.
+-- name: EndRuleless :exec
+WITH gone AS (
+  UPDATE nofx.alert a SET resolved_at = now()
+  WHERE a.resolved_at IS NULL AND NOT EXISTS (SELECT 1 FROM nofx.alert_rule r WHERE r.tenant_id = a.tenant_id AND r.alert_id = a.id)
+  RETURNING a.id
+)
+INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, alert_id, kind)
+SELECT 'msg_' || replace(gen_random_uuid()::text, '-', ''), d.tenant_id, d.receiver, d.alert_id, 'resolved'
+FROM gone g JOIN nofx.alert_delivery d ON d.alert_id = g.id AND d.kind = 'fired' AND (d.done_at IS NOT NULL OR d.next_at IS NOT NULL);
+
 -- TakeDeliveries takes messages that are due and notes a try of each: whoever
 -- takes one has until its next try to send it. That an episode is over is told
 -- after its beginning.
@@ -38,8 +51,14 @@ UPDATE nofx.alert_receiver SET disabled_at = now() WHERE tenant_id = @tenant_id 
 -- name: DropReceiverDeliveries :exec
 UPDATE nofx.alert_delivery SET next_at = NULL, said = 'the receiver is gone' WHERE tenant_id = @tenant_id AND receiver = @receiver AND next_at IS NOT NULL;
 
+-- DropAlerts forgets what is old. Of an episode that is open it stays known who
+-- was told, for whom to tell that it is over.
 -- name: DropAlerts :exec
-WITH old AS (DELETE FROM nofx.alert_delivery WHERE created_at < now() - make_interval(secs => @keep_seconds::float8))
+WITH old AS (
+  DELETE FROM nofx.alert_delivery d
+  WHERE d.created_at < now() - make_interval(secs => @keep_seconds::float8)
+    AND NOT EXISTS (SELECT 1 FROM nofx.alert o WHERE o.id = d.alert_id AND o.resolved_at IS NULL)
+)
 DELETE FROM nofx.alert WHERE resolved_at < now() - make_interval(secs => @keep_seconds::float8);
 
 -- name: ListAlertRules :many
@@ -79,7 +98,8 @@ DELETE FROM nofx.alert_receiver WHERE tenant_id = @tenant_id AND name = @name;
 INSERT INTO nofx.alert_rule AS r (tenant_id, name, metric, above, below, for_seconds)
 VALUES (@tenant_id, @name, @metric, @above, @below, @for_seconds)
 ON CONFLICT ON CONSTRAINT alert_rule_pk DO UPDATE
-SET metric = excluded.metric, above = excluded.above, below = excluded.below, for_seconds = excluded.for_seconds, since = NULL;
+SET metric = excluded.metric, above = excluded.above, below = excluded.below, for_seconds = excluded.for_seconds, since = NULL,
+    alert_id = CASE WHEN r.metric = excluded.metric THEN r.alert_id END;
 
 -- AddRule is SetRule for one that may be there already, which stays.
 -- name: AddRule :exec

@@ -4,6 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -266,5 +269,29 @@ func TestChargedOnce(t *testing.T) {
 	w.finish(l, took(cause(step.CauseCancelled), 1000))
 	if got := month(); got == before || !strings.HasSuffix(got, " 2000") {
 		t.Errorf("cancelled: %s, then %s", before, got)
+	}
+}
+
+// What an attempt used is its own driver's, also when its step has gone on to
+// another since, or was requeued on one.
+func TestUsageAfterFallback(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", two()...)
+	r.submit(`[{"name":"a","tool":"test:echo",` + listed + `,"idempotent":true}]`)
+	for _, v := range []wire.VerdictRecord{failingWith(step.KindUnavailable), exit(0)} {
+		v.Verdict.Usage.WallMS = 1000
+		w.finish(w.one(), v)
+	}
+	u, err := r.user.Usage(t.Context(), time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, row := range u.Rows {
+		got[row.Driver] = row.WallMS
+	}
+	if diff := cmp.Diff(map[string]int64{"first": 1000, "second": 1000}, got); diff != "" {
+		t.Error(diff)
 	}
 }

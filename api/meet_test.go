@@ -295,3 +295,25 @@ func TestUsageAfterFallback(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// The history of a dead step says on which driver each attempt was, and why.
+func TestDeadAfterFallback(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", two()...)
+	run := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `,"retry":{"attempts":2,"on":["driver_error"],"backoff_ms":0}}]`)
+	for r.run(run.ID).Run.EndedAt == nil {
+		w.end(w.one(), failingWith(step.KindUnavailable))
+	}
+	list := r.dead(wire.DeadFilter{})
+	if len(list) != 1 || list[0].Driver != "second" {
+		t.Fatalf("%+v", list)
+	}
+	d, err := r.user.DeadStep(t.Context(), list[0].ID)
+	if err != nil || len(d.History) < 2 {
+		t.Fatalf("%+v %v", d, err)
+	}
+	if a, b := d.History[0], d.History[1]; a.Driver != "first" || a.Fallback != "" || b.Driver != "second" || b.Fallback != "driver first: it does not work" {
+		t.Errorf("%+v", d.History)
+	}
+}

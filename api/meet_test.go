@@ -4,6 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -266,5 +269,51 @@ func TestChargedOnce(t *testing.T) {
 	w.finish(l, took(cause(step.CauseCancelled), 1000))
 	if got := month(); got == before || !strings.HasSuffix(got, " 2000") {
 		t.Errorf("cancelled: %s, then %s", before, got)
+	}
+}
+
+// What an attempt used is its own driver's, also when its step has gone on to
+// another since, or was requeued on one.
+func TestUsageAfterFallback(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", two()...)
+	r.submit(`[{"name":"a","tool":"test:echo",` + listed + `,"idempotent":true}]`)
+	for _, v := range []wire.VerdictRecord{failingWith(step.KindUnavailable), exit(0)} {
+		v.Verdict.Usage.WallMS = 1000
+		w.finish(w.one(), v)
+	}
+	u, err := r.user.Usage(t.Context(), time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, row := range u.Rows {
+		got[row.Driver] = row.WallMS
+	}
+	if diff := cmp.Diff(map[string]int64{"first": 1000, "second": 1000}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The history of a dead step says on which driver each attempt was, and why.
+func TestDeadAfterFallback(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host", two()...)
+	run := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `,"retry":{"attempts":2,"on":["driver_error"],"backoff_ms":0}}]`)
+	for r.run(run.ID).Run.EndedAt == nil {
+		w.end(w.one(), failingWith(step.KindUnavailable))
+	}
+	list := r.dead(wire.DeadFilter{})
+	if len(list) != 1 || list[0].Driver != "second" {
+		t.Fatalf("%+v", list)
+	}
+	d, err := r.user.DeadStep(t.Context(), list[0].ID)
+	if err != nil || len(d.History) < 2 {
+		t.Fatalf("%+v %v", d, err)
+	}
+	if a, b := d.History[0], d.History[1]; a.Driver != "first" || a.Fallback != "" || b.Driver != "second" || b.Fallback != "driver first: it does not work" {
+		t.Errorf("%+v", d.History)
 	}
 }

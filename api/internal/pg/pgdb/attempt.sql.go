@@ -413,7 +413,7 @@ func (q *Queries) ReleaseAttempts(ctx context.Context, arg ReleaseAttemptsParams
 }
 
 const tenantUsage = `-- name: TenantUsage :many
-SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
+SELECT s.tool, coalesce(NULLIF(a.driver, ''), s.driver)::text AS driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
        coalesce(sum((a.verdict -> 'usage' ->> 'wall_ms')::bigint), 0)::bigint AS wall_ms,
        coalesce(sum((a.verdict -> 'usage' ->> 'cpu_usec')::bigint), 0)::bigint AS cpu_usec,
        coalesce(max((a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint), 0)::bigint AS memory_peak_bytes,
@@ -424,8 +424,8 @@ SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status =
        coalesce(sum((a.verdict -> 'usage' ->> 'output_bytes')::bigint), 0)::bigint AS output_bytes
 FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
 WHERE a.tenant_id = $1 AND a.ended_at >= $2::timestamptz AND a.ended_at < $3::timestamptz AND a.status <> 'released'
-GROUP BY s.tool, s.driver
-ORDER BY s.tool, s.driver
+GROUP BY 1, 2
+ORDER BY 1, 2
 `
 
 type TenantUsageParams struct {
@@ -449,7 +449,8 @@ type TenantUsageRow struct {
 	OutputBytes     int64
 }
 
-// TenantUsage adds up what the attempts used that ended in a span of time.
+// TenantUsage adds up what the attempts used that ended in a span of time, each
+// on the driver that it was on.
 func (q *Queries) TenantUsage(ctx context.Context, arg TenantUsageParams) ([]TenantUsageRow, error) {
 	rows, err := q.db.Query(ctx, tenantUsage, arg.TenantID, arg.Since, arg.Until)
 	if err != nil {

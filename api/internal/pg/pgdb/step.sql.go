@@ -166,7 +166,7 @@ SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, s.tool, s.driver, s.name
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS step_id, unnest($3::text[]) AS cause, unnest($4::text[]) AS reason) d
 JOIN nofx.step s ON s.id = d.step_id
 CROSS JOIN LATERAL (
-  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
+  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver', a.driver, 'fallback', a.moved, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
                                     'started_at', a.started_at, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number) AS history,
          (array_agg(a.worker_id ORDER BY a.number DESC))[1] AS worker_id
   FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')

@@ -90,9 +90,10 @@ INSERT INTO nofx.artifact (tenant_id, run_id, step_id, attempt_id, name, sha256,
 SELECT unnest(@tenant_ids::text[]), unnest(@run_ids::text[]), unnest(@step_ids::text[]), unnest(@attempt_ids::text[]),
        unnest(@names::text[]), unnest(@sha256s::text[]), unnest(@sizes::bigint[]);
 
--- TenantUsage adds up what the attempts used that ended in a span of time.
+-- TenantUsage adds up what the attempts used that ended in a span of time, each
+-- on the driver that it was on.
 -- name: TenantUsage :many
-SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
+SELECT s.tool, coalesce(NULLIF(a.driver, ''), s.driver)::text AS driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
        coalesce(sum((a.verdict -> 'usage' ->> 'wall_ms')::bigint), 0)::bigint AS wall_ms,
        coalesce(sum((a.verdict -> 'usage' ->> 'cpu_usec')::bigint), 0)::bigint AS cpu_usec,
        coalesce(max((a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint), 0)::bigint AS memory_peak_bytes,
@@ -103,5 +104,5 @@ SELECT s.tool, s.driver, count(*) AS attempts, count(*) FILTER (WHERE a.status =
        coalesce(sum((a.verdict -> 'usage' ->> 'output_bytes')::bigint), 0)::bigint AS output_bytes
 FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
 WHERE a.tenant_id = @tenant_id AND a.ended_at >= @since::timestamptz AND a.ended_at < @until::timestamptz AND a.status <> 'released'
-GROUP BY s.tool, s.driver
-ORDER BY s.tool, s.driver;
+GROUP BY 1, 2
+ORDER BY 1, 2;

@@ -609,7 +609,7 @@ func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) er
 }
 
 const stepsOfRuns = `-- name: StepsOfRuns :many
-SELECT s.id, s.run_id, s.name, s.driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
+SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
        coalesce(s.verdict ->> 'cause', '')::text AS cause
 FROM nofx.step s
 WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
@@ -631,7 +631,8 @@ type StepsOfRunsRow struct {
 	Cause      string
 }
 
-// StepsOfRuns are the steps of runs whose rows are locked.
+// StepsOfRuns are the steps of runs whose rows are locked, each with the driver
+// that a new generation of it begins on.
 func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []string) ([]StepsOfRunsRow, error) {
 	rows, err := q.db.Query(ctx, stepsOfRuns, tenantID, runIds)
 	if err != nil {

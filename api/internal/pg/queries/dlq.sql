@@ -76,9 +76,10 @@ WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[])
 ORDER BY r.id
 FOR NO KEY UPDATE;
 
--- StepsOfRuns are the steps of runs whose rows are locked.
+-- StepsOfRuns are the steps of runs whose rows are locked, each with the driver
+-- that a new generation of it begins on.
 -- name: StepsOfRuns :many
-SELECT s.id, s.run_id, s.name, s.driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
+SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
        coalesce(s.verdict ->> 'cause', '')::text AS cause
 FROM nofx.step s
 WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])

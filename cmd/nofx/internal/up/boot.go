@@ -171,8 +171,9 @@ func (s *System) apiEnv(listen string) []string {
 	}
 	env = append(env, "NOFX_LISTEN="+listen, "NOFX_TLS_CERT_FILE="+s.certs.Cert, "NOFX_TLS_KEY_FILE="+s.certs.Key)
 	// What the API waits for may be shortened, so that tests of lost workers and
-	// missing drivers end in a short time, and other manifests can be tried.
-	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT", "NOFX_HANDLERS_DIR"} {
+	// missing drivers end in a short time; other manifests can be tried, and
+	// alerts to receivers on this host.
+	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT", "NOFX_HANDLERS_DIR", "NOFX_WORKSPACE_KEEP", "NOFX_ALERT_ALLOW", "NOFX_ALERT_CA_FILE", "NOFX_TICK_TOKEN"} {
 		if v := os.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}

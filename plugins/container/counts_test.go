@@ -1,9 +1,13 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +93,39 @@ func TestEngineEvents(t *testing.T) {
 	}
 	if d.heard.of(s.ID) != (ended{}) {
 		t.Error("it is not forgotten")
+	}
+}
+
+// The kernel is faster than the engine: how a container ended is told when the
+// engine has seen it, not before.
+func TestEndIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	h, s := newBox(t, d)
+	done := begin(t, d, h)
+	st, err := d.setup.engine.inspect(t.Context(), name(s.ID))
+	if err != nil || !st.running {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(st.pid) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	shim, err := strconv.Atoi(strings.Fields(rest)[1]) // who tells the engine of it
+	if err != nil || shim <= 1 {
+		t.Fatalf("%s: %v", raw, err)
+	}
+	if err := errors.Join(syscall.Kill(shim, syscall.SIGSTOP), syscall.Kill(st.pid, syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	wake := time.AfterFunc(500*time.Millisecond, func() { _ = syscall.Kill(shim, syscall.SIGCONT) })
+	t.Cleanup(func() {
+		wake.Stop()
+		_ = syscall.Kill(shim, syscall.SIGCONT)
+	})
+	if r := <-done; r.exit.Cause != step.CauseLost || r.exit.Message != "the container ended from outside, by signal 9" {
+		t.Errorf("%+v", r.exit)
 	}
 }
 

@@ -253,26 +253,6 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	return prune(host.Cgroup, above)
 }
 
-// Amend implements supervised.Engine: when the kernel kills PID 1 for want of
-// memory, its group may be gone before the supervisor has read why.
-func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
-	s, err := d.configured()
-	if err != nil {
-		return
-	}
-	said := d.heard.of(id)
-	if text := said.outside(); text != "" {
-		x.Message = text
-	}
-	st, err := s.engine.inspect(ctx, name(id))
-	if err == nil && st.oom || said.oom {
-		x.Cause, x.Message = step.CauseOOM, "the container was out of memory"
-		if x.Usage.MemoryPeakBytes == 0 { // its group has gone: it had used all that it was given
-			x.Usage.MemoryPeakBytes = st.memory
-		}
-	}
-}
-
 // List implements driver.Driver: the sandboxes that have a folder, and the
 // containers that have lost theirs.
 func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error) {

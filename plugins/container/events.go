@@ -13,9 +13,10 @@ const heardAgain = time.Second
 
 // ended is what the engine said of a container's end.
 type ended struct {
-	oom  bool
-	died bool
-	exit string // its exit code
+	oom   bool
+	died  bool
+	exit  string // its exit code
+	asked bool   // there is no more to wait for
 }
 
 // heard keeps it for as long as the sandbox has a folder: an engine forgets a

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/pidfd"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -94,7 +95,7 @@ func stop(ctx context.Context, dir string, f *os.File) error {
 			return err
 		}
 		if pid > 1 {
-			if err := kill(pid, free); err != nil {
+			if err := pidfd.Kill(pid, func() (bool, error) { return !free(), nil }); err != nil {
 				return err
 			}
 		}
@@ -105,23 +106,4 @@ func stop(ctx context.Context, dir string, f *os.File) error {
 			return step.Errorf(step.KindUnavailable, "the sandbox's gateway, process %d, does not end", pid)
 		}
 	}
-}
-
-// kill kills a process unless it has ended and its number is another's.
-func kill(pid int, ended func() bool) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	if err != nil {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if ended() { // asked with the descriptor in hand: it cannot become another
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	return nil
 }

@@ -10,8 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/nofx-run/nofx/internal/pidfd"
 	"github.com/nofx-run/nofx/internal/rmtree"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
@@ -96,15 +95,15 @@ func (b *Boxes) wipe(ctx context.Context, dir string, life supervisor.Life) erro
 // lives, and PID 1 is known by the moment that it was started.
 func killRemains(dir string, life supervisor.Life) error {
 	if life.Alive && life.Complete {
-		if err := killPID(int(life.State.SupervisorPID), func() bool {
+		if err := pidfd.End(int(life.State.SupervisorPID), dieTime, func() (bool, error) {
 			again, err := supervisor.Look(dir)
-			return err == nil && again.Alive
+			return err == nil && again.Alive, nil
 		}); err != nil {
 			return err
 		}
 	}
 	if life.Complete {
-		return killPID(int(life.State.InitPID), func() bool { return startOf(int(life.State.InitPID)) == life.State.InitStart })
+		return pidfd.End(int(life.State.InitPID), dieTime, func() (bool, error) { return startOf(int(life.State.InitPID)) == life.State.InitStart, nil })
 	}
 	return waitUnlocked(dir)
 }
@@ -128,37 +127,6 @@ func waitUnlocked(dir string) error {
 			return step.Errorf(step.KindUnavailable, "the sandbox's set-up does not end")
 		}
 		time.Sleep(2 * time.Millisecond)
-	}
-}
-
-// killPID kills a process if it is the one that is meant, and waits for its
-// end.
-func killPID(pid int, meant func() bool) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	if err != nil {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if !meant() { // asked with the descriptor in hand: it cannot become another
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		n, err := unix.Poll(p, max(1, int(time.Until(deadline)/time.Millisecond)))
-		switch {
-		case n > 0:
-			return nil
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-		case time.Now().After(deadline):
-			return step.Errorf(step.KindUnavailable, "process %d does not die", pid)
-		}
 	}
 }
 

@@ -13,12 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/pidfd"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// emptyTime is how long the processes of a sandbox may take to die.
-const emptyTime = 10 * time.Second
+// dieTime is how long the processes of a sandbox may take to die.
+const dieTime = 10 * time.Second
 
 // empty kills what is left in a sandbox's control group and waits until it has
 // gone: gVisor is more processes than the one that holds its kernel, and those
@@ -31,7 +32,7 @@ func empty(ctx context.Context, g driver.Cgroup) error {
 	if dir == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, emptyTime)
+	ctx, cancel := context.WithTimeout(ctx, dieTime)
 	defer cancel()
 	for tick := time.NewTicker(2 * time.Millisecond); ; {
 		pids, err := inGroup(dir)
@@ -40,7 +41,11 @@ func empty(ctx context.Context, g driver.Cgroup) error {
 			return err
 		}
 		for _, pid := range pids {
-			if err := killMember(dir, pid); err != nil {
+			err := pidfd.Kill(pid, func() (bool, error) {
+				now, err := inGroup(dir)
+				return slices.Contains(now, pid), err
+			})
+			if err != nil {
 				tick.Stop()
 				return err
 			}
@@ -70,25 +75,4 @@ func inGroup(dir string) ([]int, error) {
 		}
 	}
 	return pids, nil
-}
-
-// killMember kills a process that is in the group; asked with a descriptor of
-// it in hand, so that it cannot become another.
-func killMember(dir string, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	if err != nil {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	now, err := inGroup(dir)
-	if err != nil || !slices.Contains(now, pid) {
-		return err
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return step.Errorf(step.KindInternal, "process %d: %w", pid, err)
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/internal/pidfd"
 )
 
 // Stray is a process in a plugin's group that neither the daemon nor a plugin
@@ -61,26 +62,11 @@ func (t *Tree) Strays() ([]Stray, error) {
 
 // Kill ends it, unless it has ended or moved since it was listed.
 func (s Stray) Kill() error {
-	fd, err := unix.PidfdOpen(s.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("process %d: %w", s.PID, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	// From here on the number is that process's and no other's.
-	pids, err := members(s.dir)
-	if err != nil {
-		return err
-	}
-	if now, stray := strayed(s.PID); !stray || now.start != s.start || !slices.Contains(pids, s.PID) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("process %d: %w", s.PID, err)
-	}
-	return nil
+	return pidfd.Kill(s.PID, func() (bool, error) {
+		pids, err := members(s.dir)
+		now, stray := strayed(s.PID)
+		return stray && now.start == s.start && slices.Contains(pids, s.PID), err
+	})
 }
 
 // pluginParents are the folders that plugins' groups are in, one a hierarchy.

@@ -15,23 +15,19 @@ func alerts(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	url, err := ownerURL()
-	if err != nil {
-		return err
-	}
 	switch args[0] {
 	case "receiver":
-		return setReceiver(ctx, url, args[1:], out)
+		return setReceiver(ctx, args[1:], out)
 	case "rule":
-		return setRule(ctx, url, args[1:])
+		return setRule(ctx, args[1:])
 	case "remove":
-		return removeAlert(ctx, url, args[1:])
+		return removeAlert(ctx, args[1:])
 	}
 	return errUsage
 }
 
 // setReceiver prints a webhook's secret, which is not shown again.
-func setReceiver(ctx context.Context, owner string, args []string, out io.Writer) error {
+func setReceiver(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("nofx-api alerts receiver", flag.ContinueOnError)
 	var r api.AlertReceiver
 	flags.StringVar(&r.Tenant, "tenant", "", "the tenant's id")
@@ -40,6 +36,10 @@ func setReceiver(ctx context.Context, owner string, args []string, out io.Writer
 	file := flags.String("url-file", "", "a file with the url, which may be a secret; - is the standard input")
 	if flags.Parse(args) != nil || r.Tenant == "" || r.Name == "" || r.Kind == "" || *file == "" || flags.NArg() > 0 {
 		return errUsage
+	}
+	owner, err := ownerURL()
+	if err != nil {
+		return err
 	}
 	raw, err := readURL(*file)
 	if err != nil {
@@ -68,7 +68,7 @@ func readURL(file string) (string, error) {
 	return string(raw), err
 }
 
-func setRule(ctx context.Context, owner string, args []string) error {
+func setRule(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("nofx-api alerts rule", flag.ContinueOnError)
 	var r api.AlertRule
 	flags.StringVar(&r.Tenant, "tenant", "", "the tenant's id")
@@ -83,16 +83,24 @@ func setRule(ctx context.Context, owner string, args []string) error {
 	if r.Below == -1 {
 		r.Below = r.Above
 	}
+	owner, err := ownerURL()
+	if err != nil {
+		return err
+	}
 	return api.SetAlertRule(ctx, owner, r)
 }
 
-func removeAlert(ctx context.Context, owner string, args []string) error {
+func removeAlert(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("nofx-api alerts remove", flag.ContinueOnError)
 	tenant := flags.String("tenant", "", "the tenant's id")
 	receiver := flags.String("receiver", "", "the receiver's name")
 	rule := flags.String("rule", "", "the rule's name")
 	if flags.Parse(args) != nil || *tenant == "" || (*receiver == "") == (*rule == "") || flags.NArg() > 0 {
 		return errUsage
+	}
+	owner, err := ownerURL()
+	if err != nil {
+		return err
 	}
 	if *receiver != "" {
 		return api.DropAlertReceiver(ctx, owner, *tenant, *receiver)

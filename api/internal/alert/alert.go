@@ -16,6 +16,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const (
@@ -78,7 +79,7 @@ func (s *Service) send(ctx context.Context, d pgdb.TakeDeliveriesRow) error {
 	if d.AlertID != "" {
 		err := s.DB.SystemQuery(ctx, func(db *pgdb.Queries) error {
 			a, err := db.GetAlert(ctx, d.AlertID)
-			m.Alert = Alert{ID: a.ID, Rule: a.Rule, Metric: a.Metric, Above: a.Above, Value: a.Value, Peak: a.Peak, OpenedAt: a.OpenedAt, ResolvedAt: a.ResolvedAt}
+			m.Alert = wire.Alert(a)
 			return err
 		})
 		if errors.Is(err, pg.ErrNoRow) {

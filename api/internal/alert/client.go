@@ -133,7 +133,8 @@ func (c *Client) post(ctx context.Context, r Receiver, m Message) outcome {
 	return outcome{said: fmt.Sprintf("it answered %d", resp.StatusCode), wait: retryAfter(resp.Header.Get("Retry-After"))}
 }
 
-// plain is an error without the URL, which may be a secret.
+// plain is an error for the tenant's users: without the URL, which may be a
+// secret, and without the addresses of this network.
 func plain(err error) string {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		if u.Timeout() {
@@ -143,6 +144,12 @@ func plain(err error) string {
 	}
 	if errors.Is(err, errPrivate) {
 		return errPrivate.Error()
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return "its name has no address"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return "it cannot be reached: " + op.Err.Error()
 	}
 	return err.Error()
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Message is what one receiver is told.
@@ -14,19 +16,7 @@ type Message struct {
 	Kind   string // fired, resolved or test
 	Tenant string
 	At     time.Time
-	Alert  Alert // none in a test
-}
-
-// Alert is one episode of a rule.
-type Alert struct {
-	ID         string     `json:"id"`
-	Rule       string     `json:"rule"`
-	Metric     string     `json:"metric"`
-	Above      float64    `json:"above"`
-	Value      float64    `json:"value"` // when it began
-	Peak       float64    `json:"peak"`
-	OpenedAt   time.Time  `json:"opened_at"`
-	ResolvedAt *time.Time `json:"resolved_at,omitempty"`
+	Alert  wire.Alert // none in a test
 }
 
 // webhook is the body for a webhook: {"type","timestamp","data"}, as Standard
@@ -34,7 +24,7 @@ type Alert struct {
 func (m Message) webhook() ([]byte, error) {
 	data := struct {
 		Tenant string `json:"tenant"`
-		*Alert
+		*wire.Alert
 	}{Tenant: m.Tenant}
 	if m.Kind != "test" {
 		data.Alert = &m.Alert

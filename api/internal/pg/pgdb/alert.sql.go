@@ -147,15 +147,25 @@ func (q *Queries) EndRuleless(ctx context.Context) error {
 }
 
 const getAlert = `-- name: GetAlert :one
-SELECT id, tenant_id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = $1
+SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = $1
 `
 
-func (q *Queries) GetAlert(ctx context.Context, id string) (NofxAlert, error) {
+type GetAlertRow struct {
+	ID         string
+	Rule       string
+	Metric     string
+	Above      float64
+	Value      float64
+	Peak       float64
+	OpenedAt   time.Time
+	ResolvedAt *time.Time
+}
+
+func (q *Queries) GetAlert(ctx context.Context, id string) (GetAlertRow, error) {
 	row := q.db.QueryRow(ctx, getAlert, id)
-	var i NofxAlert
+	var i GetAlertRow
 	err := row.Scan(
 		&i.ID,
-		&i.TenantID,
 		&i.Rule,
 		&i.Metric,
 		&i.Above,

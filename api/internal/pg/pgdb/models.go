@@ -3,19 +3,3 @@
 //   sqlc v1.31.1
 
 package pgdb
-
-import (
-	"time"
-)
-
-type NofxAlert struct {
-	ID         string
-	TenantID   string
-	Rule       string
-	Metric     string
-	Above      float64
-	Value      float64
-	Peak       float64
-	OpenedAt   time.Time
-	ResolvedAt *time.Time
-}

@@ -32,7 +32,7 @@ WHERE d.id IN (
 RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret;
 
 -- name: GetAlert :one
-SELECT id, tenant_id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = @id;
+SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = @id;
 
 -- name: DeliveryDone :exec
 UPDATE nofx.alert_delivery SET done_at = now(), next_at = NULL, said = '' WHERE id = @id;

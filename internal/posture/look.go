@@ -146,3 +146,38 @@ func (raw Raw) threads() int {
 	}
 	return n
 }
+
+// least is in how many things an unconfined process is like itself, so that
+// being unlike it means something.
+const least = 10
+
+// Audit says what is wrong with the postures of a sandbox: that they are not
+// the committed ones, or that a step is like a process that nothing confines.
+// What differs from that is the sandbox's doing. probe is the probe's program.
+func Audit(ctx context.Context, golden, probe string, set Set) ([]string, error) {
+	diff, err := Compare(golden, set)
+	if err != nil {
+		return nil, err
+	}
+	var wrong []string
+	if diff != "" {
+		wrong = append(wrong, "the posture is not the committed one (-update writes it; -want +got):\n"+diff)
+	}
+	ref, err := Here(nil)
+	if err != nil {
+		return nil, err
+	}
+	free, err := ref.Unconfined(ctx, probe)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"inside", "step"} {
+		if same := Confined(set[name], free); len(same) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s is like an unconfined process in %v", name, same))
+		}
+	}
+	if same := Confined(free, free); len(same) < least {
+		wrong = append(wrong, fmt.Sprintf("an unconfined process passes for confined but for %v", same))
+	}
+	return wrong, nil
+}

@@ -171,7 +171,7 @@ func TestAgainstModel(t *testing.T) {
 			},
 			"operator": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "seldom") > 0 {
-					t.Skip()
+					t.Skip("not this time")
 				}
 				before := m.b.Generation
 				switch rapid.SampledFrom([]string{"reset", "close"}).Draw(t, "what") {

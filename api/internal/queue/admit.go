@@ -86,11 +86,7 @@ func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, 
 	if err != nil {
 		return nil, err
 	}
-	locked := make([]pgdb.LockRunsOfRow, len(runs))
-	for i, r := range runs {
-		locked[i] = pgdb.LockRunsOfRow(r)
-	}
-	c := newChange(locked)
+	c := newChange(runs)
 	if slices.ContainsFunc(bad, func(r refusal) bool { return c.runs[r.lease.RunID] == nil }) {
 		return nil, errRunsBusy
 	}

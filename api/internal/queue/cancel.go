@@ -34,7 +34,7 @@ func (q *Queue) Cancel(ctx context.Context, who auth.Principal, runID, requestID
 		if err := db.NoteCancel(ctx, pgdb.NoteCancelParams{Reason: reason, TenantID: who.TenantID, ID: runID}); err != nil {
 			return err
 		}
-		c = newChange([]pgdb.LockRunsOfRow{pgdb.LockRunsOfRow(row)})
+		c = newChange([]pgdb.LockRunRow{row})
 		r := c.runs[runID]
 		if r.CancelAt == nil {
 			now := time.Now()

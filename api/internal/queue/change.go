@@ -42,13 +42,22 @@ type change struct {
 // place is where a queued step waits.
 type place struct{ driver, pin string }
 
-func newChange(rows []pgdb.LockRunsOfRow) *change {
+// lockedRun is a run's row as each of the statements gives it that lock runs.
+type lockedRun interface {
+	pgdb.LockRunsOfRow | pgdb.LockRunsRow | pgdb.LockRunsNowRow | pgdb.LockRunRow
+}
+
+func newChange[R lockedRun](rows []R) *change {
 	c := &change{runs: make(map[string]*runState, len(rows))}
-	for _, r := range rows {
+	for _, row := range rows {
+		r := pgdb.LockRunsOfRow(row)
 		c.runs[r.ID] = &runState{LockRunsOfRow: r}
 	}
 	return c
 }
+
+// noChange is one that no run is locked for.
+func noChange() *change { return newChange[pgdb.LockRunsOfRow](nil) }
 
 // event adds one to a run's timeline.
 func (c *change) event(run string, e event.Entry) error {

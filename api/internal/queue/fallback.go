@@ -121,9 +121,9 @@ func (q *Queue) unserved(ctx context.Context, db *pgdb.Queries) ([]detour, error
 
 // detours gives steps to another of their drivers, with an event that says why.
 func (q *Queue) detours(ctx context.Context, list func(context.Context, *pgdb.Queries) ([]detour, error)) error {
-	c := newChange(nil)
+	c := noChange()
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
-		c = newChange(nil)
+		c = noChange()
 		found, err := list(ctx, db)
 		if err != nil || len(found) == 0 {
 			return err
@@ -139,11 +139,7 @@ func (q *Queue) detours(ctx context.Context, list func(context.Context, *pgdb.Qu
 		if err != nil {
 			return err
 		}
-		locked := make([]pgdb.LockRunsOfRow, len(runs))
-		for i, r := range runs {
-			locked[i] = pgdb.LockRunsOfRow(r)
-		}
-		c = newChange(locked)
+		c = newChange(runs)
 		rows, err := db.MoveQueued(ctx, p)
 		if err != nil {
 			return err

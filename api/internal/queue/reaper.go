@@ -63,9 +63,9 @@ func (q *Queue) ReapEvery() time.Duration {
 }
 
 func (q *Queue) expire(ctx context.Context) error {
-	c := newChange(nil)
+	c := noChange()
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
-		c = newChange(nil)
+		c = noChange()
 		ids, err := db.ExpiredAttempts(ctx, reapMost)
 		if err != nil || len(ids) == 0 {
 			return err

@@ -47,9 +47,9 @@ func (q *Queue) orphaned(ctx context.Context, db *pgdb.Queries) ([]stuck, error)
 
 // failQueued ends such steps, with the cause that says why.
 func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(context.Context, *pgdb.Queries) ([]stuck, error)) error {
-	c := newChange(nil)
+	c := noChange()
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
-		c = newChange(nil)
+		c = noChange()
 		found, err := list(ctx, db)
 		if err != nil || len(found) == 0 {
 			return err
@@ -68,11 +68,7 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(cont
 		if err != nil {
 			return err
 		}
-		locked := make([]pgdb.LockRunsOfRow, len(runs))
-		for i, r := range runs {
-			locked[i] = pgdb.LockRunsOfRow(r)
-		}
-		c = newChange(locked)
+		c = newChange(runs)
 		rows, err := db.FailQueued(ctx, ids, verdicts)
 		if err != nil {
 			return err

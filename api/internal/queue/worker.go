@@ -98,7 +98,7 @@ func (q *Queue) Release(ctx context.Context, who auth.Principal, in wire.Release
 		return out, invalid("body.leases", "at most %d", maxHeld)
 	}
 	f := split(in.Leases)
-	c := newChange(nil)
+	c := noChange()
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
 		if err := known(ctx, db, who, in.WorkerID, in.Incarnation); err != nil {
 			return err

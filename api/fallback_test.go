@@ -269,3 +269,27 @@ func TestFallbackStaysWithWorkspace(t *testing.T) {
 	r.until(run.ID, func(d wire.RunDetail) bool { return d.Steps[1].Driver == "second" })
 	poor.finish(poor.one(), exit(0))
 }
+
+// The same after a failed create: the worker that has the workspace has no
+// other driver, so that the step is tried there again.
+func TestFailedCreateStaysWithWorkspace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withoutBreakers(t))
+	r.worker("rich", two()...) // takes nothing
+	w := r.worker("host", two()[0])
+	run := r.submit(`[{"name":"a","tool":"test:echo","driver":"first"},{"name":"b","tool":"test:echo",` + listed + `,"depends_on":["a"]}]`)
+	w.finish(w.one(), exit(0))
+	w.end(w.one(), failingWith(step.KindUnavailable))
+	if l := w.one(); l.Driver != "first" || l.Attempt != 2 || len(r.fallbacks(run.ID)) != 0 {
+		t.Fatalf("%+v", l)
+	} else {
+		w.drivers = two()
+		w.register("host")
+		w.end(l, failingWith(step.KindUnavailable))
+	}
+	l := w.one()
+	if l.Driver != "second" || len(r.fallbacks(run.ID)) != 1 {
+		t.Fatalf("%+v", l)
+	}
+	w.finish(l, exit(0))
+}

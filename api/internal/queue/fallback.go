@@ -11,10 +11,11 @@ import (
 
 // elsewhere is the place of the driver that a step goes to after its driver
 // failed; 0 when it stays where it is: it has no other, or it may have done
-// something already and must not do it twice.
+// something already and must not do it twice, or the worker that has its run's
+// workspace does not have the other.
 func elsewhere(a attemptRow, v step.Verdict) int32 {
 	fault := v.Cause == step.CauseDriverError || v.Cause == step.CauseLost && v.ErrorKind != ""
-	if !fault || int(a.Place) >= len(a.Drivers) || (a.StartedAt != nil || a.Touched) && !a.Idempotent {
+	if !fault || int(a.Place) >= len(a.Drivers) || !a.NextServed || (a.StartedAt != nil || a.Touched) && !a.Idempotent {
 		return 0
 	}
 	return a.Place + 1

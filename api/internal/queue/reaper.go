@@ -114,7 +114,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
 		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Retry: r.Retry, Network: r.Network, Idempotent: r.Idempotent,
 		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
-		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, Touched: r.Touched,
+		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, Touched: r.Touched, NextServed: r.NextServed,
 	}
 }
 

@@ -175,7 +175,7 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.touched
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.touched, s.next_served
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
@@ -189,7 +189,9 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
   SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
-            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
+         (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
+            WHERE p.id = $5 AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s
 `
@@ -235,6 +237,7 @@ type LockAttemptsRow struct {
 	Drivers           []string
 	Place             int32
 	Touched           bool
+	NextServed        bool
 }
 
 // LockAttempts locks those of a worker's attempts whose fence is right,
@@ -290,6 +293,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Drivers,
 			&i.Place,
 			&i.Touched,
+			&i.NextServed,
 		); err != nil {
 			return nil, err
 		}

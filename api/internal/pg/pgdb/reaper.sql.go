@@ -80,7 +80,9 @@ const lockExpired = `-- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
        s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
-            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched, a.worker_id
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
+         (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
+            WHERE p.id = a.worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY ($1::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -119,6 +121,7 @@ type LockExpiredRow struct {
 	Drivers           []string
 	Place             int32
 	Touched           bool
+	NextServed        bool
 	WorkerID          string
 }
 
@@ -162,6 +165,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.Drivers,
 			&i.Place,
 			&i.Touched,
+			&i.NextServed,
 			&i.WorkerID,
 		); err != nil {
 			return nil, err

@@ -30,7 +30,9 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
   SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
-            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched
+            WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
+         (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
+            WHERE p.id = @worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s;
 

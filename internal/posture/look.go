@@ -10,6 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 )
@@ -146,6 +149,38 @@ func (raw Raw) threads() int {
 	}
 	return n
 }
+
+// Watched makes what a supervisor has from whoever started it the same
+// everywhere: whether the two signals that a C library keeps to itself are
+// ignored, which goes no further, and its place when memory is short, where
+// this process may not give itself a better one either.
+func (s Set) Watched(supervisor string) error {
+	p := s[supervisor]
+	for i, t := range p.Threads {
+		ignored, err := strconv.ParseUint(t.SignalsIgnored, 16, 64)
+		if err != nil {
+			return fmt.Errorf("signals of %s: %w", supervisor, err)
+		}
+		p.Threads[i].SignalsIgnored = fmt.Sprintf("%016x", ignored&^(3<<31))
+	}
+	own, err := Outside(os.Getpid())
+	if err != nil {
+		return err
+	}
+	here := Reference{Host: own}.Of(own)
+	caps, err := strconv.ParseUint(here.Threads[0].CapEffective, 16, 64)
+	if err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	if caps&(1<<unix.CAP_SYS_RESOURCE) == 0 && p.OOMScoreAdj == here.OOMScoreAdj {
+		p.OOMScoreAdj = supervisorOOM
+	}
+	s[supervisor] = p
+	return nil
+}
+
+// supervisorOOM is what a supervisor gives itself: setup.c.
+const supervisorOOM = "-900"
 
 // least is in how many things an unconfined process is like itself, so that
 // being unlike it means something.

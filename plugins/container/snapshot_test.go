@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"flag"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -46,15 +45,8 @@ func snapshot(t *testing.T, d *Driver, argv ...string) posture.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Whether the two signals that a C library keeps to itself are ignored is
-	// handed down from whoever started the engine to the supervisor, and no
-	// further: not to a step.
-	for i, th := range set["supervisor"].Threads {
-		ignored, err := strconv.ParseUint(th.SignalsIgnored, 16, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		set["supervisor"].Threads[i].SignalsIgnored = fmt.Sprintf("%016x", ignored&^(3<<31))
+	if err := set.Watched("supervisor"); err != nil {
+		t.Fatal(err)
 	}
 	return set
 }

@@ -34,6 +34,9 @@ func snapshot(t *testing.T, b *box, argv ...string) posture.Set {
 		set, err = ref.Sandbox(raw, pid)
 		return err
 	})
+	if err == nil {
+		err = set.Watched("supervisor")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -66,6 +69,42 @@ func TestSharedWorkspace(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "d/f")); err != nil {
 		t.Errorf("destroy removed a workspace that is not its own: %v", err)
+	}
+}
+
+// What is mounted below the workspace on the host later does not come into the
+// sandbox, also on a host whose mounts are shared, as systemd makes them.
+func TestWorkspaceIsPrivate(t *testing.T) {
+	t.Parallel()
+	const uid = 1800000125
+	base := t.TempDir()
+	mount := func(what, source, target, kind string, flags uintptr) {
+		t.Helper()
+		if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	mount("a file system of the test's own", "tmpfs", base, "tmpfs", 0)
+	t.Cleanup(func() {
+		if err := unix.Unmount(base, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	mount("shared", "", base, "", unix.MS_SHARED)
+	dir := filepath.Join(base, "workspace")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "later"), 0o755), os.Chown(dir, uid, uid)); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, newDriver(t), func(s *driver.Spec) { s.Host = &driver.HostSpec{Workspace: dir, WorkspaceUID: uid} })
+	mount("later", "tmpfs", filepath.Join(dir, "later"), "tmpfs", 0)
+	if err := os.WriteFile(filepath.Join(dir, "later", "secret"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.sh(t, "ls later; grep ' /workspace ' /proc/self/mountinfo | grep -c shared; echo here >mine"); r.out != "0\n" {
+		t.Errorf("%+v", r)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "mine")); err != nil { // it is that workspace
+		t.Error(err)
 	}
 }
 

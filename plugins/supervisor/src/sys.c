@@ -51,10 +51,12 @@ int sys_move_mount(int from, const char *to)
 	return (int)syscall(SYS_move_mount, from, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH);
 }
 
-/* sys_mount_attr sets attributes of a mount, and its id map if userns >= 0. */
+/* sys_mount_attr sets attributes of a mount, and its id map if userns >= 0.
+ * What is mounted below it elsewhere later does not come here: a clone of a
+ * shared mount is shared, too. */
 int sys_mount_attr(int dir, const char *path, unsigned flags, uint64_t set, int userns)
 {
-	struct mount_attr a = { .attr_set = set };
+	struct mount_attr a = { .attr_set = set, .propagation = MS_PRIVATE };
 
 	if (userns >= 0) {
 		a.attr_set |= MOUNT_ATTR_IDMAP;

@@ -48,14 +48,14 @@ func TestPlansReadFewRows(t *testing.T) {
 	claim := func(q *pgdb.Queries) (int, error) {
 		claims++
 		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
-			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"other", "local"}, Reach: 8, Most: 4})
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"other", "local"}, Regions: []string{"here", "here"}, Region: "here", Reach: 8, Most: 4})
 		return len(rows), err
 	}
 	// Other steps wait behind the open breaker of a lane that sorts before and has waited longer.
 	barred := func(q *pgdb.Queries) (int, error) {
 		claims++
 		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
-			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"barred"}, Reach: 8, Most: 4})
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"barred"}, Regions: []string{"here"}, Region: "here", Reach: 8, Most: 4})
 		if len(rows) != 1 || rows[0].Probe {
 			return 0, fmt.Errorf("claimed %+v", rows)
 		}
@@ -65,7 +65,7 @@ func TestPlansReadFewRows(t *testing.T) {
 	probe := func(q *pgdb.Queries) (int, error) {
 		claims++
 		rows, err := q.Claim(t.Context(), pgdb.ClaimParams{AttemptIds: []string{"att-1", "att-2", "att-3", "att-4"}, WorkerID: "w-alpha",
-			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"tried"}, Reach: 8, Most: 4})
+			ClaimID: fmt.Sprint("claim-", claims), LeaseSeconds: 30, Drivers: []string{"tried"}, Regions: []string{"here"}, Region: "here", Reach: 8, Most: 4})
 		if len(rows) != 1 || !rows[0].Probe {
 			return 0, fmt.Errorf("claimed %+v", rows)
 		}

@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 24 {
+	if n := len(column(t, admin, tenantTables)); n != 25 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -84,6 +84,7 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.alert_rule (tenant_id, name, metric, above, below, for_seconds) VALUES ('@', 'r', 'queue_depth', 1, 1, 0);
 		INSERT INTO nofx.alert (id, tenant_id, rule, metric, above, value, peak) VALUES ('alert-@', '@', 'r', 'queue_depth', 1, 1, 1);
 		INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind) VALUES ('msg-@', '@', 'r', 'test');
+		INSERT INTO nofx.concurrency (tenant_id, key) VALUES ('@', '');
 		INSERT INTO nofx.month_usage (tenant_id, month, part, attempts, compute_ms) VALUES ('@', '2026-01-01', 0, 1, 1);
 		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed')`, "@", tenant))
 }

@@ -17,14 +17,20 @@ import (
 // it is undone and tried again.
 var errRunsBusy = errors.New("a run is being changed")
 
+// offer is what a worker has told of one of its drivers.
+type offer struct {
+	caps   driver.Capabilities
+	region string
+}
+
 // offered are the drivers of a worker that were healthy when it last told of
 // them, by name: one that was not may not have said yet what it can do.
-func offered(raw []byte) (map[string]driver.Capabilities, error) {
+func offered(raw []byte, region string) (map[string]offer, error) {
 	var list []wire.DriverInfo
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return nil, step.Errorf(step.KindInternal, "drivers of a worker: %w", err)
 	}
-	out := make(map[string]driver.Capabilities, len(list))
+	out := make(map[string]offer, len(list))
 	for _, d := range list {
 		if !d.Healthy {
 			continue
@@ -33,18 +39,22 @@ func offered(raw []byte) (map[string]driver.Capabilities, error) {
 		for i, c := range d.Capabilities {
 			caps[i] = driver.Capability(c)
 		}
-		out[d.Name] = caps
+		out[d.Name] = offer{caps, region}
 	}
 	return out, nil
 }
 
-// toldOf are those of the names that the worker has told the capabilities of.
-// To the others nothing is given yet: the worker's next word brings them.
-func toldOf(names []string, have map[string]driver.Capabilities) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		_, told := have[name]
-		return !told
-	})
+// toldOf are those of the names that the worker has told the capabilities of,
+// with the region of each. To the others nothing is given yet: the worker's
+// next word brings them.
+func toldOf(names []string, have map[string]offer) (drivers, regions []string) {
+	drivers, regions = make([]string, 0, len(names)), make([]string, 0, len(names))
+	for _, name := range names {
+		if o, told := have[name]; told {
+			drivers, regions = append(drivers, name), append(regions, o.region)
+		}
+	}
+	return drivers, regions
 }
 
 // refusal is a lease that its worker's driver must not have.
@@ -55,14 +65,14 @@ type refusal struct {
 
 // admit tells the leases that the worker can do from those that it cannot.
 // Those that a claim took before are judged already.
-func admit(rows []pgdb.LeasesOfClaimRow, have map[string]driver.Capabilities, judged bool) (good []wire.Lease, bad []refusal, err error) {
+func admit(rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (good []wire.Lease, bad []refusal, err error) {
 	good = make([]wire.Lease, 0, len(rows))
 	for _, r := range rows {
 		l, err := leaseOf(r)
 		if err != nil {
 			return nil, nil, err
 		}
-		if missing := admission.Missing(l, r.Shares, have[l.Driver]); missing != "" && !judged {
+		if missing := admission.Missing(l, r.Shares, have[l.Driver].caps); missing != "" && !judged {
 			bad = append(bad, refusal{l, missing})
 			continue
 		}

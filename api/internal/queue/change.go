@@ -37,6 +37,7 @@ type change struct {
 	red    []string // ids of steps that did not succeed
 	queued []place  // what workers can take after the commit
 	later  bool     // something is queued for later
+	freed  keys     // steps with these do not run any more
 }
 
 // place is where a queued step waits.
@@ -127,6 +128,7 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		lost = 1
 	}
 	c.health.add(a, v.Verdict)
+	c.freed.add(a)
 	// To another driver is not one more try of the same: it takes nothing from
 	// the run's budget, and the number of drivers bounds it.
 	next := elsewhere(a, v.Verdict)
@@ -258,7 +260,12 @@ func (c *change) write(ctx context.Context, db *pgdb.Queries) error {
 	if err := c.finish(ctx, db); err != nil {
 		return err
 	}
-	return c.events.Write(ctx, db)
+	if err := c.events.Write(ctx, db); err != nil {
+		return err
+	}
+	back, err := c.freed.pass(ctx, db)
+	c.queued = append(c.queued, back...)
+	return err
 }
 
 // dependants tells the steps that waited for those that have ended.

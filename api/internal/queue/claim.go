@@ -36,6 +36,9 @@ func (q *Queue) Claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			return wire.ClaimResponse{}, err
 		}
 		if leases == nil {
+			if time.Since(received) > time.Duration(in.WaitMS)*time.Millisecond+patience {
+				return wire.ClaimResponse{Leases: []wire.Lease{}}, nil
+			}
 			continue
 		}
 		held := time.Since(received).Milliseconds()
@@ -77,8 +80,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	}
 	var leases []wire.Lease
 	var refused *change
+	again := false
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
-		leases, refused = []wire.Lease{}, nil
+		leases, refused, again = []wire.Lease{}, nil, false
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
 			return err
 		}
@@ -86,7 +90,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
-		have, err := offered(worker.Drivers)
+		have, err := offered(worker.Drivers, worker.Region)
 		if err != nil {
 			return err
 		}
@@ -95,10 +99,17 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			return err
 		}
 		if !used {
-			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID,
-				LeaseSeconds: seconds(q.cfg.Lease), Drivers: toldOf(in.Drivers, have), Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max)})
-			if err != nil || len(taken) == 0 {
+			drivers, regions := toldOf(in.Drivers, have)
+			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID, LeaseSeconds: seconds(q.cfg.Lease),
+				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max)})
+			if err != nil {
 				return err
+			}
+			if n := len(taken); n > 0 && taken[n-1].ID == "" {
+				taken, again = taken[:n-1], true
+			}
+			if len(taken) == 0 {
+				return nil
 			}
 			if err := q.lent(ctx, db, taken); err != nil {
 				return err
@@ -127,6 +138,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		return nil, pause(ctx, busyPause)
 	}
 	if err != nil || refused == nil {
+		if err == nil && again && len(leases) == 0 {
+			return nil, pause(ctx, busyPause)
+		}
 		return leases, err
 	}
 	q.announce(refused)
@@ -137,8 +151,13 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	return leases, nil
 }
 
-// busyPause is how long a claim leaves alone a run that somebody is changing.
+// busyPause is how long a claim leaves alone a run that somebody is changing,
+// and what another claim counts by.
 const busyPause = 10 * time.Millisecond
+
+// patience bounds how long a claim tries for what others have in hand, beyond
+// its wait.
+const patience = 5 * time.Second
 
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)

@@ -26,7 +26,7 @@ func (q *Queue) Reap(ctx context.Context) error {
 	if err != nil || !may {
 		return errors.Join(append(errs, err)...)
 	}
-	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx))
+	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.mendKeys(ctx), q.unpark(ctx))
 	errs = append(errs, q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
 		_, err := db.SweepIdempotency(ctx)
@@ -114,7 +114,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
 		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Retry: r.Retry, Network: r.Network, Idempotent: r.Idempotent,
 		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
-		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, Touched: r.Touched, NextServed: r.NextServed,
+		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, ConcurrencyKey: r.ConcurrencyKey, Touched: r.Touched, NextServed: r.NextServed,
 	}
 }
 

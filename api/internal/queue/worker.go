@@ -144,6 +144,7 @@ func (c *change) unclaim(ctx context.Context, db *pgdb.Queries, rows []attemptRo
 			continue
 		}
 		c.health.add(a, step.Verdict{})
+		c.freed.add(a)
 		r := c.runs[a.RunID]
 		if r.CancelAt != nil {
 			if err := c.cancelled(a); err != nil {

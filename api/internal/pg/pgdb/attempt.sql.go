@@ -175,7 +175,7 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.touched, s.next_served
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.touched, s.next_served
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
@@ -187,7 +187,7 @@ CROSS JOIN LATERAL (
   FOR NO KEY UPDATE
 ) a
 CROSS JOIN LATERAL (
-  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
@@ -236,6 +236,7 @@ type LockAttemptsRow struct {
 	Lane              string
 	Drivers           []string
 	Place             int32
+	ConcurrencyKey    string
 	Touched           bool
 	NextServed        bool
 }
@@ -292,6 +293,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Lane,
 			&i.Drivers,
 			&i.Place,
+			&i.ConcurrencyKey,
 			&i.Touched,
 			&i.NextServed,
 		); err != nil {

@@ -77,7 +77,7 @@ func (q *Queries) EndedRuns(ctx context.Context, arg EndedRunsParams) ([]string,
 }
 
 const findWorker = `-- name: FindWorker :one
-SELECT id, name, status, drivers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3
+SELECT id, name, status, region, drivers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3
 `
 
 type FindWorkerParams struct {
@@ -90,6 +90,7 @@ type FindWorkerRow struct {
 	ID      string
 	Name    string
 	Status  string
+	Region  string
 	Drivers []byte
 }
 
@@ -101,6 +102,7 @@ func (q *Queries) FindWorker(ctx context.Context, arg FindWorkerParams) (FindWor
 		&i.ID,
 		&i.Name,
 		&i.Status,
+		&i.Region,
 		&i.Drivers,
 	)
 	return i, err

@@ -11,44 +11,69 @@ SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 -- name: ClaimUsed :one
 SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim_id = @claim_id);
 
--- Claim takes queued steps for a worker: of each tenant its oldest ones that
--- the worker may take, then one of each tenant in turn until there are enough.
+-- Claim takes queued steps for a worker. Between tenants it is fair: first to
+-- who has least running, one of each in turn. Of a tenant's steps that the
+-- worker may take those of the highest priority go first, then the oldest.
 -- Steps that another claim is taking at this moment are skipped, and so are
 -- runs that are being changed; neither is waited for. fresh tells whether a run
 -- was started or pinned.
 -- Of a breaker that is not closed only the row is read, however many steps
 -- wait behind it, and if a probe may go, one of them: who locks the row has it.
+-- Where it counts who may run beside whom (a tenant's quota, a key) a claim
+-- relies on its count only if it gets the lock of the row that counts go by,
+-- and finds that as it was when it counted. Steps whose key has no room are
+-- parked, so that the next claim need not step over them. A last row with an
+-- empty id says that it is worth asking again: some were parked, or another
+-- claim had such a lock.
+-- docs/queue.md explains the statement with its plan.
 -- name: Claim :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
   SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
-), walk AS ( -- to every lane that has steps in the queue
-  SELECT t.tenant_id, p.pin, d.driver,
-         (SELECT s.lane FROM nofx.step s
-          WHERE s.status = 'queued' AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver ORDER BY s.lane LIMIT 1) AS lane
+), share AS MATERIALIZED ( -- of each tenant: what runs, of which only so much is counted as may matter, and what may
+  SELECT b.tenant_id, b.max_steps, b.residency,
+         (SELECT count(*) FROM (SELECT 1 FROM nofx.step s WHERE s.status = 'running' AND s.tenant_id = t.tenant_id LIMIT coalesce(b.max_steps, 100)) c) AS running
   FROM tenants t
-  CROSS JOIN unnest(@drivers::text[]) AS d(driver)
+  CROSS JOIN LATERAL (SELECT x.tenant_id, x.max_steps, x.residency FROM nofx.tenant x WHERE x.tenant_id = t.tenant_id LIMIT 1) b
+  WHERE t.tenant_id <> ALL (coalesce(@spent::text[], '{}')) -- who has used up a quota
+), walk AS ( -- to every lane that has steps in the queue, and there to every rank
+  SELECT t.tenant_id, p.pin, d.driver, d.region AS home, g.region, n.lane, n.rank
+  FROM share t
+  CROSS JOIN (SELECT unnest(@drivers::text[]) AS driver, unnest(@regions::text[]) AS region) d
   CROSS JOIN unnest(ARRAY['', @worker_id::text]) AS p(pin)
-  WHERE t.tenant_id IS NOT NULL AND t.tenant_id <> ALL (coalesce(@spent::text[], '{}')) -- who has used up a quota
+  CROSS JOIN LATERAL unnest(ARRAY['', d.region]) AS g(region)
+  CROSS JOIN LATERAL (
+    SELECT s.lane, s.rank FROM nofx.step s
+    WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver AND s.region = g.region
+    ORDER BY s.lane, s.rank LIMIT 1
+  ) n
+  WHERE (t.max_steps IS NULL OR t.running < t.max_steps)
+    AND (cardinality(t.residency) = 0 OR d.region = ANY (t.residency) AND @region::text = ANY (t.residency))
   UNION ALL
-  SELECT w.tenant_id, w.pin, w.driver,
-         (SELECT s.lane FROM nofx.step s
-          WHERE s.status = 'queued' AND s.tenant_id = w.tenant_id AND s.pin = w.pin AND s.driver = w.driver AND s.lane > w.lane ORDER BY s.lane LIMIT 1)
-  FROM walk w WHERE w.lane IS NOT NULL
+  SELECT w.tenant_id, w.pin, w.driver, w.home, w.region, n.lane, n.rank
+  FROM walk w
+  CROSS JOIN LATERAL (
+    SELECT s.lane, s.rank FROM nofx.step s
+    WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = w.tenant_id AND s.pin = w.pin AND s.driver = w.driver AND s.region = w.region
+      AND (s.lane, s.rank) > (w.lane, w.rank)
+    ORDER BY s.lane, s.rank LIMIT 1
+  ) n
 ), lanes AS (
-  SELECT w.tenant_id, w.pin, w.driver, w.lane, h.lane IS NOT NULL AS probe
+  SELECT w.*, h.lane IS NOT NULL AS probe
   FROM walk w
   LEFT JOIN nofx.handler_health h ON h.lane = w.lane AND h.driver = w.driver AND h.state <> 'closed'
-  WHERE w.lane IS NOT NULL AND (h.lane IS NULL OR h.ready_at <= now())
+  WHERE h.lane IS NULL OR h.ready_at <= now()
 ), near AS (
-  SELECT c.id, c.due_at, l.lane, l.driver, l.probe, row_number() OVER (PARTITION BY l.tenant_id ORDER BY c.due_at, c.id) AS turn,
-         row_number() OVER (PARTITION BY l.probe, l.lane, l.driver ORDER BY c.due_at, c.id) AS nth
+  SELECT c.id, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
+         row_number() OVER (PARTITION BY l.probe, l.lane, l.driver ORDER BY l.rank, c.due_at, c.id) AS nth,
+         row_number() OVER (PARTITION BY l.tenant_id, c.key ORDER BY l.rank, c.due_at, c.id) AS key_nth
   FROM lanes l
   CROSS JOIN LATERAL (
-    SELECT s.id, s.due_at FROM nofx.step s
-    WHERE s.status = 'queued' AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.lane = l.lane AND s.due_at <= now()
+    SELECT s.id, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
+    WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
+      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now()
     ORDER BY s.due_at, s.id
     LIMIT CASE WHEN l.probe THEN 1 ELSE @reach::int END
   ) c
@@ -56,11 +81,31 @@ WITH RECURSIVE tenants AS (
   SELECT h.lane, h.driver FROM nofx.handler_health h
   WHERE (h.lane, h.driver) IN (SELECT n.lane, n.driver FROM near n WHERE n.probe) AND h.state <> 'closed' AND h.ready_at <= now()
   FOR NO KEY UPDATE SKIP LOCKED
+), counted AS MATERIALIZED ( -- by what the steps that are near are bounded; the key '' is the tenant
+  SELECT k.tenant_id, k.key, v.version,
+         (SELECT count(*) FROM nofx.step s WHERE s.status = 'running' AND s.tenant_id = k.tenant_id AND s.concurrency_key = k.key AND k.key <> '') AS running
+  FROM (SELECT DISTINCT n.tenant_id, u.key FROM near n JOIN share t USING (tenant_id)
+        CROSS JOIN LATERAL unnest(ARRAY[n.key, '']) AS u(key) WHERE u.key <> '' OR t.max_steps IS NOT NULL) k
+  CROSS JOIN LATERAL (SELECT c.version FROM nofx.concurrency c WHERE c.tenant_id = k.tenant_id AND c.key = k.key LIMIT 1) v
+), doors AS ( -- those of them that this claim may rely on
+  SELECT k.tenant_id, k.key, k.running
+  FROM counted k
+  CROSS JOIN LATERAL (
+    SELECT c.version FROM nofx.concurrency c WHERE c.tenant_id = k.tenant_id AND c.key = k.key
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) c
+  WHERE c.version = k.version
+), may AS (
+  SELECT n.*, t.running, t.max_steps, row_number() OVER (PARTITION BY n.tenant_id ORDER BY n.rank, n.due_at, n.id) AS turn
+  FROM near n
+  JOIN share t ON t.tenant_id = n.tenant_id
+  LEFT JOIN doors k ON k.tenant_id = n.tenant_id AND k.key = n.key AND n.key <> ''
+  WHERE (NOT n.probe OR n.nth = 1 AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
+    AND (n.key = '' OR n.key_nth <= n.most - k.running)
+    AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
 ), held AS ( -- one by one, in their order, until there are enough
-  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.turn, n.due_at, n.probe
-  FROM (SELECT * FROM near o
-        WHERE NOT o.probe OR o.nth = 1 AND (o.lane, o.driver) IN (SELECT m.lane, m.driver FROM room m)
-        ORDER BY o.turn, o.due_at, o.id) n
+  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.running + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
+  FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.running + m.turn, m.due_at, m.id) n
   CROSS JOIN LATERAL (
     SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin
     FROM nofx.step s
@@ -70,6 +115,18 @@ WITH RECURSIVE tenants AS (
     FOR NO KEY UPDATE OF s SKIP LOCKED
   ) s
   LIMIT @most::int
+), crowd AS ( -- steps whose key has no room
+  SELECT s.id
+  FROM near n
+  JOIN doors k ON k.tenant_id = n.tenant_id AND k.key = n.key
+  CROSS JOIN LATERAL (
+    SELECT s.id FROM nofx.step s WHERE s.id = n.id AND s.status || '' = 'queued' AND NOT s.parked
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) s
+  WHERE n.key <> '' AND k.running >= n.most
+), aside AS (
+  UPDATE nofx.step s SET parked = true FROM crowd c WHERE s.id = c.id AND s.id = ANY (ARRAY (SELECT i.id FROM crowd i))
+  RETURNING s.id
 ), fresh AS ( -- runs that this claim starts or pins
   SELECT r.id FROM nofx.run r
   WHERE r.id = ANY (ARRAY (SELECT h.run_id FROM held h WHERE h.run_status = 'queued' OR (h.shares AND h.run_pin = '')))
@@ -85,11 +142,16 @@ WITH RECURSIVE tenants AS (
   UPDATE nofx.step s
   SET status = 'running', attempt = s.attempt + 1, epoch = s.epoch + 1
   FROM (
-    SELECT h.id, h.turn, h.due_at, h.probe FROM held h
+    SELECT h.id, h.turn, h.due_at, h.home, h.probe, h.bounded FROM held h
     WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
   ) g
   WHERE s.id = g.id AND s.id = ANY (ARRAY (SELECT i.id FROM held i)) AND s.status || '' = 'queued'
-  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, g.turn, g.due_at, g.probe
+  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, s.concurrency_key, g.turn, g.due_at, g.home, g.probe, g.bounded
+), onward AS ( -- whoever counted before this claim must count again
+  UPDATE nofx.concurrency c SET version = c.version + 1
+  FROM (SELECT DISTINCT t.tenant_id, u.key FROM taken t
+        CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
+  WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
   SELECT t.*, (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
 ), lent AS (
@@ -99,14 +161,18 @@ WITH RECURSIVE tenants AS (
   FROM numbered n
   WHERE n.probe AND h.lane = n.lane AND h.driver = n.driver
   RETURNING h.lane, h.driver, h.generation
+), begun AS (
+  INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, region, moved, probe, breaker_generation)
+  SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
+         @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8), n.driver, n.home, n.moved, n.probe,
+         coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
+                  (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
+  FROM numbered n
+  RETURNING id, probe
 )
-INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, moved, probe, breaker_generation)
-SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
-       @worker_id, @claim_id, now() + make_interval(secs => @lease_seconds::float8), n.driver, n.moved, n.probe,
-       coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
-                (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
-FROM numbered n
-RETURNING id, probe, EXISTS (SELECT 1 FROM fresh) AS fresh;
+SELECT b.id, b.probe, EXISTS (SELECT 1 FROM fresh) AS fresh FROM begun b
+UNION ALL
+SELECT '', false, false WHERE EXISTS (SELECT 1 FROM aside) OR EXISTS (SELECT 1 FROM counted k WHERE (k.tenant_id, k.key) NOT IN (SELECT d.tenant_id, d.key FROM doors d));
 
 -- PinQueued brings the other queued steps of runs that a claim has pinned to
 -- the same worker.
@@ -152,7 +218,7 @@ WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.
 
 -- QueueWaits tells whether a step waits that is due.
 -- name: QueueWaits :one
-SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND due_at <= now());
+SELECT EXISTS (SELECT 1 FROM nofx.step WHERE status = 'queued' AND NOT parked AND due_at <= now());
 
 -- name: QueueDepth :one
 SELECT count(*) FROM (SELECT 1 FROM nofx.step WHERE status = 'queued' LIMIT 100000) x;

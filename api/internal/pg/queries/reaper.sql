@@ -36,7 +36,7 @@ SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORD
 
 -- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
-       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place,
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d

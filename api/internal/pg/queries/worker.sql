@@ -14,7 +14,7 @@ SELECT id, timeline FROM nofx.installation;
 
 -- FindWorker finds the worker that a request comes from.
 -- name: FindWorker :one
-SELECT id, name, status, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
+SELECT id, name, status, region, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id;
 
 -- SeeWorker notes what a worker says of itself, and gives what it said before.
 -- name: SeeWorker :one

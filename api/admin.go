@@ -174,6 +174,37 @@ func SetTenantQuota(ctx context.Context, ownerURL, tenant string, computeMinutes
 	})
 }
 
+// SetTenantConcurrency bounds, as the schema's owner, how many runs and steps of
+// a tenant run at once; 0 = not at all, nil = as before.
+func SetTenantConcurrency(ctx context.Context, ownerURL, tenant string, runs, steps *int32) error {
+	for _, n := range []*int32{runs, steps} {
+		if n != nil && *n < 0 {
+			return fmt.Errorf("%d at once: at least 1", *n)
+		}
+	}
+	what := map[string]any{}
+	if runs != nil {
+		what["max_concurrent_runs"] = *runs
+	}
+	if steps != nil {
+		what["max_concurrent_steps"] = *steps
+	}
+	detail, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantConcurrency(ctx, pgdb.SetTenantConcurrencyParams{TenantID: tenant, MaxRuns: runs, MaxSteps: steps})
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.concurrency", Target: tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
 // maxMinutes is more than any installation has in a month.
 const maxMinutes = 1e9
 

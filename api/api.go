@@ -228,6 +228,7 @@ func (a *API) Run(ctx context.Context) (err error) {
 	background.Go(func() error { return a.every(work, "poll", pollEvery, a.queue.Poll) })
 	background.Go(func() error { return a.every(work, "alert rules", alert.Every, a.alerts.Tick) })
 	background.Go(func() error { return a.every(work, "alerts", alert.DeliverEvery, a.alerts.Deliver) })
+	background.Go(func() error { return a.every(work, "held runs", queue.TurnsEvery, a.queue.Turns) })
 	background.Go(func() error { return a.every(work, "quotas", queue.QuotasEvery, a.queue.NoteSpent) })
 	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
 

@@ -184,6 +184,10 @@ func (f *fakeAPI) create(in wire.SubmitRun) *fakeRun {
 		Run:       wire.RunSummary{ID: id, Status: step.RunQueued, Title: in.Plan.Goal, CreatedAt: time.Now()},
 		Artifacts: []wire.ArtifactInfo{},
 	}
+	run.detail.Run.Priority, run.detail.Run.StartAt = in.Plan.Priority, in.Plan.StartAt
+	if d := in.Plan.DelayMS; d > 0 {
+		run.detail.Run.WaitingFor = fmt.Sprintf("%d ms", d)
+	}
 	for i, s := range in.Plan.Steps {
 		run.detail.Steps = append(run.detail.Steps, wire.StepDetail{
 			ID: fmt.Sprintf("step-%d", i+1), Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.StepQueued,

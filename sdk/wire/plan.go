@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -19,7 +20,29 @@ type Plan struct {
 	// RetryBudget is how many times the run's steps are tried again in all
 	// before a person is asked. nil = 100, or the number of steps if that is more.
 	RetryBudget *int `json:"retry_budget,omitempty"`
+	// Priority is that of the run, and of its steps that have none: of what
+	// waits in a tenant's queue the highest goes first. -10 to 10.
+	Priority int `json:"priority,omitempty"`
+	// StartAt is when the run may begin; DelayMS is the same, counted from when
+	// it is accepted. At most one of them.
+	StartAt *time.Time `json:"start_at,omitempty"`
+	DelayMS int64      `json:"delay_ms,omitempty"`
+	// Concurrency bounds how many of the tenant's runs with its key run at once.
+	Concurrency *Concurrency `json:"concurrency,omitempty"`
 }
+
+// Concurrency bounds how many with a key run at once; the others wait. Keys
+// are a tenant's own, and those of runs are not those of steps.
+type Concurrency struct {
+	Key   string `json:"key"`
+	Limit int    `json:"limit,omitempty"` // 0 = 1
+}
+
+// Bounds of a priority.
+const (
+	LeastPriority = -10
+	MostPriority  = 10
+)
 
 // PlanStep is one step of a plan. Inputs is a JSON object; older clients put
 // _driver, _resources, _dependsOn and _policy there, with the same meaning as
@@ -42,8 +65,10 @@ type PlanStep struct {
 	Network      step.Network       `json:"network,omitempty"`
 	NetworkAllow []string           `json:"network_allow,omitempty"` // with network allow: rules and names of presets
 	OnOutput     step.OutputMode    `json:"on_output_limit,omitempty"`
-	Artifacts    []string           `json:"artifacts,omitempty"`  // paths below the workspace to keep
-	Idempotent   *bool              `json:"idempotent,omitempty"` // may be run again after it touched the outside; nil = as its handler says
+	Artifacts    []string           `json:"artifacts,omitempty"`   // paths below the workspace to keep
+	Priority     *int               `json:"priority,omitempty"`    // nil = the plan's
+	Concurrency  *Concurrency       `json:"concurrency,omitempty"` // of steps
+	Idempotent   *bool              `json:"idempotent,omitempty"`  // may be run again after it touched the outside; nil = as its handler says
 	ToolsAllowed []string           `json:"tools_allowed,omitempty"`
 	EnvAllowed   []string           `json:"env_allowed,omitempty"`
 	SecretsScope []string           `json:"secrets_scope,omitempty"`

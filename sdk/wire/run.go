@@ -15,6 +15,11 @@ type RunSummary struct {
 	CreatedAt time.Time      `json:"created_at"`
 	ProjectID string         `json:"projectId,omitempty"`
 	EndedAt   *time.Time     `json:"ended_at,omitempty"`
+	// Of one run, not of a list. WaitingFor is why it has not been let begin, in
+	// words; StartAt is the time that it waits for.
+	Priority   int        `json:"priority,omitempty"`
+	WaitingFor string     `json:"waiting_for,omitempty"`
+	StartAt    *time.Time `json:"start_at,omitempty"`
 }
 
 // RunList is the answer to GET /runs. NextCursor is empty on the last page.
@@ -38,7 +43,8 @@ type StepDetail struct {
 	Driver         string          `json:"driver"`
 	Status         step.Status     `json:"status"`
 	Generation     int             `json:"generation"`
-	Attempt        int             `json:"attempt"`               // of the newest attempt; 0 = none yet
+	Attempt        int             `json:"attempt"` // of the newest attempt; 0 = none yet
+	Priority       int             `json:"priority,omitempty"`
 	WaitingFor     string          `json:"waiting_for,omitempty"` // why a queued step does not begin, in words; "" = nothing but its turn
 	Drivers        []string        `json:"drivers,omitempty"`     // in order, where there is more than one
 	Fallback       string          `json:"fallback,omitempty"`    // why it is not on the first of them

@@ -27,7 +27,7 @@ const usage = `usage: nofx-api serve
        nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
        nofx-api tenants isolation --tenant T --least namespace|gvisor
-       nofx-api tenants quota --tenant T --compute-minutes N|none
+       nofx-api tenants quota --tenant T [--compute-minutes N|none] [--runs N|none] [--steps N|none]
        nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
        nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
        nofx-api alerts remove --tenant T --receiver N|--rule N
@@ -208,14 +208,32 @@ func setQuota(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("nofx-api tenants quota", flag.ContinueOnError)
 	tenant := flags.String("tenant", "", "the tenant's id")
 	minutes := flags.String("compute-minutes", "", "wall time times cores, in a month (UTC); none: not bounded")
+	runs := flags.String("runs", "", "how many of its runs may be under way at once; none: not bounded")
+	steps := flags.String("steps", "", "how many of its steps may run at once; none: not bounded")
 	if err := flags.Parse(args[1:]); err != nil {
 		return errUsage
 	}
-	if *tenant == "" || *minutes == "" || flags.NArg() > 0 {
+	if *tenant == "" || *minutes+*runs+*steps == "" || flags.NArg() > 0 {
 		return errUsage
 	}
+	atOnce := map[string]*int32{}
+	for name, text := range map[string]string{"runs": *runs, "steps": *steps} {
+		switch text {
+		case "":
+			continue
+		case "none":
+			atOnce[name] = new(int32)
+			continue
+		}
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || n < 1 {
+			return fmt.Errorf("--%s %.40q: a number from 1 on, or none", name, text)
+		}
+		bound := int32(n)
+		atOnce[name] = &bound
+	}
 	var most *float64
-	if *minutes != "none" {
+	if *minutes != "none" && *minutes != "" {
 		n, err := strconv.ParseFloat(*minutes, 64)
 		if err != nil {
 			return fmt.Errorf("--compute-minutes %.40q: a number of minutes, or none", *minutes)
@@ -225,6 +243,14 @@ func setQuota(ctx context.Context, args []string) error {
 	url, err := ownerURL()
 	if err != nil {
 		return err
+	}
+	if len(atOnce) > 0 {
+		if err := api.SetTenantConcurrency(ctx, url, *tenant, atOnce["runs"], atOnce["steps"]); err != nil {
+			return err
+		}
+	}
+	if *minutes == "" {
+		return nil
 	}
 	return api.SetTenantQuota(ctx, url, *tenant, most)
 }

@@ -216,7 +216,7 @@ func (s *server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 		return nil, badRequest("body", "is not JSON")
 	}
 	c := callOf(ctx)
-	created, replayed, err := s.Queue.Submit(ctx, c.who, queue.Submission{Goal: in.Body.Plan.Goal, Steps: steps, RetryBudget: plan.Budget(in.Body.Plan), ProjectID: project,
+	created, replayed, err := s.Queue.Submit(ctx, c.who, queue.Submission{Goal: in.Body.Plan.Goal, Steps: steps, RetryBudget: plan.Budget(in.Body.Plan), Turn: plan.TurnOf(in.Body.Plan), ProjectID: project,
 		CorrelationID: c.correlationID, RequestID: c.requestID, IdempotencyKey: in.IdempotencyKey, Fingerprint: fingerprint})
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ var unfenced = map[string]string{
 	"ForgetUnlisted":  "shortens the leases of the worker that asks",
 	"LoseAttempts":    "the reaper's: compares the epoch and the lease's end",
 	"UnpinQueued":     "queued steps have no lease",
+	"EnqueueRoots":    "steps of a run that was held, which have no lease",
 	"Unpark":          "queued steps have no lease",
 	"FailQueued":      "queued steps have no lease",
 	"ReopenSteps":     "a user's wish: compares the generation, and that the step has ended",

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -64,9 +65,11 @@ type Step struct {
 	GraceMS      int64
 	Artifacts    []string
 	Idempotent   bool
-	Retry        wire.Retry    // whole: the handler's and the step's own
-	Spec         wire.PlanStep // as submitted, without its inputs
-	Denied       string        // why policy refuses it; "" = allowed
+	Priority     int
+	Concurrency  wire.Concurrency // no key: not bounded
+	Retry        wire.Retry       // whole: the handler's and the step's own
+	Spec         wire.PlanStep    // as submitted, without its inputs
+	Denied       string           // why policy refuses it; "" = allowed
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -103,6 +106,7 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	if n := p.RetryBudget; n != nil && (*n < 0 || *n > wire.MaxRetryBudget) {
 		f.add("body.plan.retry_budget", *n, "must be 0 to %d", wire.MaxRetryBudget)
 	}
+	f.turn(p, time.Now())
 	switch {
 	case len(p.Steps) == 0:
 		f.add("body.plan.steps", nil, "a plan needs at least one step")
@@ -117,7 +121,7 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 		return nil, err
 	}
 	offered := &offers{known: have.Drivers, list: list}
-	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles}
+	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles, priority: p.Priority}
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
@@ -172,6 +176,7 @@ type compiler struct {
 	offers   *offers
 	presets  Presets
 	profiles profile.Set
+	priority int // the plan's
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
@@ -215,6 +220,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	c.isolation(ctx, at, in, &out)
 	out.Artifacts = c.artifacts(at, in.Artifacts)
 	c.retry(at, in, info, &out)
+	c.turn(at, in, &out)
 	c.choices(at, out)
 	return out, in.DependsOn
 }

@@ -92,7 +92,7 @@ func (q *Queue) again(ctx context.Context, who auth.Principal, runID string, o O
 		return out, re.audit(ctx, db, action, target, requestID, detail)
 	})
 	if err == nil && !replayed {
-		q.announce(c)
+		q.announce(ctx, c)
 	}
 	return out, replayed, err
 }

@@ -59,7 +59,7 @@ func (q *Queue) Cancel(ctx context.Context, who auth.Principal, runID, requestID
 	if err != nil {
 		return wire.CancelResult{}, err
 	}
-	q.announce(c)
+	q.announce(ctx, c)
 	for _, w := range workers {
 		q.hub.Topics(wake.Worker(w))
 	}

@@ -38,6 +38,8 @@ type change struct {
 	queued []place  // what workers can take after the commit
 	later  bool     // something is queued for later
 	freed  keys     // steps with these do not run any more
+	// tenants of steps that do not run any more, once for each
+	stopped []string
 }
 
 // place is where a queued step waits.
@@ -128,7 +130,7 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		lost = 1
 	}
 	c.health.add(a, v.Verdict)
-	c.freed.add(a)
+	c.stop(a)
 	// To another driver is not one more try of the same: it takes nothing from
 	// the run's budget, and the number of drivers bounds it.
 	next := elsewhere(a, v.Verdict)
@@ -185,6 +187,12 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 	}
 	summary["entry"], summary["reason"] = c.bury(a.StepID, v.Verdict.Cause, d.why), d.why
 	return add(step.EventStepDead, summary)
+}
+
+// stop notes that the step of an attempt does not run any more.
+func (c *change) stop(a attemptRow) {
+	c.freed.add(a)
+	c.stopped = append(c.stopped, a.TenantID)
 }
 
 // bury makes the step's entry in the DLQ and returns its id.
@@ -346,9 +354,19 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 }
 
 // announce wakes who waits for what was committed.
-func (q *Queue) announce(c *change) {
+func (q *Queue) announce(ctx context.Context, c *change) {
 	for _, p := range c.queued {
 		q.hub.Queued(p.driver, p.pin)
+	}
+	for _, tenant := range c.stopped {
+		if q.bounded.has(tenant) {
+			q.hub.More() // there is room for one of its steps that waits
+		}
+	}
+	for _, tenant := range c.ended() {
+		if q.holding.has(tenant) {
+			q.letGo(ctx, tenant)
+		}
 	}
 	q.wakeRuns(c.events.Runs())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -78,6 +79,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	for i := range ids {
 		ids[i] = NewID("att")
 	}
+	slices.Sort(ids) // a worker begins what it gets in the order of the queue
 	var leases []wire.Lease
 	var refused *change
 	again := false
@@ -143,7 +145,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		}
 		return leases, err
 	}
-	q.announce(refused)
+	q.announce(ctx, refused)
 	q.judge(ctx, refused.health)
 	if len(leases) == 0 {
 		return nil, nil

@@ -67,7 +67,7 @@ func (q *Queue) RequeueOne(ctx context.Context, who auth.Principal, id string, r
 		return wire.Reopened{}, step.Errorf(step.KindInternal, "entry %s was not requeued", id)
 	})
 	if err == nil && !replayed {
-		q.announce(c)
+		q.announce(ctx, c)
 	}
 	return out, replayed, err
 }
@@ -92,7 +92,7 @@ func (q *Queue) RequeueMany(ctx context.Context, who auth.Principal, r Requeue) 
 		return done.Resolved, err
 	})
 	if err == nil && !replayed && !r.DryRun {
-		q.announce(c)
+		q.announce(ctx, c)
 	}
 	return out, replayed, err
 }

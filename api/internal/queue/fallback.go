@@ -155,7 +155,7 @@ func (q *Queue) detours(ctx context.Context, list func(context.Context, *pgdb.Qu
 		return c.write(ctx, db)
 	})
 	if err == nil {
-		q.announce(c)
+		q.announce(ctx, c)
 	}
 	return err
 }

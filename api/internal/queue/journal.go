@@ -78,7 +78,7 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 	if err != nil {
 		return wire.JournalAnswer{}, err
 	}
-	q.announce(c)
+	q.announce(ctx, c)
 	q.judge(ctx, c.health)
 	return answer, nil
 }

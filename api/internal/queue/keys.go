@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 )
@@ -36,6 +37,15 @@ func (k *keys) pass(ctx context.Context, db *pgdb.Queries) ([]place, error) {
 		out[i] = place{r.Driver, r.Pin}
 	}
 	return out, err
+}
+
+// ensureKeys makes the rows that claims count by, as far as steps have keys.
+func ensureKeys(ctx context.Context, db *pgdb.Queries, tenant string, names []string) error {
+	names = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "" })
+	if len(names) == 0 {
+		return nil
+	}
+	return db.EnsureKeys(ctx, tenant, names)
 }
 
 // unpark looks at all keys that steps are parked for. What the ends of steps

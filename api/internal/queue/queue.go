@@ -46,7 +46,10 @@ type Queue struct {
 	hub   *wake.Hub
 	told  told
 	spent spent
-	log   *slog.Logger
+	// Whom room that becomes free may concern.
+	holding holding
+	bounded few
+	log     *slog.Logger
 }
 
 // New makes a queue over a database, a blob store and a hub.

@@ -28,17 +28,30 @@ func (s *spent) list() []string {
 	return []string{}
 }
 
+// few are the tenants that may run only so many steps at once, as of the
+// last look.
+type few struct{ tenants atomic.Pointer[[]string] }
+
+func (b *few) has(tenant string) bool {
+	p := b.tenants.Load()
+	return p != nil && slices.Contains(*p, tenant)
+}
+
 // NoteSpent looks who has used up a quota: nothing is claimed for them until
 // they may use more. Claims that wait are woken when one may.
 func (q *Queue) NoteSpent(ctx context.Context) error {
-	var now []string
+	var now, bounded []string
 	err := q.db.SystemQuery(ctx, func(db *pgdb.Queries) (err error) {
-		now, err = db.SpentTenants(ctx)
+		if now, err = db.SpentTenants(ctx); err != nil {
+			return err
+		}
+		bounded, err = db.BoundedTenants(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	q.bounded.tenants.Store(&bounded)
 	before := q.spent.list()
 	q.spent.tenants.Store(&now)
 	if slices.ContainsFunc(before, func(t string) bool { return !slices.Contains(now, t) }) {

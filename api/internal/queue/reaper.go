@@ -102,7 +102,7 @@ func (q *Queue) expire(ctx context.Context) error {
 		return c.write(ctx, db)
 	})
 	if err == nil {
-		q.announce(c)
+		q.announce(ctx, c)
 		q.judge(ctx, c.health)
 	}
 	return err

@@ -21,9 +21,11 @@ type reopening struct {
 	q     *Queue
 	who   auth.Principal
 	c     *change
-	stale map[string]bool // runs whose workspaces may be gone
+	stale map[string]bool   // runs whose workspaces may be gone
+	hold  map[string]string // runs that do not begin at once, and why
 	runs  map[string]*plot
 	set   map[string]bool // ids of the steps to reopen
+	keys  []string        // of the steps that are reopened
 	edits []pgdb.EditStepParams
 	moved map[string]bool // of edits: the inputs are new ones
 }
@@ -42,12 +44,13 @@ func (q *Queue) reopen(ctx context.Context, db *pgdb.Queries, who auth.Principal
 	if err != nil {
 		return nil, err
 	}
-	o := &reopening{q: q, who: who, stale: map[string]bool{}, runs: map[string]*plot{}, set: map[string]bool{}, moved: map[string]bool{}}
+	o := &reopening{q: q, who: who, stale: map[string]bool{}, hold: map[string]string{}, runs: map[string]*plot{}, set: map[string]bool{}, moved: map[string]bool{}}
 	locked := make([]pgdb.LockRunsOfRow, len(rows))
 	for i, r := range rows {
 		locked[i] = pgdb.LockRunsOfRow{ID: r.ID, TenantID: r.TenantID, Status: r.Status, Pin: r.Pin, StepsLeft: r.StepsLeft, StepsFailed: r.StepsFailed,
 			StepsCancelled: r.StepsCancelled, NextSeq: r.NextSeq, CancelAt: r.CancelAt, StartedAt: r.StartedAt, RetryBudget: r.RetryBudget, Retries: r.Retries}
 		o.stale[r.ID] = r.Stale || r.Pin == ""
+		o.hold[r.ID] = r.Hold
 		o.runs[r.ID] = &plot{byName: map[string]*pgdb.StepsOfRunsRow{}, byID: map[string]*pgdb.StepsOfRunsRow{}}
 	}
 	o.c = newChange(locked)
@@ -213,10 +216,13 @@ func (o *reopening) write(ctx context.Context, db *pgdb.Queries, why string) (ma
 		out[id] = n
 		runs.Ids, runs.StepsLeft = append(runs.Ids, id), append(runs.StepsLeft, r.StepsLeft)
 		runs.StepsFailed, runs.StepsCancelled = append(runs.StepsFailed, r.StepsFailed), append(runs.StepsCancelled, r.StepsCancelled)
-		runs.Pins = append(runs.Pins, r.Pin)
+		runs.Pins, runs.Holds = append(runs.Pins, r.Pin), append(runs.Holds, o.hold[id])
 		if err := o.tell(id, n, why); err != nil {
 			return nil, err
 		}
+	}
+	if err := ensureKeys(ctx, db, o.who.TenantID, o.keys); err != nil {
+		return nil, err
 	}
 	if n, err := db.ReopenRuns(ctx, runs); err != nil || n != int64(len(runs.Ids)) {
 		return nil, orElse(err, conflict("a run is not as it was"))
@@ -260,6 +266,12 @@ func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.R
 		case s.Shares:
 			pin = r.Pin
 		}
+		if status == step.StepQueued && o.hold[id] != "" {
+			status = step.StepWaiting
+		}
+		if s.ConcurrencyKey != "" {
+			o.keys = append(o.keys, s.ConcurrencyKey)
+		}
 		if status == step.StepQueued {
 			o.c.queued = append(o.c.queued, place{s.Driver, pin})
 		}
@@ -278,6 +290,9 @@ func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.R
 	if len(out) > 0 {
 		if step.RunStatus(r.Status).Terminal() {
 			r.Status = string(step.RunRunning)
+			if o.hold[id] != "" {
+				r.Status = string(step.RunQueued)
+			}
 		}
 		r.CancelAt, r.Retries, r.dirty = nil, 0, true
 	}

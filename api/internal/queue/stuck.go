@@ -90,7 +90,7 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(cont
 		return c.write(ctx, db)
 	})
 	if err == nil {
-		q.announce(c)
+		q.announce(ctx, c)
 	}
 	return err
 }

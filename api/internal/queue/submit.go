@@ -21,6 +21,7 @@ type Submission struct {
 	Goal           string
 	Steps          []plan.Step
 	RetryBudget    int
+	Turn           plan.Turn
 	ProjectID      string
 	CorrelationID  string
 	RequestID      string
@@ -37,8 +38,9 @@ const (
 // answer again, and replayed is true.
 func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (answer wire.RunCreated, replayed bool, err error) {
 	var queued []plan.Step
+	held := ""
 	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) error {
-		queued, replayed = nil, false
+		queued, replayed, held = nil, false, ""
 		if s.IdempotencyKey != "" {
 			found, body, err := findReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint})
 			if err != nil {
@@ -55,17 +57,19 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		// Of its own: the transaction may run more than once.
 		s := s
 		s.Steps = slices.Clone(s.Steps)
-		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
+		bounded, err := withinPolicy(ctx, db, who, s.Steps)
+		if err != nil {
 			return err
 		}
+		held = holdOf(s.Turn, bounded, time.Now())
 		if err := quota.Check(ctx, db, who.TenantID, time.Now()); err != nil {
 			return err
 		}
-		n := newRun(who, s)
+		n := newRun(who, s, held)
 		if err := n.store(ctx, db, q.cfg.Region); err != nil {
 			return err
 		}
-		queued = n.queued
+		queued, held = n.queued, n.hold
 		answer = wire.RunCreated{ID: n.id, Status: n.status, ProjectID: s.ProjectID}
 		if s.IdempotencyKey == "" {
 			return nil
@@ -79,21 +83,25 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		q.hub.Queued(st.Driver, "")
 	}
 	q.admit(ctx, queued)
+	if held == holdTurn {
+		q.letGo(ctx, who.TenantID)
+	}
 	return answer, replayed, nil
 }
 
 // withinPolicy bounds steps by what their tenant's policy lets them have, and
-// refuses those that ask for more.
-func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
+// refuses those that ask for more. bounded tells whether the tenant may have
+// only so many runs at once.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (bounded bool, err error) {
 	row, err := db.TenantPolicy(ctx, who.TenantID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c := wire.TenantCeiling{}
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
-		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+		return false, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
-	return plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
+	return row.RunsBounded, plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
 }
 
 // fresh is a run that is being stored.
@@ -102,6 +110,7 @@ type fresh struct {
 	s      Submission
 	id     string
 	status step.RunStatus
+	hold   string        // why it does not begin yet
 	ids    []string      // of the steps
 	state  []step.Status // of the steps
 	queued []plan.Step
@@ -111,9 +120,10 @@ type fresh struct {
 }
 
 // newRun decides with which states the steps begin: those that policy refuses
-// have failed, and what depends on them is cancelled.
-func newRun(who auth.Principal, s Submission) *fresh {
-	n := &fresh{who: who, s: s, id: NewID("run"), status: step.RunQueued,
+// have failed, and what depends on them is cancelled. Of a run that is held all
+// others wait.
+func newRun(who auth.Principal, s Submission, hold string) *fresh {
+	n := &fresh{who: who, s: s, id: NewID("run"), status: step.RunQueued, hold: hold,
 		ids: make([]string, len(s.Steps)), state: make([]step.Status, len(s.Steps))}
 	below := make([][]int, len(s.Steps))
 	for i := range n.ids {
@@ -150,7 +160,7 @@ func newRun(who auth.Principal, s Submission) *fresh {
 			n.failed++
 		case n.state[i] == step.StepCancelled:
 			n.gone++
-		case len(st.DependsOn) == 0:
+		case len(st.DependsOn) == 0 && hold == "":
 			n.state[i] = step.StepQueued
 			n.queued = append(n.queued, st)
 			n.left++
@@ -160,7 +170,7 @@ func newRun(who auth.Principal, s Submission) *fresh {
 		}
 	}
 	if n.left == 0 {
-		n.status = step.RunFailed
+		n.status, n.hold = step.RunFailed, ""
 	}
 	return n
 }
@@ -169,7 +179,11 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 	var events event.Batch
 	seq := int64(1)
 	add := func(e event.Entry) error { return events.Add(n.who.TenantID, n.id, &seq, e) }
-	if err := add(event.Entry{Type: step.EventRunCreated, Payload: map[string]any{"steps": len(n.s.Steps)}}); err != nil {
+	about := map[string]any{"steps": len(n.s.Steps)}
+	if n.hold != "" {
+		about["held_for"] = n.hold
+	}
+	if err := add(event.Entry{Type: step.EventRunCreated, Payload: about}); err != nil {
 		return err
 	}
 	rows, err := n.rows()
@@ -192,8 +206,13 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 	_, err = db.InsertRun(ctx, pgdb.InsertRunParams{
 		ID: n.id, TenantID: n.who.TenantID, ProjectID: n.s.ProjectID, Goal: n.s.Goal, Status: string(n.status), Region: region,
 		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq, RetryBudget: i32(n.s.RetryBudget),
+		Rank: rank(n.s.Turn.Priority), Hold: n.hold, StartAt: n.s.Turn.StartAt, DelaySeconds: n.s.Turn.Delay.Seconds(),
+		ConcurrencyKey: n.s.Turn.Concurrency.Key, ConcurrencyMost: i32(n.s.Turn.Concurrency.Limit),
 	})
 	if err != nil {
+		return err
+	}
+	if err := ensureKeys(ctx, db, n.who.TenantID, rows.ConcurrencyKeys); err != nil {
 		return err
 	}
 	if err := db.InsertSteps(ctx, rows); err != nil {
@@ -303,6 +322,8 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
+		p.Ranks = append(p.Ranks, rank(st.Priority))
+		p.ConcurrencyKeys, p.ConcurrencyMosts = append(p.ConcurrencyKeys, st.Concurrency.Key), append(p.ConcurrencyMosts, i32(st.Concurrency.Limit))
 		n.gates(st, &p)
 	}
 	return p, nil

@@ -127,7 +127,7 @@ func (q *Queue) Release(ctx context.Context, who auth.Principal, in wire.Release
 	if err != nil {
 		return wire.ReleaseAnswer{}, err
 	}
-	q.announce(c)
+	q.announce(ctx, c)
 	q.judge(ctx, c.health)
 	return out, nil
 }
@@ -144,7 +144,7 @@ func (c *change) unclaim(ctx context.Context, db *pgdb.Queries, rows []attemptRo
 			continue
 		}
 		c.health.add(a, step.Verdict{})
-		c.freed.add(a)
+		c.stop(a)
 		r := c.runs[a.RunID]
 		if r.CancelAt != nil {
 			if err := c.cancelled(a); err != nil {

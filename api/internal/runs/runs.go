@@ -100,15 +100,21 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	var out wire.RunDetail
 	var pins []string
 	var month wire.MonthUsage
-	barred := map[string]string{}
+	waits := map[string]string{}
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
 		pins = nil
+		clear(waits)
 		row, err := db.GetRun(ctx, tenant, id)
 		if err != nil {
 			return missing(err, "no run %s", clip(id))
 		}
 		out = wire.RunDetail{Steps: []wire.StepDetail{}, Artifacts: []wire.ArtifactInfo{}, Run: wire.RunSummary{
-			ID: row.ID, Status: step.RunStatus(row.Status), Title: row.Goal, CreatedAt: row.CreatedAt.UTC(), ProjectID: row.ProjectID, EndedAt: utc(row.EndedAt)}}
+			ID: row.ID, Status: step.RunStatus(row.Status), Title: row.Goal, CreatedAt: row.CreatedAt.UTC(), ProjectID: row.ProjectID, EndedAt: utc(row.EndedAt), Priority: -int(row.Rank)}}
+		turn, err := db.TenantTurn(ctx, tenant)
+		if err != nil {
+			return err
+		}
+		held(&out.Run, row, turn)
 		steps, err := db.ListSteps(ctx, tenant, id)
 		if err != nil {
 			return err
@@ -119,8 +125,10 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 				return err
 			}
 			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
-			if s.Breaker != nil {
-				barred[s.ID] = behind(s)
+			if why := turnOf(s, out.Run, turn); why != "" {
+				waits[s.ID] = why
+			} else if s.Breaker != nil {
+				waits[s.ID] = behind(s)
 			}
 		}
 		if slices.ContainsFunc(out.Steps, func(d wire.StepDetail) bool { return d.Status == step.StepQueued }) {
@@ -142,22 +150,23 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	if err != nil {
 		return out, err
 	}
-	return out, r.explain(ctx, out.Steps, pins, month, barred)
+	return out, r.explain(ctx, out.Steps, pins, month, waits)
 }
 
 // explain adds what queued steps wait for. pins are the workers that they
-// wait for, by place; month is the tenant's, when one is queued; barred are
-// those that an open breaker bars, by id.
-func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage, barred map[string]string) error {
+// wait for, by place; month is the tenant's, when one is queued; waits says
+// what is known of them already, by id.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage, waits map[string]string) error {
 	for i := range steps {
 		if steps[i].Status != step.StepQueued {
+			steps[i].WaitingFor = waits[steps[i].ID]
 			continue
 		}
 		if quota.Spent(month) {
 			steps[i].WaitingFor = "a new month: " + quota.Refusal(month)
 			continue
 		}
-		if steps[i].WaitingFor = barred[steps[i].ID]; steps[i].WaitingFor != "" {
+		if steps[i].WaitingFor = waits[steps[i].ID]; steps[i].WaitingFor != "" {
 			continue
 		}
 		var err error
@@ -171,7 +180,7 @@ func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []st
 func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 	d := wire.StepDetail{ID: s.ID, Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.Status(s.Status), Generation: int(s.Generation),
 		Attempt: int(s.Attempt), DependsOn: s.DependsOn, Inputs: s.Inputs, Outputs: s.Outputs, IdempotencyKey: s.IdempotencyKey,
-		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt)}
+		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt), Priority: -int(s.Rank)}
 	if len(s.Drivers) > 1 {
 		d.Drivers, d.Fallback = s.Drivers, s.Moved
 	}

@@ -70,14 +70,15 @@ func (q *Queries) EnsureKeys(ctx context.Context, tenantID string, keys []string
 
 const mendKeys = `-- name: MendKeys :exec
 INSERT INTO nofx.concurrency (tenant_id, key)
-SELECT DISTINCT s.tenant_id, s.concurrency_key FROM nofx.step s
-WHERE s.status = 'queued' AND s.concurrency_key <> ''
-  AND NOT EXISTS (SELECT 1 FROM nofx.concurrency c WHERE c.tenant_id = s.tenant_id AND c.key = s.concurrency_key)
+SELECT DISTINCT k.tenant_id, k.key
+FROM (SELECT s.tenant_id, s.concurrency_key AS key FROM nofx.step s WHERE s.ended_at IS NULL AND s.concurrency_key <> ''
+      UNION ALL SELECT t.tenant_id, '' FROM nofx.tenant t WHERE t.max_steps IS NOT NULL) k
+WHERE NOT EXISTS (SELECT 1 FROM nofx.concurrency c WHERE c.tenant_id = k.tenant_id AND c.key = k.key)
 ORDER BY 1, 2
 ON CONFLICT ON CONSTRAINT concurrency_pk DO NOTHING
 `
 
-// MendKeys makes rows that queued steps need and that are not there: a key that
+// MendKeys makes rows that steps need and that are not there: a key that
 // was dropped as unused while a run with it was on its way in.
 func (q *Queries) MendKeys(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, mendKeys)

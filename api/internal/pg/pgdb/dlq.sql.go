@@ -357,7 +357,9 @@ func (q *Queries) LockDead(ctx context.Context, tenantID string, ids []string) (
 
 const lockReopen = `-- name: LockReopen :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries,
-       (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => $1::float8)))::bool AS stale
+       (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => $1::float8)))::bool AS stale,
+       CASE WHEN r.ended_at IS NULL THEN r.hold
+            WHEN r.concurrency_key <> '' OR (SELECT t.max_runs FROM nofx.tenant t WHERE t.tenant_id = r.tenant_id) IS NOT NULL THEN 'turn' ELSE '' END::text AS hold
 FROM nofx.run r
 WHERE r.tenant_id = $2 AND r.id = ANY ($3::text[])
 ORDER BY r.id
@@ -384,6 +386,7 @@ type LockReopenRow struct {
 	RetryBudget    int32
 	Retries        int32
 	Stale          bool
+	Hold           string
 }
 
 // LockReopen locks runs that steps are to be reopened of. stale: their workers
@@ -411,6 +414,7 @@ func (q *Queries) LockReopen(ctx context.Context, arg LockReopenParams) ([]LockR
 			&i.RetryBudget,
 			&i.Retries,
 			&i.Stale,
+			&i.Hold,
 		); err != nil {
 			return nil, err
 		}
@@ -470,10 +474,10 @@ func (q *Queries) MatchDead(ctx context.Context, arg MatchDeadParams) ([]string,
 
 const reopenRuns = `-- name: ReopenRuns :execrows
 UPDATE nofx.run r
-SET status = CASE WHEN r.ended_at IS NULL THEN r.status ELSE 'running' END, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
+SET status = CASE WHEN r.ended_at IS NULL THEN r.status WHEN f.hold = '' THEN 'running' ELSE 'queued' END, hold = f.hold, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
     steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS steps_left, unnest($4::int[]) AS steps_failed,
-             unnest($5::int[]) AS steps_cancelled, unnest($6::text[]) AS pin) f
+             unnest($5::int[]) AS steps_cancelled, unnest($6::text[]) AS pin, unnest($7::text[]) AS hold) f
 WHERE r.tenant_id = $1 AND r.id = ANY ($2::text[]) AND r.id = f.id
 `
 
@@ -484,6 +488,7 @@ type ReopenRunsParams struct {
 	StepsFailed    []int32
 	StepsCancelled []int32
 	Pins           []string
+	Holds          []string
 }
 
 // ReopenRuns opens runs again, in their locked rows.
@@ -495,6 +500,7 @@ func (q *Queries) ReopenRuns(ctx context.Context, arg ReopenRunsParams) (int64, 
 		arg.StepsFailed,
 		arg.StepsCancelled,
 		arg.Pins,
+		arg.Holds,
 	)
 	if err != nil {
 		return 0, err
@@ -506,7 +512,7 @@ const reopenSteps = `-- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
     ended_at = NULL, verdict = NULL, outputs = NULL,
-    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = ''
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
              unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin) f
 WHERE s.tenant_id = $1 AND s.id = ANY ($2::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
@@ -610,25 +616,26 @@ func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) er
 
 const stepsOfRuns = `-- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
 FROM nofx.step s
 WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
 ORDER BY s.run_id, s.idx
 `
 
 type StepsOfRunsRow struct {
-	ID         string
-	RunID      string
-	Name       string
-	Driver     string
-	Status     string
-	Generation int32
-	Attempt    int32
-	Shares     bool
-	DependsOn  []string
-	Dependants []string
-	Resources  []byte
-	Cause      string
+	ID             string
+	RunID          string
+	Name           string
+	Driver         string
+	Status         string
+	Generation     int32
+	Attempt        int32
+	Shares         bool
+	DependsOn      []string
+	Dependants     []string
+	Resources      []byte
+	Cause          string
+	ConcurrencyKey string
 }
 
 // StepsOfRuns are the steps of runs whose rows are locked, each with the driver
@@ -655,6 +662,7 @@ func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []str
 			&i.Dependants,
 			&i.Resources,
 			&i.Cause,
+			&i.ConcurrencyKey,
 		); err != nil {
 			return nil, err
 		}

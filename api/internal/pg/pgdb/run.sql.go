@@ -131,20 +131,25 @@ func (q *Queries) FindArtifact(ctx context.Context, arg FindArtifactParams) (Fin
 }
 
 const getRun = `-- name: GetRun :one
-SELECT id, project_id, goal, status, created_at, ended_at, region, correlation_id, next_seq FROM nofx.run
+SELECT id, project_id, goal, status, created_at, ended_at, region, correlation_id, next_seq, hold, start_at, concurrency_key, concurrency_most, rank FROM nofx.run
 WHERE tenant_id = $1 AND id = $2
 `
 
 type GetRunRow struct {
-	ID            string
-	ProjectID     string
-	Goal          string
-	Status        string
-	CreatedAt     time.Time
-	EndedAt       *time.Time
-	Region        string
-	CorrelationID string
-	NextSeq       int64
+	ID              string
+	ProjectID       string
+	Goal            string
+	Status          string
+	CreatedAt       time.Time
+	EndedAt         *time.Time
+	Region          string
+	CorrelationID   string
+	NextSeq         int64
+	Hold            string
+	StartAt         time.Time
+	ConcurrencyKey  string
+	ConcurrencyMost int32
+	Rank            int16
 }
 
 func (q *Queries) GetRun(ctx context.Context, tenantID string, iD string) (GetRunRow, error) {
@@ -160,6 +165,11 @@ func (q *Queries) GetRun(ctx context.Context, tenantID string, iD string) (GetRu
 		&i.Region,
 		&i.CorrelationID,
 		&i.NextSeq,
+		&i.Hold,
+		&i.StartAt,
+		&i.ConcurrencyKey,
+		&i.ConcurrencyMost,
+		&i.Rank,
 	)
 	return i, err
 }
@@ -193,25 +203,33 @@ func (q *Queries) InsertAudit(ctx context.Context, arg InsertAuditParams) error 
 }
 
 const insertRun = `-- name: InsertRun :one
-INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget, ended_at)
+INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget,
+                      rank, hold, start_at, concurrency_key, concurrency_most, ended_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+        $13, $14, coalesce($15::timestamptz, now() + make_interval(secs => $16::float8)), $17, $18,
         CASE WHEN $8::int = 0 THEN now() END)
 RETURNING created_at
 `
 
 type InsertRunParams struct {
-	ID             string
-	TenantID       string
-	ProjectID      string
-	Goal           string
-	Status         string
-	Region         string
-	CorrelationID  string
-	StepsLeft      int32
-	StepsFailed    int32
-	StepsCancelled int32
-	NextSeq        int64
-	RetryBudget    int32
+	ID              string
+	TenantID        string
+	ProjectID       string
+	Goal            string
+	Status          string
+	Region          string
+	CorrelationID   string
+	StepsLeft       int32
+	StepsFailed     int32
+	StepsCancelled  int32
+	NextSeq         int64
+	RetryBudget     int32
+	Rank            int16
+	Hold            string
+	StartAt         *time.Time
+	DelaySeconds    float64
+	ConcurrencyKey  string
+	ConcurrencyMost int32
 }
 
 func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time, error) {
@@ -228,6 +246,12 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 		arg.StepsCancelled,
 		arg.NextSeq,
 		arg.RetryBudget,
+		arg.Rank,
+		arg.Hold,
+		arg.StartAt,
+		arg.DelaySeconds,
+		arg.ConcurrencyKey,
+		arg.ConcurrencyMost,
 	)
 	var created_at time.Time
 	err := row.Scan(&created_at)
@@ -237,13 +261,15 @@ func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time
 const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
-                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open)
+                       artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
+                       rank, concurrency_key, concurrency_most)
 SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
-       s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open
+       s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
+       s.rank, s.concurrency_key, s.concurrency_most
 FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
              unnest($9::int[]) AS deps_left, unnest($10::text[]) AS depends_on,
@@ -258,46 +284,51 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
              unnest($28::bigint[]) AS backoff_ms, unnest($29::text[]) AS retry,
              unnest($30::text[]) AS spec, unnest($31::text[]) AS idempotency_key,
              unnest($32::text[]) AS verdict, unnest($33::text[]) AS lane, unnest($34::text[]) AS drivers_listed,
-             unnest($35::text[]) AS lanes_listed, unnest($36::text[]) AS on_open) s
+             unnest($35::text[]) AS lanes_listed, unnest($36::text[]) AS on_open,
+             unnest($37::smallint[]) AS rank, unnest($38::text[]) AS concurrency_key,
+             unnest($39::int[]) AS concurrency_most) s
 `
 
 type InsertStepsParams struct {
-	TenantID        string
-	RunID           string
-	Ids             []string
-	Idxs            []int32
-	Names           []string
-	Tools           []string
-	Drivers         []string
-	Statuses        []string
-	DepsLeft        []int32
-	DependsOn       []string
-	Dependants      []string
-	Shares          []bool
-	Inputs          []string
-	Commands        []string
-	Reads           []string
-	Shown           []string
-	Resources       []string
-	Images          []string
-	Workspaces      []string
-	Networks        []string
-	NetworksAllow   []string
-	OnOutputs       []string
-	TimeoutsMs      []int64
-	GracesMs        []int64
-	Artifacts       []string
-	Idempotents     []bool
-	Tries           []int32
-	BackoffsMs      []int64
-	Retries         []string
-	Specs           []string
-	IdempotencyKeys []string
-	Verdicts        []string
-	Lanes           []string
-	DriversListed   []string
-	LanesListed     []string
-	OnOpens         []string
+	TenantID         string
+	RunID            string
+	Ids              []string
+	Idxs             []int32
+	Names            []string
+	Tools            []string
+	Drivers          []string
+	Statuses         []string
+	DepsLeft         []int32
+	DependsOn        []string
+	Dependants       []string
+	Shares           []bool
+	Inputs           []string
+	Commands         []string
+	Reads            []string
+	Shown            []string
+	Resources        []string
+	Images           []string
+	Workspaces       []string
+	Networks         []string
+	NetworksAllow    []string
+	OnOutputs        []string
+	TimeoutsMs       []int64
+	GracesMs         []int64
+	Artifacts        []string
+	Idempotents      []bool
+	Tries            []int32
+	BackoffsMs       []int64
+	Retries          []string
+	Specs            []string
+	IdempotencyKeys  []string
+	Verdicts         []string
+	Lanes            []string
+	DriversListed    []string
+	LanesListed      []string
+	OnOpens          []string
+	Ranks            []int16
+	ConcurrencyKeys  []string
+	ConcurrencyMosts []int32
 }
 
 // Names hold no line break, so one separates them.
@@ -339,6 +370,9 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.DriversListed,
 		arg.LanesListed,
 		arg.OnOpens,
+		arg.Ranks,
+		arg.ConcurrencyKeys,
+		arg.ConcurrencyMosts,
 	)
 	return err
 }
@@ -448,7 +482,7 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank,
        h.state AS breaker, h.reason AS breaker_reason, h.ready_at,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
@@ -460,28 +494,33 @@ ORDER BY s.idx
 `
 
 type ListStepsRow struct {
-	ID             string
-	Name           string
-	Tool           string
-	Driver         string
-	Status         string
-	Generation     int32
-	Attempt        int32
-	DependsOn      []string
-	Inputs         []byte
-	Outputs        []byte
-	Verdict        []byte
-	IdempotencyKey string
-	CreatedAt      time.Time
-	EndedAt        *time.Time
-	Pin            string
-	Drivers        []string
-	Moved          string
-	OnOpen         string
-	Breaker        *string
-	BreakerReason  *string
-	ReadyAt        *time.Time
-	StartedAt      *time.Time
+	ID              string
+	Name            string
+	Tool            string
+	Driver          string
+	Status          string
+	Generation      int32
+	Attempt         int32
+	DependsOn       []string
+	Inputs          []byte
+	Outputs         []byte
+	Verdict         []byte
+	IdempotencyKey  string
+	CreatedAt       time.Time
+	EndedAt         *time.Time
+	Pin             string
+	Drivers         []string
+	Moved           string
+	OnOpen          string
+	Parked          bool
+	ConcurrencyKey  string
+	ConcurrencyMost int32
+	DepsLeft        int32
+	Rank            int16
+	Breaker         *string
+	BreakerReason   *string
+	ReadyAt         *time.Time
+	StartedAt       *time.Time
 }
 
 func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) ([]ListStepsRow, error) {
@@ -512,6 +551,11 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.Drivers,
 			&i.Moved,
 			&i.OnOpen,
+			&i.Parked,
+			&i.ConcurrencyKey,
+			&i.ConcurrencyMost,
+			&i.DepsLeft,
+			&i.Rank,
 			&i.Breaker,
 			&i.BreakerReason,
 			&i.ReadyAt,

@@ -58,14 +58,15 @@ func (q *Queries) SetTenantNetwork(ctx context.Context, arg SetTenantNetworkPara
 }
 
 const tenantPolicy = `-- name: TenantPolicy :one
-SELECT network, ceiling, clip, isolation FROM nofx.tenant WHERE tenant_id = $1
+SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded FROM nofx.tenant WHERE tenant_id = $1
 `
 
 type TenantPolicyRow struct {
-	Network   string
-	Ceiling   []byte
-	Clip      bool
-	Isolation string
+	Network     string
+	Ceiling     []byte
+	Clip        bool
+	Isolation   string
+	RunsBounded bool
 }
 
 // TenantPolicy is the most that the tenant's steps may have.
@@ -77,6 +78,7 @@ func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPoli
 		&i.Ceiling,
 		&i.Clip,
 		&i.Isolation,
+		&i.RunsBounded,
 	)
 	return i, err
 }

@@ -70,7 +70,9 @@ WHERE s.id = d.step_id AND d.tenant_id = @tenant_id AND d.step_id = @step_id AND
 -- were told, or may be at any time, that their workspaces can go.
 -- name: LockReopen :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries,
-       (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => @keep_seconds::float8)))::bool AS stale
+       (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => @keep_seconds::float8)))::bool AS stale,
+       CASE WHEN r.ended_at IS NULL THEN r.hold
+            WHEN r.concurrency_key <> '' OR (SELECT t.max_runs FROM nofx.tenant t WHERE t.tenant_id = r.tenant_id) IS NOT NULL THEN 'turn' ELSE '' END::text AS hold
 FROM nofx.run r
 WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[])
 ORDER BY r.id
@@ -80,7 +82,7 @@ FOR NO KEY UPDATE;
 -- that a new generation of it begins on.
 -- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
 FROM nofx.step s
 WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])
 ORDER BY s.run_id, s.idx;
@@ -91,7 +93,7 @@ ORDER BY s.run_id, s.idx;
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
     ended_at = NULL, verdict = NULL, outputs = NULL,
-    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = ''
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin) f
 WHERE s.tenant_id = @tenant_id AND s.id = ANY (@ids::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
@@ -100,10 +102,10 @@ RETURNING s.id;
 -- ReopenRuns opens runs again, in their locked rows.
 -- name: ReopenRuns :execrows
 UPDATE nofx.run r
-SET status = CASE WHEN r.ended_at IS NULL THEN r.status ELSE 'running' END, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
+SET status = CASE WHEN r.ended_at IS NULL THEN r.status WHEN f.hold = '' THEN 'running' ELSE 'queued' END, hold = f.hold, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
     steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@steps_left::int[]) AS steps_left, unnest(@steps_failed::int[]) AS steps_failed,
-             unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@pins::text[]) AS pin) f
+             unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@pins::text[]) AS pin, unnest(@holds::text[]) AS hold) f
 WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;
 
 -- EditStep gives a step that has ended another command, in its run's locked row.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,12 +16,15 @@ import (
 	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
+	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 func (a *app) runCommand() *cobra.Command {
-	var file string
+	var file, at string
 	var following bool
+	var priority int
+	var in time.Duration
 	cmd := &cobra.Command{
 		Use:   "run -f PLAN",
 		Short: "submit a plan",
@@ -28,6 +32,12 @@ func (a *app) runCommand() *cobra.Command {
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
 			submission, err := planfile.Read(file, a.Stdin)
 			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("priority") {
+				submission.Plan.Priority = priority
+			}
+			if err := later(&submission.Plan, at, in); err != nil {
 				return err
 			}
 			client, err := a.connect()
@@ -49,11 +59,33 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&file, "file", "f", "", "the plan, a .json or .yaml `file`, - for stdin")
+	f.IntVar(&priority, "priority", 0, "`number` from -10 to 10, in the place of the plan's: what waits goes by it first, then by its age")
+	f.StringVar(&at, "at", "", "begin at this `time` (RFC 3339), not before")
+	f.DurationVar(&in, "in", 0, "begin after this time, not before")
 	f.BoolVar(&following, "follow", false, "show the run until it has ended and exit with its status")
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag was defined two lines above
 	}
 	return cmd
+}
+
+// later puts a plan off.
+func later(p *wire.Plan, at string, in time.Duration) error {
+	switch {
+	case at != "" && in != 0:
+		return step.Errorf(step.KindInvalid, "--at and --in: give one of them")
+	case in < 0:
+		return step.Errorf(step.KindInvalid, "--in %v: must not be negative", in)
+	case in > 0:
+		p.StartAt, p.DelayMS = nil, in.Milliseconds()
+	case at != "":
+		t, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			return step.Errorf(step.KindInvalid, "--at %.40q: must be a time such as 2006-01-02T15:04:05Z", at)
+		}
+		p.StartAt, p.DelayMS = &t, 0
+	}
+	return nil
 }
 
 // submitAndFollow submits, shows the run on stderr as it goes, and prints the

@@ -1,0 +1,155 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/nofx-run/nofx/api/internal/event"
+	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// Why a run is held.
+const (
+	holdTime = "time" // until it is time
+	holdTurn = "turn" // until it is its turn
+)
+
+// TurnsEvery is how often Turns is to be called: a run begins that much later
+// than it could, at most, when nobody thinks of it before.
+const TurnsEvery = 250 * time.Millisecond
+
+const (
+	goMost  = 100 // runs that one transaction lets go
+	dueMost = 1000
+)
+
+// rank is how a priority sorts: what goes first is the least.
+func rank(priority int) int16 { return int16(-priority) } //nolint:gosec // package plan bounds it
+
+// holdOf says what a new run waits for. What is bounded is let go by one way
+// only, so it is always held at first.
+func holdOf(t plan.Turn, bounded bool, now time.Time) string {
+	switch {
+	case t.Delay > 0 || t.StartAt != nil && t.StartAt.After(now):
+		return holdTime
+	case bounded || t.Concurrency.Key != "":
+		return holdTurn
+	}
+	return ""
+}
+
+// holding are the tenants with runs that wait for their turn, as of the last
+// look.
+type holding struct{ tenants atomic.Pointer[[]string] }
+
+func (h *holding) has(tenant string) bool {
+	p := h.tenants.Load()
+	return p != nil && slices.Contains(*p, tenant)
+}
+
+// Turns lets all runs go whose time or turn has come.
+func (q *Queue) Turns(ctx context.Context) error {
+	var tenants []string
+	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+		due, err := db.DueRuns(ctx, dueMost)
+		if err != nil {
+			return err
+		}
+		tenants, err = db.HeldTenants(ctx)
+		for _, t := range due {
+			if !slices.Contains(tenants, t) {
+				tenants = append(tenants, t)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	q.holding.tenants.Store(&tenants)
+	var errs []error
+	for _, t := range tenants {
+		errs = append(errs, q.turnsOf(ctx, t))
+	}
+	return errors.Join(errs...)
+}
+
+// letGo is for whoever has just made room, or a run; if it fails Turns makes it
+// good.
+func (q *Queue) letGo(ctx context.Context, tenant string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := q.turnsOf(ctx, tenant); err != nil {
+		q.log.LogAttrs(ctx, slog.LevelWarn, "held runs", slog.String("tenant", tenant), slog.Any("err", pg.Cause(err)))
+	}
+}
+
+// turnsOf lets the runs of a tenant go whose turn it is.
+func (q *Queue) turnsOf(ctx context.Context, tenant string) error {
+	for {
+		c := noChange()
+		n := 0
+		err := q.db.System(ctx, func(db *pgdb.Queries) error {
+			c, n = noChange(), 0
+			if err := db.LockTurns(ctx, tenant); err != nil {
+				return err
+			}
+			ids, err := db.NextRuns(ctx, tenant, goMost)
+			if err != nil || len(ids) == 0 {
+				return err
+			}
+			n = len(ids)
+			runs, err := db.LockRuns(ctx, ids)
+			if err != nil {
+				return err
+			}
+			c = newChange(runs)
+			return c.letGo(ctx, db, ids)
+		})
+		if err != nil {
+			return err
+		}
+		q.announce(ctx, c)
+		if n < goMost {
+			return nil
+		}
+	}
+}
+
+// letGo queues what of these runs can begin.
+func (c *change) letGo(ctx context.Context, db *pgdb.Queries, ids []string) error {
+	gone, err := db.LetGo(ctx, ids)
+	if err != nil {
+		return err
+	}
+	rows, err := db.EnqueueRoots(ctx, gone)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(rows, func(a, b pgdb.EnqueueRootsRow) int { return int(a.Idx - b.Idx) })
+	for _, s := range rows {
+		c.queued = append(c.queued, place{s.Driver, s.Pin})
+		if err := c.event(s.RunID, event.Entry{Type: step.EventStepEnqueued, StepID: s.ID, StepName: s.Name}); err != nil {
+			return err
+		}
+	}
+	return c.write(ctx, db)
+}
+
+// ended are the tenants of runs that have ended with this.
+func (c *change) ended() []string {
+	var out []string
+	for _, r := range c.runs {
+		if r.StepsLeft == 0 && !slices.Contains(out, r.TenantID) {
+			out = append(out, r.TenantID)
+		}
+	}
+	return out
+}

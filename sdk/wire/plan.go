@@ -19,6 +19,9 @@ type Plan struct {
 	// RetryBudget is how many times the run's steps are tried again in all
 	// before a person is asked. nil = 100, or the number of steps if that is more.
 	RetryBudget *int `json:"retry_budget,omitempty"`
+	// Region or Regions are for the steps that name none, as they would there.
+	Region  string   `json:"region,omitempty"`
+	Regions []string `json:"regions,omitempty"`
 }
 
 // PlanStep is one step of a plan. Inputs is a JSON object; older clients put
@@ -31,6 +34,8 @@ type PlanStep struct {
 	Driver       string             `json:"driver,omitempty"`
 	Drivers      []string           `json:"drivers,omitempty"`                           // in order, to go on to while nothing was done
 	OnOpen       OnOpen             `json:"on_open,omitempty"`                           // before an open breaker: wait, fail or fallback
+	Region       string             `json:"region,omitempty"`                            // where it has to be; "" = anywhere
+	Regions      []string           `json:"regions,omitempty"`                           // in place of that, more than one, in order
 	Image        string             `json:"image,omitempty"`                             // for drivers that have images; "" = the driver's default
 	Isolation    string             `json:"isolation,omitempty" enum:"namespace,gvisor"` // what it demands; "" = the driver's default
 	Profile      string             `json:"profile,omitempty"`                           // a named size, for what resources leave open

@@ -22,6 +22,8 @@ var unfenced = map[string]string{
 	"LoseAttempts":    "the reaper's: compares the epoch and the lease's end",
 	"UnpinQueued":     "queued steps have no lease",
 	"Unpark":          "queued steps have no lease",
+	"MoveRegions":     "queued steps have no lease",
+	"MoveWorkspaces":  "neither have waiting ones",
 	"FailQueued":      "queued steps have no lease",
 	"ReopenSteps":     "a user's wish: compares the generation, and that the step has ended",
 	"EditStep":        "the same",

@@ -41,7 +41,7 @@ type change struct {
 }
 
 // place is where a queued step waits.
-type place struct{ driver, pin string }
+type place struct{ driver, region, pin string }
 
 // lockedRun is a run's row as each of the statements gives it that lock runs.
 type lockedRun interface {
@@ -82,7 +82,7 @@ func (c *change) start(a attemptRow, s wire.StartedRecord) error {
 			return err
 		}
 	}
-	return c.event(a.RunID, event.Entry{Type: step.EventStepStarted, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number),
+	return c.event(a.RunID, event.Entry{Type: step.EventStepStarted, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region,
 		Payload: map[string]any{"driver": s.Driver, "driver_version": s.DriverVersion}})
 }
 
@@ -103,7 +103,7 @@ func (c *change) end(a attemptRow, v wire.VerdictRecord) error {
 // locked.
 func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error {
 	r := c.runs[a.RunID]
-	about := event.Entry{StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number)}
+	about := event.Entry{StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region}
 	add := func(t step.EventType, payload map[string]any) error {
 		about.Type, about.Payload = t, payload
 		return c.event(a.RunID, about)
@@ -153,7 +153,7 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		if d.wait > 0 {
 			c.later = true
 		} else {
-			c.queued = append(c.queued, place{a.Driver, pin})
+			c.queued = append(c.queued, place{a.Driver, a.Placed, pin})
 		}
 		if !moves {
 			r.Retries++
@@ -297,7 +297,7 @@ func (c *change) dependants(ctx context.Context, db *pgdb.Queries) error {
 		if s.Status != string(step.StepQueued) {
 			continue
 		}
-		c.queued = append(c.queued, place{s.Driver, s.Pin})
+		c.queued = append(c.queued, place{s.Driver, s.Region, s.Pin})
 		if err := c.event(s.RunID, event.Entry{Type: step.EventStepEnqueued, StepID: s.ID, StepName: s.Name}); err != nil {
 			return err
 		}
@@ -348,7 +348,7 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 // announce wakes who waits for what was committed.
 func (q *Queue) announce(c *change) {
 	for _, p := range c.queued {
-		q.hub.Queued(p.driver, p.pin)
+		q.hub.Queued(p.driver, p.region, p.pin)
 	}
 	q.wakeRuns(c.events.Runs())
 }

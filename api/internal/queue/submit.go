@@ -55,7 +55,14 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		// Of its own: the transaction may run more than once.
 		s := s
 		s.Steps = slices.Clone(s.Steps)
-		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
+		residency, err := withinPolicy(ctx, db, who, s.Steps)
+		if err != nil {
+			return err
+		}
+		if err := plan.Reside(s.Steps, residency); err != nil {
+			return err
+		}
+		if err := q.place(ctx, s.Steps, residency); err != nil {
 			return err
 		}
 		if err := quota.Check(ctx, db, who.TenantID, time.Now()); err != nil {
@@ -76,24 +83,25 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		return wire.RunCreated{}, false, err
 	}
 	for _, st := range queued {
-		q.hub.Queued(st.Driver, "")
+		q.hub.Queued(st.Driver, st.Region, "")
 	}
 	q.admit(ctx, queued)
 	return answer, replayed, nil
 }
 
 // withinPolicy bounds steps by what their tenant's policy lets them have, and
-// refuses those that ask for more.
-func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
+// refuses those that ask for more. residency is the regions that they may be in;
+// none = any.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (residency []string, err error) {
 	row, err := db.TenantPolicy(ctx, who.TenantID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := wire.TenantCeiling{}
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
-		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+		return nil, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
-	return plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
+	return row.Residency, plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
 }
 
 // fresh is a run that is being stored.
@@ -303,6 +311,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
+		p.Regions, p.RegionsListed = append(p.Regions, st.Region), append(p.RegionsListed, strings.Join(st.Regions, "\n"))
 		n.gates(st, &p)
 	}
 	return p, nil

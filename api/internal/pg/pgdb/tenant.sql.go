@@ -57,8 +57,20 @@ func (q *Queries) SetTenantNetwork(ctx context.Context, arg SetTenantNetworkPara
 	return result.RowsAffected(), nil
 }
 
+const setTenantResidency = `-- name: SetTenantResidency :execrows
+UPDATE nofx.tenant SET residency = $1::text[] WHERE tenant_id = $2
+`
+
+func (q *Queries) SetTenantResidency(ctx context.Context, residency []string, tenantID string) (int64, error) {
+	result, err := q.db.Exec(ctx, setTenantResidency, residency, tenantID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const tenantPolicy = `-- name: TenantPolicy :one
-SELECT network, ceiling, clip, isolation FROM nofx.tenant WHERE tenant_id = $1
+SELECT network, ceiling, clip, isolation, residency FROM nofx.tenant WHERE tenant_id = $1
 `
 
 type TenantPolicyRow struct {
@@ -66,6 +78,7 @@ type TenantPolicyRow struct {
 	Ceiling   []byte
 	Clip      bool
 	Isolation string
+	Residency []string
 }
 
 // TenantPolicy is the most that the tenant's steps may have.
@@ -77,6 +90,7 @@ func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPoli
 		&i.Ceiling,
 		&i.Clip,
 		&i.Isolation,
+		&i.Residency,
 	)
 	return i, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/follow"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/onestep"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -21,6 +22,7 @@ import (
 func (a *app) runCommand() *cobra.Command {
 	var file string
 	var following bool
+	var regions []string
 	cmd := &cobra.Command{
 		Use:   "run -f PLAN",
 		Short: "submit a plan",
@@ -29,6 +31,11 @@ func (a *app) runCommand() *cobra.Command {
 			submission, err := planfile.Read(file, a.Stdin)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("region") {
+				if submission.Plan.Region, submission.Plan.Regions, err = onestep.Regions(regions); err != nil {
+					return err
+				}
 			}
 			client, err := a.connect()
 			if err != nil {
@@ -49,6 +56,7 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&file, "file", "f", "", "the plan, a .json or .yaml `file`, - for stdin")
+	f.StringSliceVar(&regions, "region", nil, "the `region` of the steps that name none, in place of the plan's; more than one, with commas: an order")
 	f.BoolVar(&following, "follow", false, "show the run until it has ended and exit with its status")
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag was defined two lines above

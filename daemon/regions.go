@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -26,7 +27,7 @@ func (c Config) driverRegions() (map[string]string, error) {
 		region, text := fields[regionKey].(string)
 		switch {
 		case !text || !step.ValidRegion(region):
-			return nil, step.Errorf(step.KindInvalid, "configuration: drivers.%s.region: %.80v is not 1 to 63 of a-z, 0-9 and -, with no - first", name, fields[regionKey])
+			return nil, step.Errorf(step.KindInvalid, "configuration: drivers.%s.region: %.80s is not 1 to 63 of a-z, 0-9 and -, with no - first", name, fmt.Sprint(fields[regionKey]))
 		case region != c.Region && slices.Contains(hostDrivers[:], name):
 			return nil, step.Errorf(step.KindInvalid, "configuration: drivers.%s.region: the driver's sandboxes are on this host, which is in %s", name, c.Region)
 		}

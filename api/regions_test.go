@@ -125,7 +125,9 @@ func TestStepMovesToItsNextRegion(t *testing.T) {
 	if d := r.run(run.ID); d.Steps[0].Region != "eu-1" || d.Steps[1].Region != "eu-1" {
 		t.Fatalf("%+v", d.Steps)
 	}
-	r.untilBeating(two, run.ID, func(d wire.RunDetail) bool { return d.Steps[0].Region == "eu-2" })
+	if d := r.untilBeating(two, run.ID, func(d wire.RunDetail) bool { return d.Steps[0].Region == "eu-2" }); d.Steps[1].Region != "eu-2" {
+		t.Errorf("the other step is left in %s", d.Steps[1].Region)
+	}
 	if diff := cmp.Diff([]string{"a: eu-1 -> eu-2: no worker in eu-1 has the driver local healthy"}, r.moves(run.ID)); diff != "" {
 		t.Error(diff)
 	}

@@ -36,20 +36,21 @@ WITH RECURSIVE places AS (
     AND EXISTS (SELECT 1 FROM served v WHERE v.driver = p.driver AND p.pin IN ('', v.worker_id) AND v.healthy)
 )
 SELECT s.id, s.run_id, s.shares, p.pin, p.driver, p.region AS from_region,
-       (CASE WHEN cardinality(s.regions) = 0 AND cardinality(p.residency) = 0 THEN '' ELSE n.region END)::text AS to_region
+       (CASE WHEN cardinality(s.regions) = 0 AND cardinality(p.residency) = 0 THEN '' ELSE s.next END)::text AS to_region
 FROM empty p
 CROSS JOIN LATERAL (
-  SELECT s.id, s.run_id, s.shares, s.regions FROM nofx.step s
+  SELECT s.id, s.run_id, s.shares, s.regions, n.region AS next FROM nofx.step s
+  CROSS JOIN LATERAL (
+    SELECT v.region FROM served v
+    WHERE v.healthy AND v.driver = p.driver AND p.pin IN ('', v.worker_id)
+      AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+      AND (cardinality(p.residency) = 0 OR v.region = ANY (p.residency) AND v.host = ANY (p.residency))
+    ORDER BY array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE p.residency END, v.region)
+    LIMIT 1
+  ) n
   WHERE s.status = 'queued' AND s.tenant_id = p.tenant_id AND s.parked = p.parked AND s.pin = p.pin AND s.driver = p.driver AND s.region = p.region
+  LIMIT $1
 ) s
-CROSS JOIN LATERAL (
-  SELECT v.region FROM served v
-  WHERE v.healthy AND v.driver = p.driver AND p.pin IN ('', v.worker_id)
-    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
-    AND (cardinality(p.residency) = 0 OR v.region = ANY (p.residency) AND v.host = ANY (p.residency))
-  ORDER BY array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE p.residency END, v.region)
-  LIMIT 1
-) n
 LIMIT $1
 `
 
@@ -70,8 +71,9 @@ type DisplacedRow struct {
 // both that and the driver are in it. The claim holds to that by itself; what is
 // here finds better places, or says that there is none.
 //
-// Each of these goes through the places in the queue and not through the steps,
-// of which there may be many more, where all is well.
+// Each of these goes through the places in the queue and, where all is well, not
+// through the steps, of which there may be many more: the inner LIMIT keeps
+// Postgres from beginning with those.
 // Displaced lists queued steps whose driver nobody that may take them has had
 // healthy in their region for a while, and one of their other regions has.
 func (q *Queries) Displaced(ctx context.Context, most int32, waitSeconds float64) ([]DisplacedRow, error) {
@@ -238,19 +240,20 @@ WITH RECURSIVE places AS (
   WHERE cardinality(t.residency) > 0 AND (p.region <> '' AND p.region <> ALL (t.residency) OR w.region <> ALL (t.residency))
 )
 SELECT s.id, s.run_id, s.shares, p.pin, p.driver, p.region AS from_region, p.host, s.regions, p.residency::text[] AS residency,
-       (CASE WHEN p.host <> '' THEN '' ELSE coalesce(n.region, '') END)::text AS to_region
+       (CASE WHEN p.host <> '' THEN '' ELSE coalesce(s.next, '') END)::text AS to_region
 FROM barred p
 CROSS JOIN LATERAL (
-  SELECT s.id, s.run_id, s.shares, s.regions FROM nofx.step s
+  SELECT s.id, s.run_id, s.shares, s.regions, n.region AS next FROM nofx.step s
+  LEFT JOIN LATERAL (
+    SELECT o.region FROM unnest(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE p.residency END) WITH ORDINALITY AS o(region, nth)
+    WHERE o.region = ANY (p.residency)
+    ORDER BY NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = p.driver AND p.pin IN ('', v.worker_id) AND v.region = o.region AND v.host = ANY (p.residency)), o.nth
+    LIMIT 1
+  ) n ON true
   WHERE s.status = 'queued' AND s.tenant_id = p.tenant_id AND s.parked = p.parked AND s.pin = p.pin AND s.driver = p.driver AND s.region = p.region
+    AND (p.host <> '' OR n.region IS NULL) = $1::bool
+  LIMIT $2
 ) s
-LEFT JOIN LATERAL (
-  SELECT o.region FROM unnest(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE p.residency END) WITH ORDINALITY AS o(region, nth)
-  WHERE o.region = ANY (p.residency)
-  ORDER BY NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = p.driver AND p.pin IN ('', v.worker_id) AND v.region = o.region AND v.host = ANY (p.residency)), o.nth
-  LIMIT 1
-) n ON true
-WHERE (p.host <> '' OR n.region IS NULL) = $1::bool
 LIMIT $2
 `
 
@@ -333,10 +336,11 @@ CROSS JOIN LATERAL (
   SELECT s.id, s.run_id, s.regions FROM nofx.step s
   WHERE s.status = 'queued' AND s.tenant_id = p.tenant_id AND s.parked = p.parked AND s.pin = p.pin AND s.driver = p.driver AND s.region = p.region
     AND s.due_at < now() - make_interval(secs => $1::float8)
+    AND NOT EXISTS (SELECT 1 FROM served v WHERE v.driver = p.driver AND p.pin IN ('', v.worker_id)
+      AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+      AND (cardinality(p.residency) = 0 OR v.region = ANY (p.residency) AND v.host = ANY (p.residency)))
+  LIMIT $2
 ) s
-WHERE NOT EXISTS (SELECT 1 FROM served v WHERE v.driver = p.driver AND p.pin IN ('', v.worker_id)
-  AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
-  AND (cardinality(p.residency) = 0 OR v.region = ANY (p.residency) AND v.host = ANY (p.residency)))
 LIMIT $2
 `
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/httpapi"
@@ -144,6 +145,37 @@ func SetTenantIsolation(ctx context.Context, ownerURL, tenant, level string) err
 			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
 		}
 		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.isolation", Target: tenant, Outcome: "allowed", Detail: detail})
+	})
+}
+
+// SetTenantResidency says, as the schema's owner, which regions a tenant's steps
+// may run in, the first to be preferred; none = any.
+func SetTenantResidency(ctx context.Context, ownerURL, tenant string, regions []string) error {
+	if len(regions) > step.MaxRegions {
+		return fmt.Errorf("%d regions are more than %d", len(regions), step.MaxRegions)
+	}
+	for i, r := range regions {
+		switch {
+		case !step.ValidRegion(r):
+			return fmt.Errorf("region %.80q: 1 to 63 of a-z, 0-9 and -, and first no -", r)
+		case slices.Contains(regions[:i], r):
+			return fmt.Errorf("region %q is there twice", r)
+		}
+	}
+	regions = append([]string{}, regions...)
+	detail, err := json.Marshal(map[string][]string{"residency": regions})
+	if err != nil {
+		return err
+	}
+	return pg.Owner(ctx, ownerURL, func(q *pgdb.Queries) error {
+		changed, err := q.SetTenantResidency(ctx, regions, tenant)
+		if err != nil {
+			return err
+		}
+		if changed == 0 {
+			return step.Errorf(step.KindNotFound, "there is no tenant %.80q", tenant)
+		}
+		return q.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: tenant, Principal: "owner", Action: "tenant.residency", Target: tenant, Outcome: "allowed", Detail: detail})
 	})
 }
 

@@ -99,9 +99,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.relay = &wake.Relay{Hub: a.hub, Replica: rand.Text(), Log: log,
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
 	registry, seen := newRegistry(a.db, a.hub)
-	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait,
-		Rules: handlers, Observer: seen}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait,
+		Rules: handlers, Observer: seen, Fleet: workers}, a.db, a.blobs, a.hub, log)
 	alerts, err := alertClient(cfg)
 	if err != nil {
 		return a, err

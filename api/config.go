@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // Config comes from the environment.
@@ -30,6 +32,7 @@ type Config struct {
 	DBConns            int           `env:"NOFX_DB_CONNS" envDefault:"10"` // of each of the two pools
 	DrainTimeout       time.Duration `env:"NOFX_DRAIN_TIMEOUT" envDefault:"20s"`
 	DriverWait         time.Duration `env:"NOFX_DRIVER_WAIT" envDefault:"15m"`    // for a worker that has a step's driver; 0 = for ever
+	RegionWait         time.Duration `env:"NOFX_REGION_WAIT" envDefault:"30s"`    // without a worker for it in a step's region, before it goes to another; 0 = for ever
 	TickToken          string        `env:"NOFX_TICK_TOKEN"`                      // lets POST /api/tick do the background work; "" = nobody may
 	AlertAllow         string        `env:"NOFX_ALERT_ALLOW"`                     // prefixes that receivers of alerts may be in though they are not on the Internet, with commas
 	AlertCAFile        string        `env:"NOFX_ALERT_CA_FILE"`                   // who signed receivers' certificates; "" = the host's list
@@ -62,6 +65,12 @@ func (c Config) check() error {
 	}
 	if c.DriverWait != 0 && c.DriverWait < time.Second || c.DriverWait > maxDriverWait {
 		errs = append(errs, errors.New("NOFX_DRIVER_WAIT must be 0, for ever, or 1s to 168h"))
+	}
+	if c.RegionWait != 0 && c.RegionWait < time.Second || c.RegionWait > maxDriverWait {
+		errs = append(errs, errors.New("NOFX_REGION_WAIT must be 0, for ever, or 1s to 168h"))
+	}
+	if !step.ValidRegion(c.Region) {
+		errs = append(errs, errors.New("NOFX_REGION must be 1 to 63 of a-z, 0-9 and -, and first no -"))
 	}
 	if c.TickToken != "" && (len(c.TickToken) < 24 || len(c.TickToken) > 500) {
 		errs = append(errs, errors.New("NOFX_TICK_TOKEN must have 24 to 500 bytes"))

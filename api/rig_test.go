@@ -242,6 +242,7 @@ type worker struct {
 	r           *rig
 	id          string
 	incarnation string
+	region      string // "" = that of the API
 	drivers     []wire.DriverInfo
 	claims      int
 }
@@ -265,7 +266,7 @@ func (r *rig) workerOf(tenant, name string, drivers ...wire.DriverInfo) *worker 
 
 func (w *worker) register(name string) {
 	w.r.t.Helper()
-	reg, err := w.Register(w.r.t.Context(), wire.RegisterWorker{Name: name, Incarnation: w.incarnation, Version: "test", Slots: 8,
+	reg, err := w.Register(w.r.t.Context(), wire.RegisterWorker{Name: name, Incarnation: w.incarnation, Region: w.region, Version: "test", Slots: 8,
 		Drivers: w.drivers})
 	if err != nil {
 		w.r.t.Fatal(err)

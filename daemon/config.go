@@ -29,7 +29,7 @@ type Config struct {
 	PidDir    string `yaml:"pid_dir"`    // gets nofx-driver-<name>.pid; "" = none
 
 	Name   string `yaml:"name"`   // of this worker, stable; "" = the host's name
-	Region string `yaml:"region"` // "" = local
+	Region string `yaml:"region"` // where this host is; "" = local
 	Slots  int    `yaml:"slots"`  // attempts at once; 0 = 16
 	Listen string `yaml:"listen"` // metrics and health; "" = 127.0.0.1:0
 
@@ -43,7 +43,7 @@ type Config struct {
 
 	PluginKeyFile string         `yaml:"plugin_key_file"`        // the public key that plugin_dir is signed with
 	AllowUnsigned bool           `yaml:"allow_unsigned_plugins"` // instead of that key, for development
-	Drivers       map[string]any `yaml:"drivers"`                // each driver's own configuration
+	Drivers       map[string]any `yaml:"drivers"`                // each driver's own configuration, and its region
 }
 
 const maxConfig = 1 << 20 // bytes
@@ -97,6 +97,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`).MatchString(c.Name) {
 		return c, step.Errorf(step.KindInvalid, "configuration: name: %q is not 1 to 100 of [A-Za-z0-9._-]", c.Name)
+	}
+	if !step.ValidRegion(c.Region) {
+		return c, step.Errorf(step.KindInvalid, "configuration: region: %.80q is not 1 to 63 of a-z, 0-9 and -, with no - first", c.Region)
+	}
+	if _, err := c.driverRegions(); err != nil {
+		return c, err
 	}
 	if c.Slots < 1 || c.Slots > 1000 {
 		return c, step.Errorf(step.KindInvalid, "configuration: slots: %d is not from 1 to 1000", c.Slots)
@@ -197,7 +203,7 @@ func (c Config) driverConfigs() (map[string]json.RawMessage, error) {
 			fields["state_dir"] = c.path(name)
 			v = fields
 		}
-		raw, err := json.Marshal(v)
+		raw, err := json.Marshal(withoutRegion(v))
 		if err != nil {
 			return nil, step.Errorf(step.KindInvalid, "configuration: drivers.%s: %w", name, err)
 		}

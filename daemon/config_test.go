@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const good = `
@@ -67,6 +69,10 @@ func TestRefused(t *testing.T) {
 		"bad duration":     {good + "drain_timeout: soon\n", "line 8"},
 		"negative limit":   {good + "limits: {cpu: -1}\n", "limits"},
 		"odd limit":        {good + "limits: {ram: 1}\n", "ram"},
+		"bad region":       {good + "region: EU\n", `region: "EU"`},
+		"a driver's":       {good + "drivers: {e2b: {region: eu_1}}\n", "drivers.e2b.region: eu_1"},
+		"no text":          {good + "drivers: {e2b: {region: 7}}\n", "drivers.e2b.region: 7"},
+		"local elsewhere":  {good + "region: eu-1\ndrivers: {local: {region: us-1}}\n", "drivers.local.region: the driver's sandboxes are on this host, which is in eu-1"},
 		"negative":         {good + "drain_timeout: -5s\n", "drain_timeout: -5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,6 +118,52 @@ func TestDifferences(t *testing.T) {
 	if got := b.differences(b); got != nil {
 		t.Errorf("%v", got)
 	}
+}
+
+// The region of a driver is the daemon's: the plugin does not get it.
+func TestDriverRegions(t *testing.T) {
+	t.Parallel()
+	c, err := read(t, good+"region: eu-1\ndrivers: {e2b: {region: us-1, template: base}, modal: {}, local: {region: eu-1}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs, err := c.driverConfigs()
+	if err != nil || string(configs["e2b"]) != `{"template":"base"}` || strings.Contains(string(configs["local"]), "region") {
+		t.Errorf("%s %v", configs, err)
+	}
+	if c.Drivers["e2b"].(map[string]any)["region"] != "us-1" {
+		t.Error("the configuration was changed")
+	}
+	regions, err := c.driverRegions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &places{Source: listed{"e2b", "local", "modal"}, host: c.Region}
+	p.set(regions)
+	for i, want := range []string{"us-1", "eu-1", "eu-1"} {
+		if got := p.Infos()[i]; got.Region != want {
+			t.Errorf("%s is in %s, want %s", got.Name, got.Region, want)
+		}
+	}
+	p.set(map[string]string{"modal": "us-2"})
+	if got := p.Infos(); got[0].Region != "eu-1" || got[2].Region != "us-2" {
+		t.Errorf("after a reload: %+v", got)
+	}
+}
+
+// listed are drivers, by name.
+type listed []string
+
+func (l listed) Infos() []wire.DriverInfo {
+	all := make([]wire.DriverInfo, len(l))
+	for i, name := range l {
+		all[i].Name = name
+	}
+	return all
+}
+
+func (listed) Driver(name string) (driver.Driver, error) {
+	return nil, step.Errorf(step.KindNotFound, "no driver %s", name)
 }
 
 func TestPluginKey(t *testing.T) {

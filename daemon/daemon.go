@@ -36,6 +36,7 @@ type Daemon struct {
 	ledger  *ledger.Ledger
 	cgroups *cgroup.Tree
 	plugins *pluginhost.Host
+	places  *places
 	work    *workspace.Store
 	metrics *metrics.Metrics
 	worker  *worker.Worker
@@ -105,10 +106,16 @@ func (d *Daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
+	regions, err := d.cfg.driverRegions()
+	if err != nil {
+		return err
+	}
+	d.places = &places{Source: d.metrics.Drivers(d.plugins), host: d.cfg.Region}
+	d.places.set(regions)
 	d.metrics.Scrape(d.plugins)
 	d.worker = worker.New(worker.Config{
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
-		JournalDir: d.cfg.path("journal"), Drivers: d.metrics.Drivers(d.plugins), Observer: d.metrics, Log: d.log,
+		JournalDir: d.cfg.path("journal"), Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
 		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout,
 	})

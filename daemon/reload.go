@@ -18,7 +18,15 @@ func (d *Daemon) Reload(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return d.plugins.Reload(ctx, configs)
+	if err := d.plugins.Reload(ctx, configs); err != nil {
+		return err
+	}
+	regions, err := cfg.driverRegions()
+	if err != nil {
+		return err
+	}
+	d.places.set(regions)
+	return nil
 }
 
 // differences names the fields, drivers apart, in which two configurations

@@ -191,7 +191,7 @@ func (f *fakeAPI) create(in wire.SubmitRun) *fakeRun {
 	for i, s := range in.Plan.Steps {
 		run.detail.Steps = append(run.detail.Steps, wire.StepDetail{
 			ID: fmt.Sprintf("step-%d", i+1), Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.StepQueued,
-			Generation: 1, Inputs: s.Inputs, DependsOn: s.DependsOn, CreatedAt: time.Now(),
+			Generation: 1, Region: in.Plan.Region, Regions: in.Plan.Regions, Inputs: s.Inputs, DependsOn: s.DependsOn, CreatedAt: time.Now(),
 		})
 	}
 	f.runs = append(f.runs, run)
@@ -457,7 +457,8 @@ func (r *fakeRun) keep(s *wire.StepDetail, name, text string) {
 func fakeWorkers() wire.WorkerList {
 	return wire.WorkerList{Workers: []wire.WorkerInfo{
 		{ID: "w1", Name: "host-1", Status: "live", Region: "local", Version: "v1", Slots: 4, Held: 1, LastSeen: time.Now(),
-			Drivers: []wire.DriverInfo{{Name: "local", Version: "1", Healthy: true, Capabilities: []string{"cap.cpu"}}}},
+			Drivers: []wire.DriverInfo{{Name: "local", Version: "1", Healthy: true, Capabilities: []string{"cap.cpu"}},
+				{Name: "e2b", Version: "2", Healthy: true, Region: "us-1", Capabilities: []string{}}}},
 		{ID: "w2", Name: "host-2", Status: "lost", LastSeen: time.Now().Add(-time.Hour),
 			Drivers: []wire.DriverInfo{{Name: "ghost", Capabilities: []string{}}}},
 	}}

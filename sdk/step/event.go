@@ -25,6 +25,7 @@ const (
 	EventStepCancelled EventType = "step.cancelled"
 	EventStepDead      EventType = "step.dead"
 	EventStepFallback  EventType = "step.fallback" // goes to its next driver
+	EventStepMoved     EventType = "step.moved"    // goes to another of its regions
 
 	EventPolicyDenied    EventType = "policy.denied"
 	EventQueuePressure   EventType = "queue.backpressure"

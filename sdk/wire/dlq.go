@@ -46,6 +46,7 @@ type DeadAttempt struct {
 	Attempt       int           `json:"attempt"`
 	WorkerID      string        `json:"worker_id,omitempty"`
 	Driver        string        `json:"driver,omitempty"`
+	Region        string        `json:"region,omitempty"`
 	Fallback      string        `json:"fallback,omitempty"` // why it was not on the step's first driver
 	DriverVersion string        `json:"driver_version,omitempty"`
 	ClaimedAt     *time.Time    `json:"claimed_at,omitempty"`

@@ -29,6 +29,9 @@ type Plan struct {
 	DelayMS int64      `json:"delay_ms,omitempty"`
 	// Concurrency bounds how many of the tenant's runs with its key run at once.
 	Concurrency *Concurrency `json:"concurrency,omitempty"`
+	// Region or Regions are for the steps that name none, as they would there.
+	Region  string   `json:"region,omitempty"`
+	Regions []string `json:"regions,omitempty"`
 }
 
 // Concurrency bounds how many with a key run at once; the others wait. Keys
@@ -54,6 +57,8 @@ type PlanStep struct {
 	Driver       string             `json:"driver,omitempty"`
 	Drivers      []string           `json:"drivers,omitempty"`                           // in order, to go on to while nothing was done
 	OnOpen       OnOpen             `json:"on_open,omitempty"`                           // before an open breaker: wait, fail or fallback
+	Region       string             `json:"region,omitempty"`                            // where it has to be; "" = anywhere
+	Regions      []string           `json:"regions,omitempty"`                           // in place of that, more than one, in order
 	Image        string             `json:"image,omitempty"`                             // for drivers that have images; "" = the driver's default
 	Isolation    string             `json:"isolation,omitempty" enum:"namespace,gvisor"` // what it demands; "" = the driver's default
 	Profile      string             `json:"profile,omitempty"`                           // a named size, for what resources leave open

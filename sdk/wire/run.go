@@ -48,6 +48,8 @@ type StepDetail struct {
 	WaitingFor     string          `json:"waiting_for,omitempty"` // why a queued step does not begin, in words; "" = nothing but its turn
 	Drivers        []string        `json:"drivers,omitempty"`     // in order, where there is more than one
 	Fallback       string          `json:"fallback,omitempty"`    // why it is not on the first of them
+	Region         string          `json:"region,omitempty"`      // where its newest attempt was, or where it is placed; "" = anywhere
+	Regions        []string        `json:"regions,omitempty"`     // where it may be, in order; none = anywhere
 	DependsOn      []string        `json:"depends_on"`
 	Inputs         json.RawMessage `json:"inputs"`
 	Outputs        json.RawMessage `json:"outputs,omitempty"`
@@ -153,6 +155,7 @@ type DriverInfo struct {
 	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
 	Refused      string   `json:"refused,omitempty"` // the reason in a word when the daemon does not run this plugin: unsigned, swapped, …
 	Capabilities []string `json:"capabilities"`
+	Region       string   `json:"region,omitempty"` // where its sandboxes are; "" = that of the worker
 }
 
 // UsageReport is the answer to GET /api/usage: what the tenant's attempts used

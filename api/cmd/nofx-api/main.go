@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ const usage = `usage: nofx-api serve
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
        nofx-api tenants isolation --tenant T --least namespace|gvisor
        nofx-api tenants quota --tenant T [--compute-minutes N|none] [--runs N|none] [--steps N|none]
+       nofx-api tenants residency --tenant T none|REGION...
        nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
        nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
        nofx-api alerts remove --tenant T --receiver N|--rule N
@@ -158,6 +160,8 @@ func tenants(ctx context.Context, args []string) error {
 		return setIsolation(ctx, args)
 	case args[0] == "quota":
 		return setQuota(ctx, args)
+	case args[0] == "residency":
+		return setResidency(ctx, args)
 	}
 	return errUsage
 }
@@ -202,6 +206,28 @@ func setIsolation(ctx context.Context, args []string) error {
 		return err
 	}
 	return api.SetTenantIsolation(ctx, url, *tenant, *least)
+}
+
+// setResidency wants to be told that there is to be no rule: none at all may be
+// a variable that was not set.
+func setResidency(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("nofx-api tenants residency", flag.ContinueOnError)
+	tenant := flags.String("tenant", "", "the tenant's id")
+	if flags.Parse(args[1:]) != nil || *tenant == "" || flags.NArg() == 0 {
+		return errUsage
+	}
+	regions := flags.Args()
+	if len(regions) == 1 && regions[0] == "none" {
+		regions = nil
+	}
+	if slices.Contains(regions, "none") {
+		return errors.New("none goes with no other region")
+	}
+	url, err := ownerURL()
+	if err != nil {
+		return err
+	}
+	return api.SetTenantResidency(ctx, url, *tenant, regions)
 }
 
 func setQuota(ctx context.Context, args []string) error {

@@ -4,6 +4,7 @@
 package event
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"strconv"
@@ -20,6 +21,7 @@ type Entry struct {
 	StepID   string
 	StepName string
 	Attempt  int
+	Region   string // of the attempt; "" = that of the run
 	Payload  map[string]any
 }
 
@@ -47,6 +49,7 @@ func (b *Batch) Add(tenant, run string, next *int64, e Entry) error {
 	b.events.StepIds = append(b.events.StepIds, e.StepID)
 	b.events.StepNames = append(b.events.StepNames, e.StepName)
 	b.events.Attempts = append(b.events.Attempts, int32(min(e.Attempt, 1<<30))) //nolint:gosec // bounded on this line
+	b.events.Regions = append(b.events.Regions, e.Region)
 	b.events.Payloads = append(b.events.Payloads, payload)
 	if i, ok := b.place[run]; ok {
 		b.outbox.LastSeqs[i] = *next
@@ -102,7 +105,7 @@ func From(r Run, rows []pgdb.ListEventsRow) ([]step.Event, error) {
 		id := ID(r.ID, row.Seq)
 		e := step.Event{
 			ID: id, Seq: row.Seq, Type: step.EventType(row.Type), EventType: step.EventType(row.Type),
-			TenantID: r.TenantID, Region: r.Region, RunID: r.ID, StepID: row.StepID, StepName: row.StepName,
+			TenantID: r.TenantID, Region: cmp.Or(row.Region, r.Region), RunID: r.ID, StepID: row.StepID, StepName: row.StepName,
 			Attempt: int(row.Attempt), CorrelationID: r.CorrelationID, IdempotencyToken: id, CreatedAt: row.CreatedAt.In(time.UTC),
 		}
 		if len(row.Payload) > 0 {

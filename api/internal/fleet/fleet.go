@@ -4,6 +4,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -39,8 +40,15 @@ type Workers struct {
 type picture struct {
 	known   map[string]plan.Driver
 	workers map[string]bool                  // alive, by id
-	healthy map[string]map[string]bool       // ids of live workers, by driver
+	hosts   map[string]host                  // by the worker's id
+	spots   map[string][]spot                // by driver
 	able    map[string][]driver.Capabilities // of healthy ones on live workers, by driver
+}
+
+// host is a worker: its region, and those of its drivers.
+type host struct {
+	region  string
+	drivers map[string]string
 }
 
 // Known is every driver that a worker has, healthy or not, by name. A worker
@@ -51,23 +59,6 @@ func (w *Workers) Known(ctx context.Context, fresh bool) (map[string]plan.Driver
 		return nil, err
 	}
 	return p.known, nil
-}
-
-// Lacks says in words what a step with this driver waits for; "" when a live
-// worker has it healthy, or the worker pin when only that one may take it.
-func (w *Workers) Lacks(ctx context.Context, name, pin string) (string, error) {
-	p, err := w.look(ctx, false)
-	switch {
-	case err != nil:
-		return "", err
-	case pin == "" && len(p.healthy[name]) == 0:
-		return "a worker with the driver " + name + ": no live one has it healthy", nil
-	case pin == "" || p.healthy[name][pin]:
-		return "", nil
-	case !p.workers[pin]:
-		return "the worker that has the run's workspace, which is away", nil
-	}
-	return "the driver " + name + " on the worker that has the run's workspace", nil
 }
 
 // Unable is a capability that a step needs and that its driver lacks on every
@@ -113,13 +104,16 @@ func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {
 }
 
 func draw(rows []pgdb.FleetRow) (*picture, error) {
-	p := &picture{known: map[string]plan.Driver{}, workers: make(map[string]bool, len(rows)), healthy: map[string]map[string]bool{}, able: map[string][]driver.Capabilities{}}
+	p := &picture{known: map[string]plan.Driver{}, workers: make(map[string]bool, len(rows)), hosts: make(map[string]host, len(rows)),
+		spots: map[string][]spot{}, able: map[string][]driver.Capabilities{}}
 	for _, row := range rows {
 		var drivers []wire.DriverInfo
 		if err := json.Unmarshal(row.Drivers, &drivers); err != nil {
 			return nil, step.Errorf(step.KindInternal, "drivers of worker %s: %w", row.ID, err)
 		}
 		p.workers[row.ID] = row.Status != "lost"
+		at := host{row.Region, make(map[string]string, len(drivers))}
+		p.hosts[row.ID] = at
 		for _, d := range drivers {
 			k := p.known[d.Name]
 			for _, text := range d.Capabilities {
@@ -131,13 +125,11 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 			}
 			k.Levels, k.Untold = levels(k.Levels, d.Capabilities), k.Untold || len(d.Capabilities) == 0
 			p.known[d.Name] = k
+			at.drivers[d.Name] = cmp.Or(d.Region, row.Region)
 			if row.Status != "live" || !d.Healthy {
 				continue
 			}
-			if p.healthy[d.Name] == nil {
-				p.healthy[d.Name] = map[string]bool{}
-			}
-			p.healthy[d.Name][row.ID] = true
+			p.spots[d.Name] = append(p.spots[d.Name], spot{row.ID, row.Region, at.drivers[d.Name]})
 			caps := make(driver.Capabilities, len(d.Capabilities))
 			for i, c := range d.Capabilities {
 				caps[i] = driver.Capability(c)

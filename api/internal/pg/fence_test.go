@@ -23,6 +23,8 @@ var unfenced = map[string]string{
 	"UnpinQueued":     "queued steps have no lease",
 	"EnqueueRoots":    "steps of a run that was held, which have no lease",
 	"Unpark":          "queued steps have no lease",
+	"MoveRegions":     "queued steps have no lease",
+	"MoveWorkspaces":  "neither have waiting ones",
 	"FailQueued":      "queued steps have no lease",
 	"ReopenSteps":     "a user's wish: compares the generation, and that the step has ended",
 	"EditStep":        "the same",

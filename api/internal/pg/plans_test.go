@@ -89,7 +89,27 @@ func TestPlansReadFewRows(t *testing.T) {
 			WorkerID: "w-alpha", Incarnation: "i", KeyID: "key-alpha"})
 		return len(rows), err
 	}
-	exec(t, admin, "UPDATE nofx.step SET attempt = 1, epoch = 1")
+	// And where they are, in a region that serves them.
+	place := func(q *pgdb.Queries) (int, error) {
+		displaced, err := q.Displaced(t.Context(), 200, 1)
+		if err != nil || len(displaced) != 0 {
+			return 0, fmt.Errorf("displaced %+v, %w", displaced, err)
+		}
+		stranded, err := q.Stranded(t.Context(), 1, 200)
+		if err != nil || len(stranded) != 0 {
+			return 0, fmt.Errorf("stranded %+v, %w", stranded, err)
+		}
+		outside, err := q.Outside(t.Context(), false, 200)
+		if err != nil || len(outside) != 0 {
+			return 0, fmt.Errorf("outside %+v, %w", outside, err)
+		}
+		return 1, nil
+	}
+	exec(t, admin, `UPDATE nofx.worker SET region = 'here', drivers = '[{"name":"local","healthy":true},{"name":"barred","healthy":true},{"name":"tried","healthy":true}]'`)
+	exec(t, admin, "INSERT INTO nofx.driver_seen (name, worker_id, healthy_at) SELECT n, 'w-alpha', now() + interval '1 hour' FROM unnest(ARRAY['local', 'barred', 'tried']) n")
+	exec(t, admin, "UPDATE nofx.lease_clock SET hold_until = now() - interval '1 hour'")
+	exec(t, admin, "UPDATE nofx.tenant SET residency = '{here}'")
+	exec(t, admin, "UPDATE nofx.step SET attempt = 1, epoch = 1, region = 'here'")
 	exec(t, admin, `
 		INSERT INTO nofx.handler_health (tenant_id, lane, handler, driver, state, generation, opens, forced, ready_at, probe_id, probe_ms, reason)
 		VALUES ('', 'a', 'a', 'barred', 'open', 1, 1, false, now() + interval '1 hour', '', 60000, 'x'),
@@ -109,7 +129,7 @@ func TestPlansReadFewRows(t *testing.T) {
 	copies(2, "tried-", "tried", "b")
 	copies(1, "fast-", "barred", "a")
 	exec(t, admin, "UPDATE nofx.step SET on_open = 'fail' WHERE id = 'fast-1'")
-	cases := map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock, "claim past an open breaker": barred, "claim of a probe": probe, "settle": settle}
+	cases := map[string]func(*pgdb.Queries) (int, error){"claim": claim, "lock": lock, "claim past an open breaker": barred, "claim of a probe": probe, "settle": settle, "place": place}
 	small := map[string]int{}
 	for name, do := range cases {
 		small[name] = read(do)

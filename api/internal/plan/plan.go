@@ -49,6 +49,8 @@ type Step struct {
 	Handler      string   // its name
 	Drivers      []Choice // in order, the driver first
 	OnOpen       wire.OnOpen
+	Regions      []string        // where it may be, in order; none = anywhere
+	Region       string          // of them, where it is placed; "" = anywhere
 	DependsOn    []int           // places in the plan
 	Inputs       json.RawMessage // compact, in the order that they came in
 	InputsHash   string          // first 12 hex digits, for the idempotency key
@@ -70,6 +72,7 @@ type Step struct {
 	Retry        wire.Retry       // whole: the handler's and the step's own
 	Spec         wire.PlanStep    // as submitted, without its inputs
 	Denied       string           // why policy refuses it; "" = allowed
+	named        named            // regions, as submitted
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -122,6 +125,7 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	}
 	offered := &offers{known: have.Drivers, list: list}
 	c := compiler{faults: f, handlers: have.Handlers, offers: offered, presets: have.Presets, profiles: have.Profiles, priority: p.Priority}
+	c.everywhere = c.regions("body.plan", p.Region, p.Regions)
 	out := make([]Step, len(p.Steps))
 	depends := make([][]string, len(p.Steps))
 	for i, s := range p.Steps {
@@ -132,6 +136,7 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 	}
 	order(f, out, depends)
 	shareDisk(f, out)
+	shareRegions(f, out)
 	if len(f.list) > 0 {
 		return nil, f.err()
 	}
@@ -172,11 +177,12 @@ func (f *faults) err() error {
 
 type compiler struct {
 	*faults
-	handlers *handler.Set
-	offers   *offers
-	presets  Presets
-	profiles profile.Set
-	priority int // the plan's
+	handlers   *handler.Set
+	offers     *offers
+	presets    Presets
+	profiles   profile.Set
+	priority   int   // the plan's
+	everywhere named // regions of the steps that name none
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
@@ -200,6 +206,7 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	out.Reads = h.Reads()
 	out.Handler = h.Name()
 	c.drivers(ctx, at, in, h, &out)
+	c.place(at, in, &out)
 	for _, d := range out.Drivers {
 		out.Image = c.image(at, in.Image, d.Name)
 	}

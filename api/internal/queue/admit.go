@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,7 @@ type offer struct {
 	region string
 }
 
-// offered are the drivers of a worker that were healthy when it last told of
+// offered are the drivers of a worker in a region that were healthy when it last told of
 // them, by name: one that was not may not have said yet what it can do.
 func offered(raw []byte, region string) (map[string]offer, error) {
 	var list []wire.DriverInfo
@@ -39,7 +40,7 @@ func offered(raw []byte, region string) (map[string]offer, error) {
 		for i, c := range d.Capabilities {
 			caps[i] = driver.Capability(c)
 		}
-		out[d.Name] = offer{caps, region}
+		out[d.Name] = offer{caps, cmp.Or(d.Region, region)}
 	}
 	return out, nil
 }

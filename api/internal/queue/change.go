@@ -43,7 +43,7 @@ type change struct {
 }
 
 // place is where a queued step waits.
-type place struct{ driver, pin string }
+type place struct{ driver, region, pin string }
 
 // lockedRun is a run's row as each of the statements gives it that lock runs.
 type lockedRun interface {
@@ -84,7 +84,7 @@ func (c *change) start(a attemptRow, s wire.StartedRecord) error {
 			return err
 		}
 	}
-	return c.event(a.RunID, event.Entry{Type: step.EventStepStarted, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number),
+	return c.event(a.RunID, event.Entry{Type: step.EventStepStarted, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region,
 		Payload: map[string]any{"driver": s.Driver, "driver_version": s.DriverVersion}})
 }
 
@@ -105,7 +105,7 @@ func (c *change) end(a attemptRow, v wire.VerdictRecord) error {
 // locked.
 func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error {
 	r := c.runs[a.RunID]
-	about := event.Entry{StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number)}
+	about := event.Entry{StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region}
 	add := func(t step.EventType, payload map[string]any) error {
 		about.Type, about.Payload = t, payload
 		return c.event(a.RunID, about)
@@ -155,7 +155,7 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		if d.wait > 0 {
 			c.later = true
 		} else {
-			c.queued = append(c.queued, place{a.Driver, pin})
+			c.queued = append(c.queued, place{a.Driver, a.Placed, pin})
 		}
 		if !moves {
 			r.Retries++
@@ -305,7 +305,7 @@ func (c *change) dependants(ctx context.Context, db *pgdb.Queries) error {
 		if s.Status != string(step.StepQueued) {
 			continue
 		}
-		c.queued = append(c.queued, place{s.Driver, s.Pin})
+		c.queued = append(c.queued, place{s.Driver, s.Region, s.Pin})
 		if err := c.event(s.RunID, event.Entry{Type: step.EventStepEnqueued, StepID: s.ID, StepName: s.Name}); err != nil {
 			return err
 		}
@@ -356,7 +356,7 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 // announce wakes who waits for what was committed.
 func (q *Queue) announce(ctx context.Context, c *change) {
 	for _, p := range c.queued {
-		q.hub.Queued(p.driver, p.pin)
+		q.hub.Queued(p.driver, p.region, p.pin)
 	}
 	for _, tenant := range c.stopped {
 		if q.bounded.has(tenant) {

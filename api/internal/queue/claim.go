@@ -53,7 +53,7 @@ func (q *Queue) Claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 // claimOrWait tries once, then waits. Its leases are nil when it was woken,
 // empty when the time is over.
 func (q *Queue) claimOrWait(ctx context.Context, who auth.Principal, in wire.ClaimRequest, end <-chan time.Time) ([]wire.Lease, error) {
-	woken, cancel := q.hub.WaitClaim(in.WorkerID, in.Drivers) // before the look, so that nothing is missed between
+	woken, cancel := q.hub.WaitClaim(in.WorkerID, in.Drivers, q.homes.of(in.WorkerID, in.Drivers)) // before the look, so that nothing is missed between
 	defer cancel()
 	leases, err := q.claim(ctx, who, in)
 	if err != nil || leases == nil || len(leases) > 0 {
@@ -96,6 +96,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
+		q.homes.note(in.WorkerID, have)
 		used, err := db.ClaimUsed(ctx, in.WorkerID, in.ClaimID)
 		if err != nil {
 			return err

@@ -14,12 +14,16 @@ import (
 // edit takes a step with another command.
 func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfRunsRow, to plan.Step, change plan.Change) error {
 	steps := []plan.Step{to}
-	if _, err := withinPolicy(ctx, db, o.who, steps); err != nil {
+	if _, _, err := withinPolicy(ctx, db, o.who, steps); err != nil {
 		return relocate(err)
 	}
 	to = steps[0]
 	before := *s
 	s.Driver, s.Shares = to.Driver, to.Shares()
+	if err := o.shareRegions(s, to.Regions); err != nil {
+		*s = before
+		return err
+	}
 	if err := o.add(s); err != nil {
 		*s = before
 		return err
@@ -32,7 +36,7 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 		OnOutput: string(to.OnOutput), TimeoutMs: to.TimeoutMS, Artifacts: to.Artifacts, Idempotent: to.Idempotent,
 		Tries: i32(to.Retry.Attempts), BackoffMs: to.Retry.BackoffMS}
 	p.Lane, p.Drivers, p.Lanes = gatesOf(o.who.TenantID, to)
-	p.OnOpen = string(to.OnOpen)
+	p.OnOpen, p.Regions = string(to.OnOpen), s.Regions
 	if p.NetworkAllow == nil {
 		p.NetworkAllow = []string{}
 	}

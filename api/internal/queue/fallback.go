@@ -50,6 +50,7 @@ const unhealthyWait = 3
 type detour struct {
 	id, runID   string
 	place, next int32
+	region      string // where the next one is
 	why         string
 }
 
@@ -103,7 +104,7 @@ func (q *Queue) barredOn(ctx context.Context, db *pgdb.Queries) ([]detour, error
 	rows, err := db.Barred(ctx, "fallback", reapMost)
 	out := make([]detour, len(rows))
 	for i, r := range rows {
-		out[i] = detour{r.ID, r.RunID, r.Place, r.Next, barredBy(r)}
+		out[i] = detour{r.ID, r.RunID, r.Place, r.Next, r.Region, barredBy(r)}
 	}
 	return out, err
 }
@@ -112,7 +113,7 @@ func (q *Queue) unserved(ctx context.Context, db *pgdb.Queries) ([]detour, error
 	rows, err := db.Unserved(ctx, unhealthyWait*seconds(q.cfg.Heartbeat), reapMost)
 	out := make([]detour, len(rows))
 	for i, r := range rows {
-		out[i] = detour{r.ID, r.RunID, r.Place, r.Next, "no worker has the driver " + r.Driver + " healthy"}
+		out[i] = detour{r.ID, r.RunID, r.Place, r.Next, r.Region, "no worker has the driver " + r.Driver + " healthy"}
 		if r.Pin != "" {
 			out[i].why = "the worker that has the run's workspace has not the driver " + r.Driver + " healthy"
 		}
@@ -134,6 +135,7 @@ func (q *Queue) detours(ctx context.Context, list func(context.Context, *pgdb.Qu
 		why := make(map[string]string, len(found))
 		for _, d := range found {
 			p.Ids, p.Places, p.Nexts, p.Whys = append(p.Ids, d.id), append(p.Places, d.place), append(p.Nexts, d.next), append(p.Whys, bounded(d.why, maxText))
+			p.Regions = append(p.Regions, d.region)
 			runIDs, why[d.id] = append(runIDs, d.runID), d.why
 		}
 		runs, err := db.LockRuns(ctx, runIDs)
@@ -150,7 +152,7 @@ func (q *Queue) detours(ctx context.Context, list func(context.Context, *pgdb.Qu
 				Payload: movedTo(s.From, s.Driver, why[s.ID])}); err != nil {
 				return err
 			}
-			c.queued = append(c.queued, place{s.Driver, s.Pin})
+			c.queued = append(c.queued, place{s.Driver, s.Region, s.Pin})
 		}
 		return c.write(ctx, db)
 	})

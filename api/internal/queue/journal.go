@@ -198,7 +198,7 @@ func (p *progress) one(c *change, r wire.Record) error {
 		if len(r.Event.Payload) > 0 {
 			payload["payload"] = r.Event.Payload
 		}
-		return c.event(p.row.RunID, event.Entry{Type: eventNote, StepID: p.row.StepID, StepName: p.row.Name, Attempt: int(p.row.Number), Payload: payload})
+		return c.event(p.row.RunID, event.Entry{Type: eventNote, StepID: p.row.StepID, StepName: p.row.Name, Attempt: int(p.row.Number), Region: p.row.Region, Payload: payload})
 	case wire.RecordVerdict:
 		p.verdict = r.Verdict
 		row := p.row

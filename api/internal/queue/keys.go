@@ -34,7 +34,7 @@ func (k *keys) pass(ctx context.Context, db *pgdb.Queries) ([]place, error) {
 	rows, err := db.Unpark(ctx, pgdb.UnparkParams{TenantIds: k.tenants, Keys: k.names, Most: unparkMost})
 	out := make([]place, len(rows))
 	for i, r := range rows {
-		out[i] = place{r.Driver, r.Pin}
+		out[i] = place{r.Driver, r.Region, r.Pin}
 	}
 	return out, err
 }
@@ -73,7 +73,7 @@ func (q *Queue) unpark(ctx context.Context) error {
 			return err
 		}
 		for _, p := range back {
-			q.hub.Queued(p.driver, p.pin)
+			q.hub.Queued(p.driver, p.region, p.pin)
 		}
 		if n < keysMost {
 			return nil

@@ -34,6 +34,10 @@ type Config struct {
 	// DriverWait is how long a step waits for a worker that has its driver
 	// before it fails. 0 = for ever.
 	DriverWait time.Duration
+	// RegionWait is how long its region must have been without such a worker
+	// before a step goes to another of its regions. 0 = for ever.
+	RegionWait time.Duration
+	Fleet      Fleet    // nil = nobody knows where workers are
 	Rules      Rules    // of breakers; nil = the defaults for all
 	Observer   Observer // nil = nobody
 }
@@ -45,6 +49,7 @@ type Queue struct {
 	blobs *blob.Dir
 	hub   *wake.Hub
 	told  told
+	homes homes
 	spent spent
 	// Whom room that becomes free may concern.
 	holding holding
@@ -62,6 +67,9 @@ func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger
 	}
 	if cfg.Observer == nil {
 		cfg.Observer = deaf{}
+	}
+	if cfg.Fleet == nil {
+		cfg.Fleet = unseen{}
 	}
 	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log}
 }

@@ -27,7 +27,7 @@ func (q *Queue) Reap(ctx context.Context) error {
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.mendKeys(ctx), q.unpark(ctx))
-	errs = append(errs, q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
+	errs = append(errs, q.placeQueued(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
 		_, err := db.SweepIdempotency(ctx)
 		return err
@@ -56,8 +56,10 @@ func (q *Queue) reapPause() time.Duration { return max(q.cfg.Lease/3, 2*q.ReapEv
 // that a driver was there, which must be little next to the wait for one.
 func (q *Queue) ReapEvery() time.Duration {
 	every := min(max(q.cfg.Lease/20, 50*time.Millisecond), 5*time.Second)
-	if q.cfg.DriverWait > 0 {
-		every = min(every, q.cfg.DriverWait/4)
+	for _, wait := range []time.Duration{q.cfg.DriverWait, q.cfg.RegionWait} {
+		if wait > 0 {
+			every = min(every, wait/4)
+		}
 	}
 	return every
 }
@@ -114,7 +116,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 		Status: r.Status, JournalN: r.JournalN, OutputBytes: r.OutputBytes, BlobBytes: r.BlobBytes, StartedAt: r.StartedAt,
 		Name: r.Name, Tries: r.Tries, Losses: r.Losses, BackoffMs: r.BackoffMs, Retry: r.Retry, Network: r.Network, Idempotent: r.Idempotent,
 		Dependants: r.Dependants, Shares: r.Shares, Reads: r.Reads, Shown: r.Shown, Driver: r.Driver,
-		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, ConcurrencyKey: r.ConcurrencyKey, Touched: r.Touched, NextServed: r.NextServed,
+		BreakerGeneration: r.BreakerGeneration, Probe: r.Probe, Region: r.Region, Placed: r.Placed, Lane: r.Lane, Drivers: r.Drivers, Place: r.Place, ConcurrencyKey: r.ConcurrencyKey, Touched: r.Touched, NextServed: r.NextServed,
 	}
 }
 

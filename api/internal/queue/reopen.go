@@ -1,10 +1,12 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -23,6 +25,7 @@ type reopening struct {
 	c     *change
 	stale map[string]bool   // runs whose workspaces may be gone
 	hold  map[string]string // runs that do not begin at once, and why
+	resid residence
 	runs  map[string]*plot
 	set   map[string]bool // ids of the steps to reopen
 	keys  []string        // of the steps that are reopened
@@ -54,6 +57,12 @@ func (q *Queue) reopen(ctx context.Context, db *pgdb.Queries, who auth.Principal
 		o.runs[r.ID] = &plot{byName: map[string]*pgdb.StepsOfRunsRow{}, byID: map[string]*pgdb.StepsOfRunsRow{}}
 	}
 	o.c = newChange(locked)
+	if o.resid, err = q.residence(ctx, db, who.TenantID, locked); err != nil {
+		return nil, err
+	}
+	for id := range o.resid.outside {
+		o.stale[id] = true
+	}
 	steps, err := db.StepsOfRuns(ctx, who.TenantID, runIDs)
 	if err != nil {
 		return nil, err
@@ -88,7 +97,7 @@ func (o *reopening) step(runID, stepID string) (*pgdb.StepsOfRunsRow, error) {
 // refused reports whether the plan's policy refused the step at submission: it
 // must not run, whoever asks.
 func refused(s *pgdb.StepsOfRunsRow) bool {
-	return s.Attempt == 0 && s.Cause == string(step.CausePolicy)
+	return s.Attempt == 0 && s.Losses == 0 && s.Cause == string(step.CausePolicy)
 }
 
 // add takes a step that did not succeed into the set, and with it what was
@@ -115,7 +124,7 @@ func (o *reopening) add(s *pgdb.StepsOfRunsRow) error {
 	o.set[s.ID] = true
 	o.below(s)
 	for _, s := range p.steps {
-		if err := o.workspace(s); err != nil {
+		if err := cmp.Or(o.workspace(s), o.resides(s)); err != nil {
 			o.set = before
 			return err
 		}
@@ -131,6 +140,10 @@ func (o *reopening) workspace(s *pgdb.StepsOfRunsRow) error {
 	}
 	for _, other := range o.runs[s.RunID].steps {
 		if other.Shares && other.Status == string(step.StepSucceeded) && !o.set[other.ID] {
+			if host := o.resid.outside[s.RunID]; host != "" {
+				return conflict("the workspace in which step %q worked is on a worker in %s, outside the tenant's residency (%s): run the whole run again (all), or submit it anew",
+					other.Name, host, strings.Join(o.resid.only, ", "))
+			}
 			return conflict("the workspace in which step %q worked is gone: run the whole run again (all), or submit it anew", other.Name)
 		}
 	}
@@ -181,6 +194,9 @@ func (o *reopening) all(runID string) error {
 	}
 	for _, s := range p.steps {
 		o.set[s.ID] = !out[s.ID]
+		if err := o.resides(s); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -207,7 +223,10 @@ func (o *reopening) write(ctx context.Context, db *pgdb.Queries, why string) (ma
 	steps := pgdb.ReopenStepsParams{TenantID: o.who.TenantID}
 	runs := pgdb.ReopenRunsParams{TenantID: o.who.TenantID}
 	for id, p := range o.runs {
-		n := o.one(id, p, &steps)
+		n, err := o.one(ctx, id, p, &steps)
+		if err != nil {
+			return nil, err
+		}
 		if len(n) == 0 {
 			delete(o.c.runs, id) // nothing of it changes
 			continue
@@ -244,11 +263,15 @@ func orElse(err, other error) error {
 }
 
 // one counts the steps of a run that are reopened.
-func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.ReopenedStep {
+func (o *reopening) one(ctx context.Context, id string, p *plot, to *pgdb.ReopenStepsParams) ([]wire.ReopenedStep, error) {
 	r := o.c.runs[id]
 	var out []wire.ReopenedStep
 	if o.stale[id] && step.RunStatus(r.Status).Terminal() {
 		r.Pin = ""
+	}
+	regions, err := o.places(ctx, p, r.Pin)
+	if err != nil {
+		return nil, err
 	}
 	for _, s := range p.steps {
 		if !o.set[s.ID] {
@@ -273,7 +296,7 @@ func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.R
 			o.keys = append(o.keys, s.ConcurrencyKey)
 		}
 		if status == step.StepQueued {
-			o.c.queued = append(o.c.queued, place{s.Driver, pin})
+			o.c.queued = append(o.c.queued, place{s.Driver, regions[s.ID], pin})
 		}
 		r.StepsLeft++
 		switch step.Status(s.Status) {
@@ -285,6 +308,7 @@ func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.R
 		}
 		to.Ids, to.Generations = append(to.Ids, s.ID), append(to.Generations, s.Generation)
 		to.Statuses, to.DepsLeft, to.Pins = append(to.Statuses, string(status)), append(to.DepsLeft, i32(left)), append(to.Pins, pin)
+		to.Regions = append(to.Regions, regions[s.ID])
 		out = append(out, wire.ReopenedStep{ID: s.ID, Name: s.Name, Status: status, Generation: int(s.Generation) + 1})
 	}
 	if len(out) > 0 {
@@ -296,7 +320,7 @@ func (o *reopening) one(id string, p *plot, to *pgdb.ReopenStepsParams) []wire.R
 		}
 		r.CancelAt, r.Retries, r.dirty = nil, 0, true
 	}
-	return out
+	return out, nil
 }
 
 // tell writes the events of a run's reopened steps.

@@ -12,14 +12,11 @@ import (
 // stuck is a queued step that nobody can take.
 type stuck struct{ id, runID, why string }
 
-// failStranded notes which drivers are there and ends the steps whose driver
-// has not been for longer than a step waits.
+// failStranded ends the steps whose driver has not been there for longer than a
+// step waits.
 func (q *Queue) failStranded(ctx context.Context) error {
 	if q.cfg.DriverWait == 0 {
 		return nil
-	}
-	if err := q.db.System(ctx, func(db *pgdb.Queries) error { return db.SeeDrivers(ctx) }); err != nil {
-		return err
 	}
 	return q.failQueued(ctx, step.CauseDriverError, q.stranded)
 }
@@ -28,7 +25,7 @@ func (q *Queue) stranded(ctx context.Context, db *pgdb.Queries) ([]stuck, error)
 	rows, err := db.Stranded(ctx, seconds(q.cfg.DriverWait), reapMost)
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
-		out[i] = stuck{r.ID, r.RunID, "no worker has the driver " + r.Driver}
+		out[i] = stuck{r.ID, r.RunID, "no worker" + in(r.Regions, r.Residency) + " has the driver " + r.Driver}
 		if r.Pin != "" {
 			out[i].why = "the worker that has the run's workspace has not the driver " + r.Driver
 		}
@@ -74,6 +71,11 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(cont
 			return err
 		}
 		for _, s := range rows {
+			if cause == step.CausePolicy {
+				if err := c.denied(ctx, db, s, why[s.ID]); err != nil {
+					return err
+				}
+			}
 			about := event.Entry{Type: step.EventStepFailed, StepID: s.ID, StepName: s.Name, Attempt: int(s.Attempt),
 				Payload: map[string]any{"cause": cause, "message": why[s.ID]}}
 			if err := c.event(s.RunID, about); err != nil {

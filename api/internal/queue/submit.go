@@ -57,8 +57,14 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		// Of its own: the transaction may run more than once.
 		s := s
 		s.Steps = slices.Clone(s.Steps)
-		bounded, err := withinPolicy(ctx, db, who, s.Steps)
+		residency, bounded, err := withinPolicy(ctx, db, who, s.Steps)
 		if err != nil {
+			return err
+		}
+		if err := plan.Reside(s.Steps, residency); err != nil {
+			return err
+		}
+		if err := q.place(ctx, s.Steps, residency); err != nil {
 			return err
 		}
 		held = holdOf(s.Turn, bounded, time.Now())
@@ -80,7 +86,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 		return wire.RunCreated{}, false, err
 	}
 	for _, st := range queued {
-		q.hub.Queued(st.Driver, "")
+		q.hub.Queued(st.Driver, st.Region, "")
 	}
 	q.admit(ctx, queued)
 	if held == holdTurn {
@@ -90,18 +96,19 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 }
 
 // withinPolicy bounds steps by what their tenant's policy lets them have, and
-// refuses those that ask for more. bounded tells whether the tenant may have
-// only so many runs at once.
-func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (bounded bool, err error) {
+// refuses those that ask for more. residency is the regions that they may be in;
+// none = any. bounded tells whether the tenant may have only so many runs at once.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (residency []string, bounded bool, err error) {
 	row, err := db.TenantPolicy(ctx, who.TenantID)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	c := wire.TenantCeiling{}
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
-		return false, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+		return nil, false, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
 	}
-	return row.RunsBounded, plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
+	ceiling := plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}
+	return row.Residency, row.RunsBounded, ceiling.Apply(steps)
 }
 
 // fresh is a run that is being stored.
@@ -324,6 +331,7 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Verdicts = append(p.Verdicts, verdict)
 		p.Ranks = append(p.Ranks, rank(st.Priority))
 		p.ConcurrencyKeys, p.ConcurrencyMosts = append(p.ConcurrencyKeys, st.Concurrency.Key), append(p.ConcurrencyMosts, i32(st.Concurrency.Limit))
+		p.Regions, p.RegionsListed = append(p.Regions, st.Region), append(p.RegionsListed, strings.Join(st.Regions, "\n"))
 		n.gates(st, &p)
 	}
 	return p, nil

@@ -135,7 +135,7 @@ func (c *change) letGo(ctx context.Context, db *pgdb.Queries, ids []string) erro
 	}
 	slices.SortFunc(rows, func(a, b pgdb.EnqueueRootsRow) int { return int(a.Idx - b.Idx) })
 	for _, s := range rows {
-		c.queued = append(c.queued, place{s.Driver, s.Pin})
+		c.queued = append(c.queued, place{s.Driver, s.Region, s.Pin})
 		if err := c.event(s.RunID, event.Entry{Type: step.EventStepEnqueued, StepID: s.ID, StepName: s.Name}); err != nil {
 			return err
 		}

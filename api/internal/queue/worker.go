@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	maxID      = 200 // bytes
 )
 
+const notRegion = "must be the name of a region: 1 to 63 of a-z, 0-9 and -, and first no -"
+
 // Register makes or renews a worker. A new incarnation keeps its leases.
 func (q *Queue) Register(ctx context.Context, who auth.Principal, in wire.RegisterWorker) (wire.WorkerRegistered, error) {
 	switch {
@@ -28,8 +31,10 @@ func (q *Queue) Register(ctx context.Context, who auth.Principal, in wire.Regist
 		return wire.WorkerRegistered{}, invalid("body.name", "must have 1 to %d bytes", maxID)
 	case !short(in.Incarnation):
 		return wire.WorkerRegistered{}, invalid("body.incarnation", "must have 1 to %d bytes", maxID)
-	case !plain(in.Region) || !plain(in.Version):
-		return wire.WorkerRegistered{}, invalid("body", "region or version is too long")
+	case in.Region != "" && !step.ValidRegion(in.Region):
+		return wire.WorkerRegistered{}, invalid("body.region", notRegion)
+	case !plain(in.Version):
+		return wire.WorkerRegistered{}, invalid("body.version", "is too long")
 	case in.Slots < 0 || in.Slots > maxSlots:
 		return wire.WorkerRegistered{}, invalid("body.slots", "must be 0 to %d", maxSlots)
 	}
@@ -82,6 +87,9 @@ func driversOf(list []wire.DriverInfo) ([]byte, error) {
 	for i := range list {
 		if !short(list[i].Name) || !plain(list[i].Version) || len(list[i].Capabilities) > maxDrivers {
 			return nil, invalid("body.drivers", "a driver needs a name, and its texts must be short")
+		}
+		if r := list[i].Region; r != "" && !step.ValidRegion(r) {
+			return nil, invalid(fmt.Sprintf("body.drivers[%d].region", i), notRegion)
 		}
 		if len(list[i].Message) > maxText {
 			list[i].Message = list[i].Message[:maxText]
@@ -158,7 +166,7 @@ func (c *change) unclaim(ctx context.Context, db *pgdb.Queries, rows []attemptRo
 		}
 		p.Ids, p.Generations = append(p.Ids, a.StepID), append(p.Generations, a.Generation)
 		p.Attempts, p.Epochs, p.Pins = append(p.Attempts, a.Number), append(p.Epochs, a.Epoch), append(p.Pins, pin)
-		c.queued = append(c.queued, place{a.Driver, pin})
+		c.queued = append(c.queued, place{a.Driver, a.Placed, pin})
 	}
 	if len(p.Ids) == 0 {
 		return nil

@@ -3,6 +3,7 @@
 package runs
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -13,8 +14,10 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/blob"
 	"github.com/nofx-run/nofx/api/internal/event"
+	"github.com/nofx-run/nofx/api/internal/fleet"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -29,9 +32,8 @@ type Reader struct {
 
 // Fleet tells what queued steps wait for.
 type Fleet interface {
-	// Lacks says what no worker offers that could take a step with this driver,
-	// which only the worker pin may take if it is not ""; "" = one does.
-	Lacks(ctx context.Context, driver, pin string) (string, error)
+	// Lacks says what no worker offers that could take a step; "" = one does.
+	Lacks(ctx context.Context, want fleet.Want) (string, error)
 }
 
 // missing says what is not there when err is that a query found no row.
@@ -98,11 +100,11 @@ func utc(t *time.Time) *time.Time {
 // Get gives a run with its steps and artifacts.
 func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, error) {
 	var out wire.RunDetail
-	var pins []string
+	var wants []fleet.Want
 	var month wire.MonthUsage
 	waits := map[string]string{}
 	err := r.DB.Tenant(ctx, tenant, func(db *pgdb.Queries) error {
-		pins = nil
+		wants = nil
 		clear(waits)
 		row, err := db.GetRun(ctx, tenant, id)
 		if err != nil {
@@ -124,7 +126,7 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 			if err != nil {
 				return err
 			}
-			out.Steps, pins = append(out.Steps, d), append(pins, s.Pin)
+			out.Steps, wants = append(out.Steps, d), append(wants, fleet.Want{Driver: s.Driver, Pin: s.Pin, Region: s.Region, Order: d.Regions, Residency: s.Residency})
 			if why := turnOf(s, out.Run, turn); why != "" {
 				waits[s.ID] = why
 			} else if s.Breaker != nil {
@@ -150,13 +152,13 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 	if err != nil {
 		return out, err
 	}
-	return out, r.explain(ctx, out.Steps, pins, month, waits)
+	return out, r.explain(ctx, out.Steps, wants, month, waits)
 }
 
-// explain adds what queued steps wait for. pins are the workers that they
-// wait for, by place; month is the tenant's, when one is queued; waits says
-// what is known of them already, by id.
-func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []string, month wire.MonthUsage, waits map[string]string) error {
+// explain adds what queued steps wait for. wants are what they want, by place;
+// month is the tenant's, when one is queued; waits says what is known of them
+// already, by id.
+func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, wants []fleet.Want, month wire.MonthUsage, waits map[string]string) error {
 	for i := range steps {
 		if steps[i].Status != step.StepQueued {
 			steps[i].WaitingFor = waits[steps[i].ID]
@@ -170,7 +172,7 @@ func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, pins []st
 			continue
 		}
 		var err error
-		if steps[i].WaitingFor, err = r.Fleet.Lacks(ctx, steps[i].Driver, pins[i]); err != nil {
+		if steps[i].WaitingFor, err = r.Fleet.Lacks(ctx, wants[i]); err != nil {
 			return err
 		}
 	}
@@ -183,6 +185,15 @@ func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt), Priority: -int(s.Rank)}
 	if len(s.Drivers) > 1 {
 		d.Drivers, d.Fallback = s.Drivers, s.Moved
+	}
+	d.Region = s.Region
+	if d.Status != step.StepQueued && d.Status != step.StepWaiting {
+		d.Region = cmp.Or(s.RanIn, s.Region)
+	}
+	if order, ok := plan.Allowed(s.Regions, s.Residency); ok {
+		d.Regions = order
+	} else {
+		d.Regions = s.Regions
 	}
 	if d.DependsOn == nil {
 		d.DependsOn = []string{}

@@ -17,8 +17,15 @@ type Hub struct {
 
 type waiter struct {
 	bell    chan struct{} // holds one wake
-	drivers []string
 	worker  string
+	drivers []string
+	regions []string // of each driver; "" = not known
+}
+
+// takes reports whether a step with this driver in this region may be for it.
+func (w *waiter) takes(driver, region string) bool {
+	i := slices.Index(w.drivers, driver)
+	return i >= 0 && (region == "" || w.regions[i] == "" || w.regions[i] == region)
 }
 
 func (w *waiter) ring() {
@@ -58,10 +65,11 @@ func (h *Hub) Wait(topic string) (woken <-chan struct{}, cancel func()) {
 }
 
 // WaitClaim gives a channel that holds a value when a step may be there for
-// this worker. Of those that wait for the same step only the first is woken.
+// this worker, which has these drivers, each in its region; "" = not known. Of
+// those that wait for the same step only the first is woken.
 // Call cancel after use: a wake that came meanwhile goes to the next.
-func (h *Hub) WaitClaim(worker string, drivers []string) (woken <-chan struct{}, cancel func()) {
-	w := &waiter{bell: make(chan struct{}, 1), drivers: drivers, worker: worker}
+func (h *Hub) WaitClaim(worker string, drivers, regions []string) (woken <-chan struct{}, cancel func()) {
+	w := &waiter{bell: make(chan struct{}, 1), worker: worker, drivers: drivers, regions: regions}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.claims = append(h.claims, w)
@@ -96,10 +104,10 @@ func (h *Hub) Topics(topics ...string) {
 	}
 }
 
-// Queued wakes one claim for a step that is queued for a driver; pin is the
-// one worker that may take it, or "".
-func (h *Hub) Queued(driver, pin string) {
-	topic := "q:" + driver + ":" + pin
+// Queued wakes one claim for a step that is queued for a driver in a region, ""
+// being anywhere; pin is the one worker that may take it, or "".
+func (h *Hub) Queued(driver, region, pin string) {
+	topic := "q:" + region + ":" + pin + ":" + driver // only a driver's name may hold a colon
 	h.ring(topic)
 	h.tell(topic)
 }
@@ -129,10 +137,9 @@ func (h *Hub) ring(topic string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if rest, ok := strings.CutPrefix(topic, "q:"); ok {
-		driver, pin, _ := strings.Cut(rest, ":")
-		h.next(func(w *waiter) bool {
-			return (pin == "" || pin == w.worker) && slices.Contains(w.drivers, driver)
-		})
+		region, rest, _ := strings.Cut(rest, ":")
+		pin, driver, _ := strings.Cut(rest, ":")
+		h.next(func(w *waiter) bool { return (pin == "" || pin == w.worker) && w.takes(driver, region) })
 		return
 	}
 	for w := range h.topics[topic] {

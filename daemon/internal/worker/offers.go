@@ -34,7 +34,7 @@ func (w *Worker) tellChanges(ctx context.Context) error {
 func offer(infos []wire.DriverInfo) string {
 	var b strings.Builder
 	for _, d := range infos {
-		b.WriteString(strings.Join([]string{d.Name, d.Version, strconv.FormatBool(d.Healthy), strings.Join(d.Capabilities, " ")}, "\t") + "\n")
+		b.WriteString(strings.Join([]string{d.Name, d.Version, strconv.FormatBool(d.Healthy), strings.Join(d.Capabilities, " "), d.Region}, "\t") + "\n")
 	}
 	return b.String()
 }

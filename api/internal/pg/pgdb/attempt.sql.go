@@ -175,11 +175,11 @@ func (q *Queries) InsertOutput(ctx context.Context, arg InsertOutputParams) erro
 }
 
 const lockAttempts = `-- name: LockAttempts :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.touched, s.next_served
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region, s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.placed, s.touched, s.next_served
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
              unnest($4::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
-  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe
+  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region
   FROM nofx.attempt a
   WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch AND a.worker_id || '' = $5
     AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $6 AND w.key_id = $7)
@@ -187,11 +187,12 @@ CROSS JOIN LATERAL (
   FOR NO KEY UPDATE
 ) a
 CROSS JOIN LATERAL (
-  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.region AS placed,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
-            WHERE p.id = $5 AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served
+            WHERE p.id = $5 AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool
+              AND (cardinality(s.regions) = 0 OR coalesce(NULLIF(d ->> 'region', ''), p.region) = ANY (s.regions))) ELSE true END)::bool AS next_served
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s
 `
@@ -221,6 +222,7 @@ type LockAttemptsRow struct {
 	StartedAt         *time.Time
 	BreakerGeneration int64
 	Probe             bool
+	Region            string
 	Name              string
 	Tries             int32
 	Losses            int32
@@ -237,6 +239,7 @@ type LockAttemptsRow struct {
 	Drivers           []string
 	Place             int32
 	ConcurrencyKey    string
+	Placed            string
 	Touched           bool
 	NextServed        bool
 }
@@ -278,6 +281,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.StartedAt,
 			&i.BreakerGeneration,
 			&i.Probe,
+			&i.Region,
 			&i.Name,
 			&i.Tries,
 			&i.Losses,
@@ -294,6 +298,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 			&i.Drivers,
 			&i.Place,
 			&i.ConcurrencyKey,
+			&i.Placed,
 			&i.Touched,
 			&i.NextServed,
 		); err != nil {

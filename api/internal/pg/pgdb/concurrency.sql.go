@@ -161,7 +161,7 @@ FROM (
   WHERE f.nth <= f.most - f.running
 ) u
 WHERE s.id = u.id AND s.status || '' = 'queued' AND s.parked
-RETURNING s.driver, s.pin
+RETURNING s.driver, s.region, s.pin
 `
 
 type UnparkParams struct {
@@ -172,6 +172,7 @@ type UnparkParams struct {
 
 type UnparkRow struct {
 	Driver string
+	Region string
 	Pin    string
 }
 
@@ -186,7 +187,7 @@ func (q *Queries) Unpark(ctx context.Context, arg UnparkParams) ([]UnparkRow, er
 	items := []UnparkRow{}
 	for rows.Next() {
 		var i UnparkRow
-		if err := rows.Scan(&i.Driver, &i.Pin); err != nil {
+		if err := rows.Scan(&i.Driver, &i.Region, &i.Pin); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

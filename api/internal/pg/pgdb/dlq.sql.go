@@ -92,11 +92,11 @@ func (q *Queries) DeadPlaces(ctx context.Context, tenantID string, ids []string)
 
 const editStep = `-- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = $1, lane = $2, drivers = $3::text[], lanes = $4::text[], place = 1, moved = '', on_open = $5, shares = $6, inputs = $7, command = $8, reads = $9, shown = $10, resources = $11, image = $12,
-    workspace = $13, network = $14, network_allow = $15::text[], on_output = $16, timeout_ms = $17,
-    artifacts = $18::text[], idempotent = $19, tries = $20, backoff_ms = $21, retry = $22, spec = $23,
-    idempotency_key = CASE WHEN $24::text = '' THEN s.idempotency_key ELSE $24 END
-WHERE s.tenant_id = $25 AND s.id = $26 AND s.generation = $27 AND s.ended_at IS NOT NULL
+SET driver = $1, lane = $2, drivers = $3::text[], lanes = $4::text[], place = 1, moved = '', on_open = $5, regions = $6::text[], shares = $7, inputs = $8, command = $9, reads = $10, shown = $11, resources = $12, image = $13,
+    workspace = $14, network = $15, network_allow = $16::text[], on_output = $17, timeout_ms = $18,
+    artifacts = $19::text[], idempotent = $20, tries = $21, backoff_ms = $22, retry = $23, spec = $24,
+    idempotency_key = CASE WHEN $25::text = '' THEN s.idempotency_key ELSE $25 END
+WHERE s.tenant_id = $26 AND s.id = $27 AND s.generation = $28 AND s.ended_at IS NOT NULL
 `
 
 type EditStepParams struct {
@@ -105,6 +105,7 @@ type EditStepParams struct {
 	Drivers        []string
 	Lanes          []string
 	OnOpen         string
+	Regions        []string
 	Shares         bool
 	Inputs         []byte
 	Command        []byte
@@ -137,6 +138,7 @@ func (q *Queries) EditStep(ctx context.Context, arg EditStepParams) (int64, erro
 		arg.Drivers,
 		arg.Lanes,
 		arg.OnOpen,
+		arg.Regions,
 		arg.Shares,
 		arg.Inputs,
 		arg.Command,
@@ -512,9 +514,9 @@ const reopenSteps = `-- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
     ended_at = NULL, verdict = NULL, outputs = NULL,
-    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false, region = f.region
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
-             unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin) f
+             unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin, unnest($7::text[]) AS region) f
 WHERE s.tenant_id = $1 AND s.id = ANY ($2::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
 RETURNING s.id
 `
@@ -526,6 +528,7 @@ type ReopenStepsParams struct {
 	Statuses    []string
 	DepsLeft    []int32
 	Pins        []string
+	Regions     []string
 }
 
 // ReopenSteps begins a new generation of steps that have ended, in their runs'
@@ -538,6 +541,7 @@ func (q *Queries) ReopenSteps(ctx context.Context, arg ReopenStepsParams) ([]str
 		arg.Statuses,
 		arg.DepsLeft,
 		arg.Pins,
+		arg.Regions,
 	)
 	if err != nil {
 		return nil, err
@@ -615,7 +619,7 @@ func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) er
 }
 
 const stepsOfRuns = `-- name: StepsOfRuns :many
-SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
+SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
        coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
 FROM nofx.step s
 WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
@@ -634,6 +638,8 @@ type StepsOfRunsRow struct {
 	DependsOn      []string
 	Dependants     []string
 	Resources      []byte
+	Regions        []string
+	Losses         int32
 	Cause          string
 	ConcurrencyKey string
 }
@@ -661,6 +667,8 @@ func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []str
 			&i.DependsOn,
 			&i.Dependants,
 			&i.Resources,
+			&i.Regions,
+			&i.Losses,
 			&i.Cause,
 			&i.ConcurrencyKey,
 		); err != nil {

@@ -11,11 +11,11 @@ import (
 )
 
 const insertEvents = `-- name: InsertEvents :exec
-INSERT INTO nofx.event (tenant_id, run_id, seq, type, step_id, step_name, attempt, payload)
-SELECT e.tenant_id, e.run_id, e.seq, e.type, e.step_id, e.step_name, e.attempt, NULLIF(e.payload, '')::json
+INSERT INTO nofx.event (tenant_id, run_id, seq, type, step_id, step_name, attempt, region, payload)
+SELECT e.tenant_id, e.run_id, e.seq, e.type, e.step_id, e.step_name, e.attempt, e.region, NULLIF(e.payload, '')::json
 FROM (SELECT unnest($1::text[]) AS tenant_id, unnest($2::text[]) AS run_id, unnest($3::bigint[]) AS seq,
              unnest($4::text[]) AS type, unnest($5::text[]) AS step_id, unnest($6::text[]) AS step_name,
-             unnest($7::int[]) AS attempt, unnest($8::text[]) AS payload) e
+             unnest($7::int[]) AS attempt, unnest($8::text[]) AS region, unnest($9::text[]) AS payload) e
 `
 
 type InsertEventsParams struct {
@@ -26,6 +26,7 @@ type InsertEventsParams struct {
 	StepIds   []string
 	StepNames []string
 	Attempts  []int32
+	Regions   []string
 	Payloads  []string
 }
 
@@ -38,6 +39,7 @@ func (q *Queries) InsertEvents(ctx context.Context, arg InsertEventsParams) erro
 		arg.StepIds,
 		arg.StepNames,
 		arg.Attempts,
+		arg.Regions,
 		arg.Payloads,
 	)
 	return err
@@ -66,7 +68,7 @@ func (q *Queries) InsertOutbox(ctx context.Context, arg InsertOutboxParams) erro
 }
 
 const listEvents = `-- name: ListEvents :many
-SELECT e.seq, e.type, e.step_id, e.step_name, e.attempt, e.payload, e.created_at
+SELECT e.seq, e.type, e.step_id, e.step_name, e.attempt, e.region, e.payload, e.created_at
 FROM nofx.event e
 WHERE e.tenant_id = $1 AND e.run_id = $2 AND e.seq > $3
 ORDER BY e.seq
@@ -86,6 +88,7 @@ type ListEventsRow struct {
 	StepID    string
 	StepName  string
 	Attempt   int32
+	Region    string
 	Payload   []byte
 	CreatedAt time.Time
 }
@@ -110,6 +113,7 @@ func (q *Queries) ListEvents(ctx context.Context, arg ListEventsParams) ([]ListE
 			&i.StepID,
 			&i.StepName,
 			&i.Attempt,
+			&i.Region,
 			&i.Payload,
 			&i.CreatedAt,
 		); err != nil {

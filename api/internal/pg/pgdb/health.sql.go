@@ -12,23 +12,32 @@ import (
 
 const barred = `-- name: Barred :many
 WITH healthy AS (
-  SELECT d ->> 'name' AS name, w.id AS worker_id
+  SELECT d ->> 'name' AS name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d ->> 'region', ''), w.region) AS region
   FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
   WHERE w.status = 'live' AND (d ->> 'healthy')::bool
 )
-SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next
+SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next,
+       (CASE WHEN s.region = '' THEN '' ELSE coalesce((
+         SELECT v.region FROM healthy v
+         WHERE v.name = s.drivers[n.place] AND s.pin IN ('', v.worker_id) AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+           AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))
+         ORDER BY v.region <> s.region, array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE t.residency END, v.region)
+         LIMIT 1), s.region) END)::text AS region
 FROM nofx.handler_health h
 CROSS JOIN LATERAL (
-  SELECT s.id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open, s.pin FROM nofx.step s
+  SELECT s.id, s.tenant_id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open, s.pin, s.region, s.regions FROM nofx.step s
   WHERE s.lane = h.lane AND s.driver = h.driver AND s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1)
     AND s.on_open = $1::text
     AND (s.on_open = 'fail' OR s.idempotent
          OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
   ORDER BY s.lane, s.driver, s.due_at, s.id
 ) s
+CROSS JOIN LATERAL (SELECT x.residency FROM nofx.tenant x WHERE x.tenant_id = s.tenant_id LIMIT 1) t
 LEFT JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
-  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)) AND NOT EXISTS (
+  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))) AND NOT EXISTS (
     SELECT 1 FROM nofx.handler_health x
     WHERE x.lane = s.lanes[i] AND x.driver = s.drivers[i] AND x.state <> 'closed' AND (x.ready_at IS NULL OR x.ready_at > now()))
 ) n ON s.on_open = 'fallback'
@@ -44,11 +53,13 @@ type BarredRow struct {
 	Handler string
 	Reason  string
 	Next    int32
+	Region  string
 }
 
 // Barred are queued steps before a breaker that lets nothing through, that do
 // not wait there: they fail, or have another driver to go to whose breaker
 // lets them and that a worker has which may take them. One that has touched the outside, and must not do so twice, stays.
+// region is where that driver is: where the step is, if it can be.
 // The order is the index step_choosy's and no other's, so that this is what is
 // read.
 func (q *Queries) Barred(ctx context.Context, onOpen string, most int32) ([]BarredRow, error) {
@@ -68,6 +79,7 @@ func (q *Queries) Barred(ctx context.Context, onOpen string, most int32) ([]Barr
 			&i.Handler,
 			&i.Reason,
 			&i.Next,
+			&i.Region,
 		); err != nil {
 			return nil, err
 		}
@@ -379,17 +391,19 @@ func (q *Queries) ListHealth(ctx context.Context, tenantID string) ([]ListHealth
 }
 
 const moveQueued = `-- name: MoveQueued :many
-UPDATE nofx.step s SET driver = s.drivers[f.next], lane = s.lanes[f.next], place = f.next, moved = f.why, due_at = now()
-FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS place, unnest($3::int[]) AS next, unnest($4::text[]) AS why) f
+UPDATE nofx.step s SET driver = s.drivers[f.next], lane = s.lanes[f.next], place = f.next, moved = f.why, region = f.region, due_at = now()
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS place, unnest($3::int[]) AS next, unnest($4::text[]) AS why,
+             unnest($5::text[]) AS region) f
 WHERE s.id = f.id AND s.place = f.place AND s.status || '' = 'queued'
-RETURNING s.id, s.run_id, s.name, s.attempt, s.drivers[f.place]::text AS from, s.driver, s.pin
+RETURNING s.id, s.run_id, s.name, s.attempt, s.drivers[f.place]::text AS from, s.driver, s.region, s.pin
 `
 
 type MoveQueuedParams struct {
-	Ids    []string
-	Places []int32
-	Nexts  []int32
-	Whys   []string
+	Ids     []string
+	Places  []int32
+	Nexts   []int32
+	Whys    []string
+	Regions []string
 }
 
 type MoveQueuedRow struct {
@@ -399,6 +413,7 @@ type MoveQueuedRow struct {
 	Attempt int32
 	From    string
 	Driver  string
+	Region  string
 	Pin     string
 }
 
@@ -410,6 +425,7 @@ func (q *Queries) MoveQueued(ctx context.Context, arg MoveQueuedParams) ([]MoveQ
 		arg.Places,
 		arg.Nexts,
 		arg.Whys,
+		arg.Regions,
 	)
 	if err != nil {
 		return nil, err
@@ -425,6 +441,7 @@ func (q *Queries) MoveQueued(ctx context.Context, arg MoveQueuedParams) ([]MoveQ
 			&i.Attempt,
 			&i.From,
 			&i.Driver,
+			&i.Region,
 			&i.Pin,
 		); err != nil {
 			return nil, err
@@ -632,19 +649,30 @@ func (q *Queries) TenantKnown(ctx context.Context, tenantID string) (bool, error
 
 const unserved = `-- name: Unserved :many
 WITH healthy AS (
-  SELECT d ->> 'name' AS name, w.id AS worker_id
+  SELECT d ->> 'name' AS name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d ->> 'region', ''), w.region) AS region
   FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
   WHERE w.status = 'live' AND (d ->> 'healthy')::bool
 )
-SELECT s.id, s.run_id, s.driver, s.place, s.pin, n.place AS next
+SELECT s.id, s.run_id, s.driver, s.place, s.pin, n.place AS next,
+       (CASE WHEN s.region = '' THEN '' ELSE coalesce((
+         SELECT v.region FROM healthy v
+         WHERE v.name = s.drivers[n.place] AND s.pin IN ('', v.worker_id) AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+           AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))
+         ORDER BY v.region <> s.region, array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE t.residency END, v.region)
+         LIMIT 1), s.region) END)::text AS region
 FROM nofx.step s
+CROSS JOIN LATERAL (SELECT x.residency FROM nofx.tenant x WHERE x.tenant_id = s.tenant_id LIMIT 1) t
 CROSS JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
-  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id))
+  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency)))
 ) n
 WHERE s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1) AND n.place IS NOT NULL
   AND s.due_at < now() - make_interval(secs => $1::float8)
-  AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id))
+  AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency)))
   AND (s.idempotent OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
 ORDER BY s.lane, s.driver, s.due_at, s.id
 LIMIT $2
@@ -657,10 +685,12 @@ type UnservedRow struct {
 	Place  int32
 	Pin    string
 	Next   int32
+	Region string
 }
 
 // Unserved are queued steps whose driver no worker that may take them has had
-// healthy for a while, and one further down their list is.
+// healthy for a while, in any region that they may be in, and one further down
+// their list is.
 func (q *Queries) Unserved(ctx context.Context, waitSeconds float64, most int32) ([]UnservedRow, error) {
 	rows, err := q.db.Query(ctx, unserved, waitSeconds, most)
 	if err != nil {
@@ -677,6 +707,7 @@ func (q *Queries) Unserved(ctx context.Context, waitSeconds float64, most int32)
 			&i.Place,
 			&i.Pin,
 			&i.Next,
+			&i.Region,
 		); err != nil {
 			return nil, err
 		}

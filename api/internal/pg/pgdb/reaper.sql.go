@@ -77,12 +77,13 @@ func (q *Queries) FailQueued(ctx context.Context, ids []string, verdicts []strin
 }
 
 const lockExpired = `-- name: LockExpired :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
-       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region,
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.region AS placed,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
-            WHERE p.id = a.worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served, a.worker_id
+            WHERE p.id = a.worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool
+              AND (cardinality(s.regions) = 0 OR coalesce(NULLIF(d ->> 'region', ''), p.region) = ANY (s.regions))) ELSE true END)::bool AS next_served, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY ($1::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -105,6 +106,7 @@ type LockExpiredRow struct {
 	StartedAt         *time.Time
 	BreakerGeneration int64
 	Probe             bool
+	Region            string
 	Name              string
 	Tries             int32
 	Losses            int32
@@ -121,6 +123,7 @@ type LockExpiredRow struct {
 	Drivers           []string
 	Place             int32
 	ConcurrencyKey    string
+	Placed            string
 	Touched           bool
 	NextServed        bool
 	WorkerID          string
@@ -150,6 +153,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.StartedAt,
 			&i.BreakerGeneration,
 			&i.Probe,
+			&i.Region,
 			&i.Name,
 			&i.Tries,
 			&i.Losses,
@@ -166,6 +170,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 			&i.Drivers,
 			&i.Place,
 			&i.ConcurrencyKey,
+			&i.Placed,
 			&i.Touched,
 			&i.NextServed,
 			&i.WorkerID,
@@ -336,54 +341,6 @@ ON CONFLICT ON CONSTRAINT driver_seen_pk DO UPDATE SET healthy_at = excluded.hea
 func (q *Queries) SeeDrivers(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, seeDrivers)
 	return err
-}
-
-const stranded = `-- name: Stranded :many
-WITH served AS (
-  SELECT h.name, h.worker_id FROM nofx.driver_seen h WHERE h.healthy_at > now() - make_interval(secs => $1::float8)
-)
-SELECT s.id, s.run_id, s.driver, s.pin FROM nofx.step s
-WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => $1::float8)
-  AND (SELECT c.hold_until FROM nofx.lease_clock c) < now() - make_interval(secs => $1::float8)
-  AND CASE WHEN s.pin = '' THEN s.driver NOT IN (SELECT v.name FROM served v)
-           ELSE (s.driver, s.pin) NOT IN (SELECT v.name, v.worker_id FROM served v)
-                AND s.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status <> 'lost') END
-LIMIT $2
-`
-
-type StrandedRow struct {
-	ID     string
-	RunID  string
-	Driver string
-	Pin    string
-}
-
-// Stranded lists queued steps that have been due for long and whose driver has
-// not been healthy since, on any worker that may take them. A pinned step whose
-// worker is lost is not one of them: see Orphaned.
-func (q *Queries) Stranded(ctx context.Context, waitSeconds float64, most int32) ([]StrandedRow, error) {
-	rows, err := q.db.Query(ctx, stranded, waitSeconds, most)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []StrandedRow{}
-	for rows.Next() {
-		var i StrandedRow
-		if err := rows.Scan(
-			&i.ID,
-			&i.RunID,
-			&i.Driver,
-			&i.Pin,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const tick = `-- name: Tick :one

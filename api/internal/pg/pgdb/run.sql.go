@@ -262,14 +262,14 @@ const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
-                       rank, concurrency_key, concurrency_most)
+                       rank, concurrency_key, concurrency_most, region, regions)
 SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
-       s.rank, s.concurrency_key, s.concurrency_most
+       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
 FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
              unnest($9::int[]) AS deps_left, unnest($10::text[]) AS depends_on,
@@ -286,7 +286,8 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
              unnest($32::text[]) AS verdict, unnest($33::text[]) AS lane, unnest($34::text[]) AS drivers_listed,
              unnest($35::text[]) AS lanes_listed, unnest($36::text[]) AS on_open,
              unnest($37::smallint[]) AS rank, unnest($38::text[]) AS concurrency_key,
-             unnest($39::int[]) AS concurrency_most) s
+             unnest($39::int[]) AS concurrency_most,
+             unnest($40::text[]) AS region, unnest($41::text[]) AS regions) s
 `
 
 type InsertStepsParams struct {
@@ -329,6 +330,8 @@ type InsertStepsParams struct {
 	Ranks            []int16
 	ConcurrencyKeys  []string
 	ConcurrencyMosts []int32
+	Regions          []string
+	RegionsListed    []string
 }
 
 // Names hold no line break, so one separates them.
@@ -373,6 +376,8 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.Ranks,
 		arg.ConcurrencyKeys,
 		arg.ConcurrencyMosts,
+		arg.Regions,
+		arg.RegionsListed,
 	)
 	return err
 }
@@ -482,11 +487,14 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, t.residency,
        h.state AS breaker, h.reason AS breaker_reason, h.ready_at,
        (SELECT a.started_at FROM nofx.attempt a
-        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
+        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at,
+       coalesce((SELECT a.region FROM nofx.attempt a
+        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released'), '')::text AS ran_in
 FROM nofx.step s
+JOIN nofx.tenant t ON t.tenant_id = s.tenant_id
 LEFT JOIN nofx.handler_health h ON s.status = 'queued' AND h.lane = s.lane AND h.driver = s.driver
   AND h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now())
 WHERE s.tenant_id = $1 AND s.run_id = $2
@@ -517,10 +525,14 @@ type ListStepsRow struct {
 	ConcurrencyMost int32
 	DepsLeft        int32
 	Rank            int16
+	Region          string
+	Regions         []string
+	Residency       []string
 	Breaker         *string
 	BreakerReason   *string
 	ReadyAt         *time.Time
 	StartedAt       *time.Time
+	RanIn           string
 }
 
 func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) ([]ListStepsRow, error) {
@@ -556,10 +568,14 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.ConcurrencyMost,
 			&i.DepsLeft,
 			&i.Rank,
+			&i.Region,
+			&i.Regions,
+			&i.Residency,
 			&i.Breaker,
 			&i.BreakerReason,
 			&i.ReadyAt,
 			&i.StartedAt,
+			&i.RanIn,
 		); err != nil {
 			return nil, err
 		}

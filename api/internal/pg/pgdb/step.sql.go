@@ -62,7 +62,7 @@ SET deps_left = s.deps_left - c.n,
     pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM (SELECT d.id, count(*)::int AS n FROM unnest($1::text[]) AS d(id) GROUP BY d.id) c, nofx.run r
 WHERE s.id = c.id AND r.id = s.run_id AND s.status = 'waiting'
-RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.pin
+RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.region, s.pin
 `
 
 type CountDownRow struct {
@@ -72,6 +72,7 @@ type CountDownRow struct {
 	Idx    int32
 	Status string
 	Driver string
+	Region string
 	Pin    string
 }
 
@@ -93,6 +94,7 @@ func (q *Queries) CountDown(ctx context.Context, ids []string) ([]CountDownRow, 
 			&i.Idx,
 			&i.Status,
 			&i.Driver,
+			&i.Region,
 			&i.Pin,
 		); err != nil {
 			return nil, err
@@ -166,7 +168,7 @@ SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, s.tool, s.driver, s.name
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS step_id, unnest($3::text[]) AS cause, unnest($4::text[]) AS reason) d
 JOIN nofx.step s ON s.id = d.step_id
 CROSS JOIN LATERAL (
-  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver', a.driver, 'fallback', a.moved, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
+  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver', a.driver, 'region', a.region, 'fallback', a.moved, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
                                     'started_at', a.started_at, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number) AS history,
          (array_agg(a.worker_id ORDER BY a.number DESC))[1] AS worker_id
   FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')

@@ -57,8 +57,20 @@ func (q *Queries) SetTenantNetwork(ctx context.Context, arg SetTenantNetworkPara
 	return result.RowsAffected(), nil
 }
 
+const setTenantResidency = `-- name: SetTenantResidency :execrows
+UPDATE nofx.tenant SET residency = $1::text[] WHERE tenant_id = $2
+`
+
+func (q *Queries) SetTenantResidency(ctx context.Context, residency []string, tenantID string) (int64, error) {
+	result, err := q.db.Exec(ctx, setTenantResidency, residency, tenantID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const tenantPolicy = `-- name: TenantPolicy :one
-SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded FROM nofx.tenant WHERE tenant_id = $1
+SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded, residency FROM nofx.tenant WHERE tenant_id = $1
 `
 
 type TenantPolicyRow struct {
@@ -67,6 +79,7 @@ type TenantPolicyRow struct {
 	Clip        bool
 	Isolation   string
 	RunsBounded bool
+	Residency   []string
 }
 
 // TenantPolicy is the most that the tenant's steps may have.
@@ -79,6 +92,7 @@ func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPoli
 		&i.Clip,
 		&i.Isolation,
 		&i.RunsBounded,
+		&i.Residency,
 	)
 	return i, err
 }

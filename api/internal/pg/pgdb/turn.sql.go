@@ -45,7 +45,7 @@ const enqueueRoots = `-- name: EnqueueRoots :many
 UPDATE nofx.step s SET status = 'queued', due_at = now(), pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM nofx.run r
 WHERE r.id = s.run_id AND s.run_id = ANY ($1::text[]) AND s.status = 'waiting' AND s.deps_left = 0
-RETURNING s.id, s.run_id, s.name, s.idx, s.driver, s.pin
+RETURNING s.id, s.run_id, s.name, s.idx, s.driver, s.region, s.pin
 `
 
 type EnqueueRootsRow struct {
@@ -54,6 +54,7 @@ type EnqueueRootsRow struct {
 	Name   string
 	Idx    int32
 	Driver string
+	Region string
 	Pin    string
 }
 
@@ -73,6 +74,7 @@ func (q *Queries) EnqueueRoots(ctx context.Context, runIds []string) ([]EnqueueR
 			&i.Name,
 			&i.Idx,
 			&i.Driver,
+			&i.Region,
 			&i.Pin,
 		); err != nil {
 			return nil, err

@@ -109,7 +109,7 @@ func (q *Queries) FindWorker(ctx context.Context, arg FindWorkerParams) (FindWor
 }
 
 const fleet = `-- name: Fleet :many
-SELECT w.id, w.status, w.drivers FROM nofx.worker w
+SELECT w.id, w.status, w.region, w.drivers FROM nofx.worker w
 WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => $1::float8)
 ORDER BY w.last_seen DESC
 LIMIT 10000
@@ -118,6 +118,7 @@ LIMIT 10000
 type FleetRow struct {
 	ID      string
 	Status  string
+	Region  string
 	Drivers []byte
 }
 
@@ -131,7 +132,12 @@ func (q *Queries) Fleet(ctx context.Context, seconds float64) ([]FleetRow, error
 	items := []FleetRow{}
 	for rows.Next() {
 		var i FleetRow
-		if err := rows.Scan(&i.ID, &i.Status, &i.Drivers); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.Status,
+			&i.Region,
+			&i.Drivers,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

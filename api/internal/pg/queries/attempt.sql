@@ -20,7 +20,7 @@ SELECT a.*, s.*
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
              unnest(@epochs::bigint[]) AS epoch ORDER BY 1) f
 CROSS JOIN LATERAL (
-  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe
+  SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region
   FROM nofx.attempt a
   WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch AND a.worker_id || '' = @worker_id
     AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
@@ -28,11 +28,12 @@ CROSS JOIN LATERAL (
   FOR NO KEY UPDATE
 ) a
 CROSS JOIN LATERAL (
-  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
+  SELECT s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.region AS placed,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
-            WHERE p.id = @worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served
+            WHERE p.id = @worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool
+              AND (cardinality(s.regions) = 0 OR coalesce(NULLIF(d ->> 'region', ''), p.region) = ANY (s.regions))) ELSE true END)::bool AS next_served
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s;
 

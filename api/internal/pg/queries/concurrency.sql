@@ -34,7 +34,7 @@ FROM (
   WHERE f.nth <= f.most - f.running
 ) u
 WHERE s.id = u.id AND s.status || '' = 'queued' AND s.parked
-RETURNING s.driver, s.pin;
+RETURNING s.driver, s.region, s.pin;
 
 -- ParkedKeys are keys that steps are parked for, from after one on.
 -- name: ParkedKeys :many

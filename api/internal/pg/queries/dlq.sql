@@ -81,7 +81,7 @@ FOR NO KEY UPDATE;
 -- StepsOfRuns are the steps of runs whose rows are locked, each with the driver
 -- that a new generation of it begins on.
 -- name: StepsOfRuns :many
-SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources,
+SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
        coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
 FROM nofx.step s
 WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])
@@ -93,9 +93,9 @@ ORDER BY s.run_id, s.idx;
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
     ended_at = NULL, verdict = NULL, outputs = NULL,
-    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false
+    driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false, region = f.region
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@statuses::text[]) AS status,
-             unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin) f
+             unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin, unnest(@regions::text[]) AS region) f
 WHERE s.tenant_id = @tenant_id AND s.id = ANY (@ids::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
 RETURNING s.id;
 
@@ -111,7 +111,7 @@ WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;
 -- EditStep gives a step that has ended another command, in its run's locked row.
 -- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = @driver, lane = @lane, drivers = @drivers::text[], lanes = @lanes::text[], place = 1, moved = '', on_open = @on_open, shares = @shares, inputs = @inputs, command = @command, reads = @reads, shown = @shown, resources = @resources, image = @image,
+SET driver = @driver, lane = @lane, drivers = @drivers::text[], lanes = @lanes::text[], place = 1, moved = '', on_open = @on_open, regions = @regions::text[], shares = @shares, inputs = @inputs, command = @command, reads = @reads, shown = @shown, resources = @resources, image = @image,
     workspace = @workspace, network = @network, network_allow = @network_allow::text[], on_output = @on_output, timeout_ms = @timeout_ms,
     artifacts = @artifacts::text[], idempotent = @idempotent, tries = @tries, backoff_ms = @backoff_ms, retry = @retry, spec = @spec,
     idempotency_key = CASE WHEN @idempotency_key::text = '' THEN s.idempotency_key ELSE @idempotency_key END

@@ -1,16 +1,16 @@
 -- name: InsertEvents :exec
-INSERT INTO nofx.event (tenant_id, run_id, seq, type, step_id, step_name, attempt, payload)
-SELECT e.tenant_id, e.run_id, e.seq, e.type, e.step_id, e.step_name, e.attempt, NULLIF(e.payload, '')::json
+INSERT INTO nofx.event (tenant_id, run_id, seq, type, step_id, step_name, attempt, region, payload)
+SELECT e.tenant_id, e.run_id, e.seq, e.type, e.step_id, e.step_name, e.attempt, e.region, NULLIF(e.payload, '')::json
 FROM (SELECT unnest(@tenant_ids::text[]) AS tenant_id, unnest(@run_ids::text[]) AS run_id, unnest(@seqs::bigint[]) AS seq,
              unnest(@types::text[]) AS type, unnest(@step_ids::text[]) AS step_id, unnest(@step_names::text[]) AS step_name,
-             unnest(@attempts::int[]) AS attempt, unnest(@payloads::text[]) AS payload) e;
+             unnest(@attempts::int[]) AS attempt, unnest(@regions::text[]) AS region, unnest(@payloads::text[]) AS payload) e;
 
 -- name: InsertOutbox :exec
 INSERT INTO nofx.outbox (tenant_id, run_id, first_seq, last_seq)
 SELECT unnest(@tenant_ids::text[]), unnest(@run_ids::text[]), unnest(@first_seqs::bigint[]), unnest(@last_seqs::bigint[]);
 
 -- name: ListEvents :many
-SELECT e.seq, e.type, e.step_id, e.step_name, e.attempt, e.payload, e.created_at
+SELECT e.seq, e.type, e.step_id, e.step_name, e.attempt, e.region, e.payload, e.created_at
 FROM nofx.event e
 WHERE e.tenant_id = @tenant_id AND e.run_id = @run_id AND e.seq > @after
 ORDER BY e.seq

@@ -102,27 +102,37 @@ SELECT state, count(*) AS n FROM nofx.handler_health GROUP BY state;
 -- Barred are queued steps before a breaker that lets nothing through, that do
 -- not wait there: they fail, or have another driver to go to whose breaker
 -- lets them and that a worker has which may take them. One that has touched the outside, and must not do so twice, stays.
+-- region is where that driver is: where the step is, if it can be.
 -- The order is the index step_choosy's and no other's, so that this is what is
 -- read.
 -- name: Barred :many
 WITH healthy AS (
-  SELECT d ->> 'name' AS name, w.id AS worker_id
+  SELECT d ->> 'name' AS name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d ->> 'region', ''), w.region) AS region
   FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
   WHERE w.status = 'live' AND (d ->> 'healthy')::bool
 )
-SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next
+SELECT s.id, s.run_id, s.driver, s.place, h.handler, h.reason, coalesce(n.place, 0)::int AS next,
+       (CASE WHEN s.region = '' THEN '' ELSE coalesce((
+         SELECT v.region FROM healthy v
+         WHERE v.name = s.drivers[n.place] AND s.pin IN ('', v.worker_id) AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+           AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))
+         ORDER BY v.region <> s.region, array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE t.residency END, v.region)
+         LIMIT 1), s.region) END)::text AS region
 FROM nofx.handler_health h
 CROSS JOIN LATERAL (
-  SELECT s.id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open, s.pin FROM nofx.step s
+  SELECT s.id, s.tenant_id, s.run_id, s.driver, s.place, s.drivers, s.lanes, s.on_open, s.pin, s.region, s.regions FROM nofx.step s
   WHERE s.lane = h.lane AND s.driver = h.driver AND s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1)
     AND s.on_open = @on_open::text
     AND (s.on_open = 'fail' OR s.idempotent
          OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
   ORDER BY s.lane, s.driver, s.due_at, s.id
 ) s
+CROSS JOIN LATERAL (SELECT x.residency FROM nofx.tenant x WHERE x.tenant_id = s.tenant_id LIMIT 1) t
 LEFT JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
-  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)) AND NOT EXISTS (
+  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))) AND NOT EXISTS (
     SELECT 1 FROM nofx.handler_health x
     WHERE x.lane = s.lanes[i] AND x.driver = s.drivers[i] AND x.state <> 'closed' AND (x.ready_at IS NULL OR x.ready_at > now()))
 ) n ON s.on_open = 'fallback'
@@ -130,22 +140,34 @@ WHERE h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now()) AND (s.
 LIMIT @most;
 
 -- Unserved are queued steps whose driver no worker that may take them has had
--- healthy for a while, and one further down their list is.
+-- healthy for a while, in any region that they may be in, and one further down
+-- their list is.
 -- name: Unserved :many
 WITH healthy AS (
-  SELECT d ->> 'name' AS name, w.id AS worker_id
+  SELECT d ->> 'name' AS name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d ->> 'region', ''), w.region) AS region
   FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
   WHERE w.status = 'live' AND (d ->> 'healthy')::bool
 )
-SELECT s.id, s.run_id, s.driver, s.place, s.pin, n.place AS next
+SELECT s.id, s.run_id, s.driver, s.place, s.pin, n.place AS next,
+       (CASE WHEN s.region = '' THEN '' ELSE coalesce((
+         SELECT v.region FROM healthy v
+         WHERE v.name = s.drivers[n.place] AND s.pin IN ('', v.worker_id) AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+           AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency))
+         ORDER BY v.region <> s.region, array_position(CASE WHEN cardinality(s.regions) > 0 THEN s.regions ELSE t.residency END, v.region)
+         LIMIT 1), s.region) END)::text AS region
 FROM nofx.step s
+CROSS JOIN LATERAL (SELECT x.residency FROM nofx.tenant x WHERE x.tenant_id = s.tenant_id LIMIT 1) t
 CROSS JOIN LATERAL (
   SELECT min(i)::int AS place FROM generate_subscripts(s.drivers, 1) i
-  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id))
+  WHERE i > s.place AND EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.drivers[i] AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency)))
 ) n
 WHERE s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1) AND n.place IS NOT NULL
   AND s.due_at < now() - make_interval(secs => @wait_seconds::float8)
-  AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id))
+  AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id)
+    AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
+    AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency)))
   AND (s.idempotent OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))
 ORDER BY s.lane, s.driver, s.due_at, s.id
 LIMIT @most;
@@ -153,10 +175,11 @@ LIMIT @most;
 -- MoveQueued gives queued steps to another of their drivers, in their run's
 -- locked row.
 -- name: MoveQueued :many
-UPDATE nofx.step s SET driver = s.drivers[f.next], lane = s.lanes[f.next], place = f.next, moved = f.why, due_at = now()
-FROM (SELECT unnest(@ids::text[]) AS id, unnest(@places::int[]) AS place, unnest(@nexts::int[]) AS next, unnest(@whys::text[]) AS why) f
+UPDATE nofx.step s SET driver = s.drivers[f.next], lane = s.lanes[f.next], place = f.next, moved = f.why, region = f.region, due_at = now()
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@places::int[]) AS place, unnest(@nexts::int[]) AS next, unnest(@whys::text[]) AS why,
+             unnest(@regions::text[]) AS region) f
 WHERE s.id = f.id AND s.place = f.place AND s.status || '' = 'queued'
-RETURNING s.id, s.run_id, s.name, s.attempt, s.drivers[f.place]::text AS from, s.driver, s.pin;
+RETURNING s.id, s.run_id, s.name, s.attempt, s.drivers[f.place]::text AS from, s.driver, s.region, s.pin;
 
 -- MoveRetried gives steps whose attempt has ended to another of their drivers,
 -- before they go back into the queue.

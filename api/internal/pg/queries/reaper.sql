@@ -35,12 +35,13 @@ UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND ru
 SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORDER BY id LIMIT @most;
 
 -- name: LockExpired :many
-SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe,
-       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key,
+SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region,
+       s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.region AS placed,
          (CASE WHEN cardinality(s.drivers) > 1 THEN EXISTS (SELECT 1 FROM nofx.attempt e
             WHERE e.step_id = s.id AND e.generation = s.generation AND e.started_at IS NOT NULL) ELSE false END)::bool AS touched,
          (CASE WHEN cardinality(s.drivers) > 1 AND s.shares THEN EXISTS (SELECT 1 FROM nofx.worker p, jsonb_array_elements(p.drivers::jsonb) d
-            WHERE p.id = a.worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool) ELSE true END)::bool AS next_served, a.worker_id
+            WHERE p.id = a.worker_id AND d ->> 'name' = s.drivers[s.place + 1] AND (d ->> 'healthy')::bool
+              AND (cardinality(s.regions) = 0 OR coalesce(NULLIF(d ->> 'region', ''), p.region) = ANY (s.regions))) ELSE true END)::bool AS next_served, a.worker_id
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 WHERE a.id = ANY (@ids::text[]) AND a.status = 'running' AND a.lease_until < now()
@@ -62,21 +63,6 @@ SELECT DISTINCT d->>'name', w.id, now()
 FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
 WHERE w.status = 'live' AND (d->>'healthy')::bool
 ON CONFLICT ON CONSTRAINT driver_seen_pk DO UPDATE SET healthy_at = excluded.healthy_at;
-
--- Stranded lists queued steps that have been due for long and whose driver has
--- not been healthy since, on any worker that may take them. A pinned step whose
--- worker is lost is not one of them: see Orphaned.
--- name: Stranded :many
-WITH served AS (
-  SELECT h.name, h.worker_id FROM nofx.driver_seen h WHERE h.healthy_at > now() - make_interval(secs => @wait_seconds::float8)
-)
-SELECT s.id, s.run_id, s.driver, s.pin FROM nofx.step s
-WHERE s.status = 'queued' AND s.due_at < now() - make_interval(secs => @wait_seconds::float8)
-  AND (SELECT c.hold_until FROM nofx.lease_clock c) < now() - make_interval(secs => @wait_seconds::float8)
-  AND CASE WHEN s.pin = '' THEN s.driver NOT IN (SELECT v.name FROM served v)
-           ELSE (s.driver, s.pin) NOT IN (SELECT v.name, v.worker_id FROM served v)
-                AND s.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status <> 'lost') END
-LIMIT @most;
 
 -- Orphaned lists queued steps whose run's workspace is on a worker that has
 -- been lost for long.

@@ -17,14 +17,14 @@ RETURNING created_at;
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
-                       rank, concurrency_key, concurrency_most)
+                       rank, concurrency_key, concurrency_most, region, regions)
 SELECT s.id, @tenant_id, @run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
-       s.rank, s.concurrency_key, s.concurrency_most
+       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
              unnest(@tools::text[]) AS tool, unnest(@drivers::text[]) AS driver, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@depends_on::text[]) AS depends_on,
@@ -41,7 +41,8 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@na
              unnest(@verdicts::text[]) AS verdict, unnest(@lanes::text[]) AS lane, unnest(@drivers_listed::text[]) AS drivers_listed,
              unnest(@lanes_listed::text[]) AS lanes_listed, unnest(@on_opens::text[]) AS on_open,
              unnest(@ranks::smallint[]) AS rank, unnest(@concurrency_keys::text[]) AS concurrency_key,
-             unnest(@concurrency_mosts::int[]) AS concurrency_most) s;
+             unnest(@concurrency_mosts::int[]) AS concurrency_most,
+             unnest(@regions::text[]) AS region, unnest(@regions_listed::text[]) AS regions) s;
 
 -- name: ListRuns :many
 SELECT id, project_id, goal, status, created_at, ended_at FROM nofx.run
@@ -55,11 +56,14 @@ WHERE tenant_id = @tenant_id AND id = @id;
 
 -- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, t.residency,
        h.state AS breaker, h.reason AS breaker_reason, h.ready_at,
        (SELECT a.started_at FROM nofx.attempt a
-        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at
+        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at,
+       coalesce((SELECT a.region FROM nofx.attempt a
+        WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released'), '')::text AS ran_in
 FROM nofx.step s
+JOIN nofx.tenant t ON t.tenant_id = s.tenant_id
 LEFT JOIN nofx.handler_health h ON s.status = 'queued' AND h.lane = s.lane AND h.driver = s.driver
   AND h.state <> 'closed' AND (h.ready_at IS NULL OR h.ready_at > now())
 WHERE s.tenant_id = @tenant_id AND s.run_id = @run_id

@@ -43,7 +43,7 @@ SET deps_left = s.deps_left - c.n,
     pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM (SELECT d.id, count(*)::int AS n FROM unnest(@ids::text[]) AS d(id) GROUP BY d.id) c, nofx.run r
 WHERE s.id = c.id AND r.id = s.run_id AND s.status = 'waiting'
-RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.pin;
+RETURNING s.id, s.run_id, s.name, s.idx, s.status, s.driver, s.region, s.pin;
 
 -- CancelBelow cancels the waiting steps below steps that did not succeed.
 -- name: CancelBelow :many
@@ -74,7 +74,7 @@ SELECT d.id, s.tenant_id, s.run_id, s.id, s.generation, s.tool, s.driver, s.name
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@step_ids::text[]) AS step_id, unnest(@causes::text[]) AS cause, unnest(@reasons::text[]) AS reason) d
 JOIN nofx.step s ON s.id = d.step_id
 CROSS JOIN LATERAL (
-  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver', a.driver, 'fallback', a.moved, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
+  SELECT json_agg(json_build_object('attempt', a.number, 'worker_id', a.worker_id, 'driver', a.driver, 'region', a.region, 'fallback', a.moved, 'driver_version', a.driver_version, 'claimed_at', a.claimed_at,
                                     'started_at', a.started_at, 'ended_at', a.ended_at, 'verdict', a.verdict) ORDER BY a.number) AS history,
          (array_agg(a.worker_id ORDER BY a.number DESC))[1] AS worker_id
   FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.status IN ('ended', 'lost')

@@ -1,6 +1,6 @@
 -- TenantPolicy is the most that the tenant's steps may have.
 -- name: TenantPolicy :one
-SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded FROM nofx.tenant WHERE tenant_id = @tenant_id;
+SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded, residency FROM nofx.tenant WHERE tenant_id = @tenant_id;
 
 -- name: SetTenantNetwork :execrows
 UPDATE nofx.tenant SET network = @network, network_private = @private::text[] WHERE tenant_id = @tenant_id;
@@ -10,3 +10,6 @@ UPDATE nofx.tenant SET isolation = @isolation WHERE tenant_id = @tenant_id;
 
 -- name: SetTenantCeiling :execrows
 UPDATE nofx.tenant SET ceiling = @ceiling, clip = @clip WHERE tenant_id = @tenant_id;
+
+-- name: SetTenantResidency :execrows
+UPDATE nofx.tenant SET residency = @residency::text[] WHERE tenant_id = @tenant_id;

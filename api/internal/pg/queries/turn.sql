@@ -59,7 +59,7 @@ UPDATE nofx.run SET hold = '' WHERE id = ANY (@ids::text[]) AND hold = 'turn' AN
 UPDATE nofx.step s SET status = 'queued', due_at = now(), pin = CASE WHEN s.shares THEN r.pin ELSE '' END
 FROM nofx.run r
 WHERE r.id = s.run_id AND s.run_id = ANY (@run_ids::text[]) AND s.status = 'waiting' AND s.deps_left = 0
-RETURNING s.id, s.run_id, s.name, s.idx, s.driver, s.pin;
+RETURNING s.id, s.run_id, s.name, s.idx, s.driver, s.region, s.pin;
 
 -- TenantTurn is what bounds how a tenant's runs and steps begin; running counts
 -- no further than matters.

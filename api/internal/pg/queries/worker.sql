@@ -111,7 +111,7 @@ WHERE g.known IS NULL OR g.status = 'succeeded' OR g.ended_at IS NOT NULL AND g.
 
 -- Fleet are the workers that live or were seen not long ago.
 -- name: Fleet :many
-SELECT w.id, w.status, w.drivers FROM nofx.worker w
+SELECT w.id, w.status, w.region, w.drivers FROM nofx.worker w
 WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => @seconds::float8)
 ORDER BY w.last_seen DESC
 LIMIT 10000;

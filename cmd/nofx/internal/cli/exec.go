@@ -55,6 +55,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.SetInterspersed(false)
 	f.BoolVarP(&o.Input, "stdin", "i", false, "give the standard input to the command")
 	f.StringVar(&o.Driver, "driver", "local", "the `driver` to run on")
+	f.StringSliceVar(&o.Regions, "region", nil, "the `region` to run in; more than one, with commas: an order to try")
 	f.StringVar(&o.Image, "image", "", "the `name` of an image, for drivers that have images")
 	f.StringVar(&o.Isolation, "isolation", "", "the isolation `level` that it demands: namespace or gvisor (default the driver's own)")
 	f.StringVar(&o.Tool, "tool", "exec", "bash, exec, python or node")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"runtime"
@@ -33,7 +34,7 @@ func (a *app) workersCommand() *cobra.Command {
 				for _, k := range list.Workers {
 					rows = append(rows, []string{
 						k.Name, k.Status, k.Region, fmt.Sprintf("%d/%d", k.Held, k.Slots),
-						driverNames(k.Drivers), k.Version, render.Duration(time.Since(k.LastSeen)) + " ago",
+						driverNames(k), k.Version, render.Duration(time.Since(k.LastSeen)) + " ago",
 					})
 				}
 				return render.Table(w, []string{"NAME", "STATUS", "REGION", "HELD", "DRIVERS", "VERSION", "SEEN"}, rows)
@@ -72,10 +73,15 @@ func (a *app) workerEventsCommand() *cobra.Command {
 	return cmd
 }
 
-func driverNames(drivers []wire.DriverInfo) string {
+// driverNames are a worker's drivers, with the region of those that are
+// elsewhere.
+func driverNames(k wire.WorkerInfo) string {
 	var names []string
-	for _, d := range drivers {
+	for _, d := range k.Drivers {
 		name := d.Name
+		if d.Region != "" && d.Region != k.Region {
+			name += "@" + d.Region
+		}
 		if !d.Healthy {
 			name += "(!)"
 		}
@@ -110,15 +116,16 @@ func (a *app) driversCommand() *cobra.Command {
 					continue
 				}
 				for _, d := range k.Drivers {
+					d.Region = cmp.Or(d.Region, k.Region)
 					drivers = append(drivers, driverRow{Worker: k.Name, DriverInfo: d})
 				}
 			}
 			return a.print(map[string]any{"drivers": drivers}, func(w io.Writer) error {
 				rows := make([][]string, 0, len(drivers))
 				for _, d := range drivers {
-					rows = append(rows, []string{d.Name, d.Worker, d.Version, yesNo(d.Healthy), strings.Join(d.Capabilities, ","), d.Message})
+					rows = append(rows, []string{d.Name, d.Worker, d.Region, d.Version, yesNo(d.Healthy), strings.Join(d.Capabilities, ","), d.Message})
 				}
-				return render.Table(w, []string{"NAME", "WORKER", "VERSION", "HEALTHY", "CAPABILITIES", "MESSAGE"}, rows)
+				return render.Table(w, []string{"NAME", "WORKER", "REGION", "VERSION", "HEALTHY", "CAPABILITIES", "MESSAGE"}, rows)
 			})
 		}),
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/follow"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
+	"github.com/nofx-run/nofx/cmd/nofx/internal/onestep"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -25,6 +26,7 @@ func (a *app) runCommand() *cobra.Command {
 	var following bool
 	var priority int
 	var in time.Duration
+	var regions []string
 	cmd := &cobra.Command{
 		Use:   "run -f PLAN",
 		Short: "submit a plan",
@@ -39,6 +41,11 @@ func (a *app) runCommand() *cobra.Command {
 			}
 			if err := later(&submission.Plan, at, in); err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("region") {
+				if submission.Plan.Region, submission.Plan.Regions, err = onestep.Regions(regions); err != nil {
+					return err
+				}
 			}
 			client, err := a.connect()
 			if err != nil {
@@ -62,6 +69,7 @@ func (a *app) runCommand() *cobra.Command {
 	f.IntVar(&priority, "priority", 0, "`number` from -10 to 10, in the place of the plan's: what waits goes by it first, then by its age")
 	f.StringVar(&at, "at", "", "begin at this `time` (RFC 3339), not before")
 	f.DurationVar(&in, "in", 0, "begin after this time, not before")
+	f.StringSliceVar(&regions, "region", nil, "the `region` of the steps that name none, in place of the plan's; more than one, with commas: an order")
 	f.BoolVar(&following, "follow", false, "show the run until it has ended and exit with its status")
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag was defined two lines above

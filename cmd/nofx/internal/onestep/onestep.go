@@ -31,6 +31,7 @@ const (
 // Options are the flags of `nofx exec`, as typed.
 type Options struct {
 	Driver    string
+	Regions   []string // in order; nil = anywhere
 	Image     string
 	Isolation string // the level that it demands, "" = the driver's default
 	Tool      string // bash, exec, python or node
@@ -83,6 +84,13 @@ func Plan(o Options) (wire.Plan, error) {
 	if err := checkArtifacts(o.Artifacts); err != nil {
 		return wire.Plan{}, err
 	}
+	var region string
+	var regions []string
+	if o.Regions != nil {
+		if region, regions, err = Regions(o.Regions); err != nil {
+			return wire.Plan{}, err
+		}
+	}
 	raw, err := encode(inputs)
 	if err != nil {
 		return wire.Plan{}, err
@@ -94,6 +102,8 @@ func Plan(o Options) (wire.Plan, error) {
 			Tool:      o.Tool,
 			Inputs:    raw,
 			Driver:    o.Driver,
+			Region:    region,
+			Regions:   regions,
 			Image:     o.Image,
 			Isolation: o.Isolation,
 			Profile:   o.Profile,

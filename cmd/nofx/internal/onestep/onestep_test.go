@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,27 @@ func TestShellQuoting(t *testing.T) {
 	}
 	if want := strings.Join(argv[2:], "|") + "|"; string(out) != want {
 		t.Errorf("got %q, want %q", out, want)
+	}
+}
+
+func TestPlanRegions(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		typed []string
+		one   string
+		order []string
+	}{
+		"none":  {},
+		"one":   {typed: []string{"eu-1"}, one: "eu-1"},
+		"order": {typed: []string{"eu-1", "us-1"}, order: []string{"eu-1", "us-1"}},
+	} {
+		plan, err := Plan(defaults(func(o *Options) { o.Command, o.Regions = []string{"true"}, tc.typed }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := plan.Steps[0]; s.Region != tc.one || !slices.Equal(s.Regions, tc.order) {
+			t.Errorf("%s: %+v", name, s)
+		}
 	}
 }
 

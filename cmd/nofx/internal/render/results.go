@@ -36,6 +36,9 @@ func Results(w io.Writer, d wire.RunDetail) error {
 		if s.Fallback != "" {
 			fmt.Fprintf(w, "%s: on %s, because: %s\n", Clean(s.Name), Clean(s.Driver), Clean(s.Fallback))
 		}
+		if len(s.Regions) > 1 {
+			fmt.Fprintf(w, "%s: in %s, of %s\n", Clean(s.Name), Clean(s.Region), Clean(strings.Join(s.Regions, ", ")))
+		}
 		if s.WaitingFor != "" {
 			fmt.Fprintf(w, "%s: waits for %s\n", Clean(s.Name), Clean(s.WaitingFor))
 		}

@@ -28,6 +28,8 @@ const usage = `usage: nofx-api serve
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
        nofx-api tenants isolation --tenant T --least namespace|gvisor
        nofx-api tenants quota --tenant T --compute-minutes N|none
+       nofx-api tenants retention --tenant T [--runs D|forever|default] [--artifacts D|forever|default]
+       nofx-api retention --dry-run
        nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
        nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
        nofx-api alerts remove --tenant T --receiver N|--rule N
@@ -65,6 +67,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return createKey(ctx, args[1:], out)
 	case "tenants":
 		return tenants(ctx, args[1:])
+	case "retention":
+		return previewRetention(ctx, args[1:], out)
 	case "alerts":
 		return alerts(ctx, args[1:], out)
 	case "openapi":
@@ -158,6 +162,8 @@ func tenants(ctx context.Context, args []string) error {
 		return setIsolation(ctx, args)
 	case args[0] == "quota":
 		return setQuota(ctx, args)
+	case args[0] == "retention":
+		return setRetention(ctx, args)
 	}
 	return errUsage
 }

@@ -34,8 +34,11 @@ type Config struct {
 	// DriverWait is how long a step waits for a worker that has its driver
 	// before it fails. 0 = for ever.
 	DriverWait time.Duration
-	Rules      Rules    // of breakers; nil = the defaults for all
-	Observer   Observer // nil = nobody
+	// Pressure is how long a tenant's oldest step may be due before its run is
+	// told that the queue stands. 0 = it is not told.
+	Pressure time.Duration
+	Rules    Rules    // of breakers; nil = the defaults for all
+	Observer Observer // nil = nobody
 }
 
 // Queue is safe for concurrent use.

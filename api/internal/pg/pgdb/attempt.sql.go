@@ -8,8 +8,6 @@ package pgdb
 import (
 	"context"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const advanceAttempts = `-- name: AdvanceAttempts :execrows
@@ -438,18 +436,16 @@ FROM (
   SELECT d.tool, d.driver, d.attempts, d.lost, d.wall_ms, d.cpu_usec, d.memory_peak_bytes,
          d.io_read_bytes, d.io_write_bytes, d.net_rx_bytes, d.net_tx_bytes, d.output_bytes
   FROM nofx.usage_day d
-  WHERE d.tenant_id = $1 AND d.day >= ($4) AND d.day < ($5)
+  WHERE d.tenant_id = $1 AND d.day::timestamp AT TIME ZONE 'UTC' >= $2::timestamptz AND d.day::timestamp AT TIME ZONE 'UTC' < $3::timestamptz
 ) u
 GROUP BY 1, 2
 ORDER BY 1, 2
 `
 
 type TenantUsageParams struct {
-	TenantID                             string
-	Since                                time.Time
-	Until                                time.Time
-	PgCatalogtimezoneUTCsincetimestamptz pgtype.Date
-	PgCatalogtimezoneUTCuntiltimestamptz pgtype.Date
+	TenantID string
+	Since    time.Time
+	Until    time.Time
 }
 
 type TenantUsageRow struct {
@@ -471,13 +467,7 @@ type TenantUsageRow struct {
 // on the driver that it was on. Of those that are not kept any more the sums of
 // the days (UTC) count that begin in it.
 func (q *Queries) TenantUsage(ctx context.Context, arg TenantUsageParams) ([]TenantUsageRow, error) {
-	rows, err := q.db.Query(ctx, tenantUsage,
-		arg.TenantID,
-		arg.Since,
-		arg.Until,
-		arg.PgCatalogtimezoneUTCsincetimestamptz,
-		arg.PgCatalogtimezoneUTCuntiltimestamptz,
-	)
+	rows, err := q.db.Query(ctx, tenantUsage, arg.TenantID, arg.Since, arg.Until)
 	if err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ FROM (
   SELECT d.tool, d.driver, d.attempts, d.lost, d.wall_ms, d.cpu_usec, d.memory_peak_bytes,
          d.io_read_bytes, d.io_write_bytes, d.net_rx_bytes, d.net_tx_bytes, d.output_bytes
   FROM nofx.usage_day d
-  WHERE d.tenant_id = @tenant_id AND d.day >= (@since::timestamptz AT TIME ZONE 'UTC') AND d.day < (@until::timestamptz AT TIME ZONE 'UTC')
+  WHERE d.tenant_id = @tenant_id AND d.day::timestamp AT TIME ZONE 'UTC' >= @since::timestamptz AND d.day::timestamp AT TIME ZONE 'UTC' < @until::timestamptz
 ) u
 GROUP BY 1, 2
 ORDER BY 1, 2;

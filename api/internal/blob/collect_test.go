@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,38 +159,78 @@ func TestPutWhileCollecting(t *testing.T) {
 	}
 }
 
-// Whatever the collector does at the moment, what was put is there.
-func TestPutAgainstCollector(t *testing.T) {
+// A put and a collector wait for each other where the bytes get their name.
+func TestPutAndCollectorWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	d, root := open(t)
-	body := "the same bytes"
-	sum := put(t, d, "acme", body)
-	path := filepath.Join(root, "artifacts", "acme", sum[:2], sum)
-	removed := 0
-	for range 300 {
-		grow(t, path)
-		var both sync.WaitGroup
-		both.Go(func() {
-			c, err := d.Collect(t.Context(), share(sum), time.Now().Add(-25*time.Hour), refs{})
-			if err != nil {
-				t.Error(err)
+	const body = "the same bytes"
+	for name, c := range map[string]struct {
+		held, waits int
+		do          func(d *Dir, sum string) error
+	}{
+		"collector": {syscall.LOCK_SH, syscall.LOCK_EX, func(d *Dir, sum string) error {
+			_, err := d.Collect(t.Context(), number(sum), time.Now().Add(-25*time.Hour), refs{})
+			return err
+		}},
+		"put": {syscall.LOCK_EX, syscall.LOCK_SH, func(d *Dir, sum string) error {
+			return d.Put(t.Context(), "acme", sum, int64(len(body)), 1<<20, strings.NewReader(body))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, root := open(t)
+			sum := put(t, d, "acme", body)
+			dir := filepath.Join("artifacts", "acme", sum[:2])
+			path := filepath.Join(root, dir, sum)
+			grow(t, path)
+			done := make(chan error, 1)
+			err := d.locked(dir, c.held, func(f *os.File) error {
+				go func() { done <- c.do(d, sum) }()
+				untilWaiting(t, f, c.waits)
+				info, err := os.Stat(path)
+				if err != nil || info.ModTime().After(time.Now().Add(-time.Hour)) {
+					t.Errorf("it did not wait: %v %v", info, err)
+				}
+				now := time.Now()
+				return os.Chtimes(path, now, now) // as a put that has the lock would
+			})
+			if err := errors.Join(err, <-done); err != nil {
+				t.Fatal(err)
 			}
-			removed += c.Artifacts
-		})
-		both.Go(func() {
-			if err := d.Put(t.Context(), "acme", sum, int64(len(body)), 1<<20, strings.NewReader(body)); err != nil {
-				t.Error(err)
+			if _, err := d.Has("acme", sum); err != nil {
+				t.Errorf("what was put is not there: %v", err)
 			}
 		})
-		both.Wait()
-		if _, err := d.Has("acme", sum); err != nil {
-			t.Fatalf("what was put is not there: %v", err)
-		}
 	}
-	t.Logf("the old bytes were removed %d times of 300", removed)
 }
 
-func share(sum string) int {
+// untilWaiting waits until somebody waits for a lock on the folder.
+func untilWaiting(t *testing.T, f *os.File, how int) {
+	t.Helper()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)
+	kind := map[int]string{syscall.LOCK_SH: " READ ", syscall.LOCK_EX: " WRITE "}[how]
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); ; <-tick.C {
+		raw, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if strings.Contains(line, "->") && strings.Contains(line, kind) && strings.Contains(line, inode) {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nobody waits for the lock:\n%s", raw)
+		}
+	}
+}
+
+func number(sum string) int {
 	raw, err := hex.DecodeString(sum[:2])
 	if err != nil {
 		panic(err)

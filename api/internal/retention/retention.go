@@ -74,13 +74,17 @@ func (s *Service) Tick(ctx context.Context) error {
 	if by, ok := ctx.Deadline(); ok { // what comes after it needs some, too
 		end = earlier(end, time.Now().Add(time.Until(by)*3/4))
 	}
+	var sum Removed
+	defer func() {
+		if sum.Runs > 0 || sum.Ended > 0 {
+			s.Log.LogAttrs(ctx, slog.LevelInfo, "removed what was due", slog.Int64("runs", sum.Runs), slog.Int64("steps", sum.Steps), slog.Int64("artifacts", sum.Ended))
+		}
+	}()
 	for time.Now().Before(end) {
 		began := time.Now()
-		r, more, err := s.round(ctx)
+		r, more, err := s.next(ctx)
 		s.Observer.Removed(r)
-		if r.Runs > 0 || r.Ended > 0 {
-			s.Log.LogAttrs(ctx, slog.LevelInfo, "removed what was due", slog.Int64("runs", r.Runs), slog.Int64("steps", r.Steps), slog.Int64("artifacts", r.Ended))
-		}
+		sum.Runs, sum.Steps, sum.Ended = sum.Runs+r.Runs, sum.Steps+r.Steps, sum.Ended+r.Ended
 		if err != nil || !more {
 			return err
 		}
@@ -103,63 +107,53 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// round marks some runs and removes a group of those that are marked. more
-// tells that there may be others.
-func (s *Service) round(ctx context.Context) (r Removed, more bool, err error) {
-	mine, marked := false, int64(0)
-	err = s.DB.System(ctx, func(db *pgdb.Queries) (err error) {
-		r = Removed{}
-		if mine, err = db.TryRetention(ctx); err != nil || !mine {
+// next removes a slice of what is marked or, when nothing is, marks what is
+// due. more tells that there may be others.
+func (s *Service) next(ctx context.Context) (r Removed, more bool, err error) {
+	err = s.DB.System(ctx, func(db *pgdb.Queries) error {
+		r, more = Removed{}, false
+		mine, err := db.TryRetention(ctx)
+		if err != nil || !mine {
 			return err
 		}
-		if marked, err = db.MarkDue(ctx, seconds(s.Keep.Runs), markMost); err != nil {
+		if more, err = r.slice(ctx, db); err != nil || more {
+			return err
+		}
+		marked, err := db.MarkDue(ctx, seconds(s.Keep.Runs), markMost)
+		if err != nil {
 			return err
 		}
 		if r.Ended, err = db.EndArtifacts(ctx, seconds(s.Keep.Artifacts), sliceMost); err != nil {
 			return err
 		}
+		more = marked > 0 || r.Ended == sliceMost
 		_, err = db.DropOldUsage(ctx, keepUsage)
 		return err
 	})
-	if err != nil || !mine {
-		return r, false, err
-	}
-	more = marked == markMost || r.Ended == sliceMost
-	for {
-		n, left, err := s.remove(ctx)
-		r.add(n)
-		if err != nil || !left {
-			return r, more, err
-		}
-	}
+	return r, more, err
 }
 
-// remove takes one slice of marked runs, and the runs with their last one. left
-// tells that marked runs may be left.
-func (s *Service) remove(ctx context.Context) (r Removed, left bool, err error) {
-	err = s.DB.System(ctx, func(db *pgdb.Queries) error {
-		r, left = Removed{}, false
-		rows, err := db.LockMarked(ctx, markMost)
-		if err != nil || len(rows) == 0 {
-			return err
+// slice removes some rows of marked runs, and the runs with their last ones.
+// some tells that there were any.
+func (r *Removed) slice(ctx context.Context, db *pgdb.Queries) (some bool, err error) {
+	rows, err := db.LockMarked(ctx, markMost)
+	if err != nil || len(rows) == 0 {
+		return false, err
+	}
+	ids, events := []string{}, int64(0)
+	for _, row := range rows {
+		if events += row.Events; len(ids) > 0 && events > groupMost {
+			break
 		}
-		left = true
-		ids, events := []string{}, int64(0)
-		for _, row := range rows {
-			if events += row.Events; len(ids) > 0 && events > groupMost {
-				break
-			}
-			ids = append(ids, row.ID)
-		}
-		if r.Output, err = db.DropOutput(ctx, ids, sliceMost); err != nil || r.Output == sliceMost {
-			return err
-		}
-		if r.Events, err = db.DropEvents(ctx, ids, sliceMost); err != nil || r.Events == sliceMost {
-			return err
-		}
-		return r.whole(ctx, db, ids)
-	})
-	return r, left, err
+		ids = append(ids, row.ID)
+	}
+	if r.Output, err = db.DropOutput(ctx, ids, sliceMost); err != nil || r.Output == sliceMost {
+		return true, err
+	}
+	if r.Events, err = db.DropEvents(ctx, ids, sliceMost); err != nil || r.Events == sliceMost {
+		return true, err
+	}
+	return true, r.whole(ctx, db, ids)
 }
 
 // whole removes runs whose big tables hold nothing more of them.
@@ -181,11 +175,6 @@ func (r *Removed) whole(ctx context.Context, db *pgdb.Queries, ids []string) err
 		*drop.count = n
 	}
 	return nil
-}
-
-func (r *Removed) add(n Removed) {
-	r.Runs, r.Steps, r.Attempts, r.Events = r.Runs+n.Runs, r.Steps+n.Steps, r.Attempts+n.Attempts, r.Events+n.Events
-	r.Output, r.Artifacts, r.Log, r.Dead = r.Output+n.Output, r.Artifacts+n.Artifacts, r.Log+n.Log, r.Dead+n.Dead
 }
 
 // Lag is for how long the run has been due that has been for the longest.

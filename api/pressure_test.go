@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"net/http"
 	"regexp"
 	"strconv"
 	"testing"
@@ -109,7 +110,7 @@ func TestBackpressureByTenant(t *testing.T) {
 			run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 			r.client("beta", "user")
 			resp, raw := r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`))
-			if resp.StatusCode != 201 {
+			if resp.StatusCode != http.StatusCreated {
 				t.Fatalf("%d %s", resp.StatusCode, raw)
 			}
 			r.sql("UPDATE nofx.step SET due_at = now() - interval '5 minutes'")

@@ -42,7 +42,7 @@ func (p Preview) Print(out io.Writer) error {
 	for _, r := range p.Runs {
 		fmt.Fprintf(w, "%s\truns %s\t%s with %d steps, the oldest of %s", r.TenantID, days(r.KeepSeconds), most(r.Runs, "run"), r.Steps, r.Oldest.UTC().Format(time.DateOnly))
 		if r.Held > 0 {
-			fmt.Fprintf(w, "; %s stay for an open entry in the DLQ", most(r.Held, "other"))
+			fmt.Fprintf(w, "; kept for an open entry in the DLQ: %s", most(r.Held, "run"))
 		}
 		fmt.Fprintln(w)
 	}

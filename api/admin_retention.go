@@ -34,25 +34,25 @@ func SetTenantRetention(ctx context.Context, ownerURL string, t TenantRetention)
 	p := pgdb.SetTenantRetentionParams{TenantID: t.Tenant, SetRuns: t.Runs != nil, SetArtifacts: t.Artifacts != nil}
 	said := map[string]any{}
 	for _, k := range []struct {
-		name, none string
-		keep       *KeepFor
-		to         **int64
+		name, quota, none string
+		keep              *KeepFor
+		to                **int64
 	}{
-		{"runs", "for ever", t.Runs, &p.KeepRunsSeconds},
-		{"artifacts", "as long as their runs", t.Artifacts, &p.KeepArtifactsSeconds},
+		{"runs", "max_run_retention_days", "for ever", t.Runs, &p.KeepRunsSeconds},
+		{"artifacts", "max_artifact_retention_days", "as long as their runs", t.Artifacts, &p.KeepArtifactsSeconds},
 	} {
 		switch {
 		case k.keep == nil:
 			continue
 		case k.keep.Default:
-			said[k.name] = "default"
+			said[k.quota] = "default"
 			continue
 		}
 		if err := checkKeep(k.name, k.none, k.keep.For); err != nil {
 			return err
 		}
 		n := int64(k.keep.For / time.Second)
-		*k.to, said[k.name] = &n, k.keep.For.String()
+		*k.to, said[k.quota] = &n, k.keep.For.Hours()/24
 	}
 	detail, err := json.Marshal(said)
 	if err != nil {

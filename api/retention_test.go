@@ -208,6 +208,9 @@ func TestTenantsKeepAsTheyLike(t *testing.T) {
 	if n := len(r.audited("tenant.retention")); n != 7 {
 		t.Errorf("%d audit rows", n)
 	}
+	if got := r.column("SELECT detail::text FROM nofx.audit_log WHERE action = 'tenant.retention' ORDER BY id")[2]; got != `{"max_run_retention_days":2}` {
+		t.Errorf("audited: %s", got)
+	}
 	hour := api.KeepFor{For: time.Hour}
 	for name, bad := range map[string]api.TenantRetention{
 		"24h":       {Tenant: "acme", Runs: &hour},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,8 +32,8 @@ const perRun = 5
 
 // BenchmarkRemove removes finished steps (NOFX_BENCH_STEPS, 50,000) from a
 // database that writes through, while workers claim and end 200 steps a second.
-// It reports claims with and without it, and what is left on the disk. Once is
-// enough: -benchtime 1x.
+// It works and rests by turns of some seconds, and reports claims in both, and
+// what is left on the disk. Once is enough: -benchtime 1x.
 func BenchmarkRemove(b *testing.B) {
 	n := 50_000
 	if text := os.Getenv("NOFX_BENCH_STEPS"); text != "" {
@@ -44,30 +45,34 @@ func BenchmarkRemove(b *testing.B) {
 	for b.Loop() {
 		s := newStand(b, n)
 		s.sizes("full")
-		quiet := s.load(30*time.Second, func(context.Context) {})
 		var took time.Duration
 		var seen counted
-		busy := s.load(time.Hour, func(ctx context.Context) {
-			began := time.Now()
-			service := &retention.Service{DB: s.db, Keep: retention.Keep{Runs: 30 * 24 * time.Hour}, Observer: &seen, Log: slog.New(slog.DiscardHandler)}
+		service := &retention.Service{DB: s.db, Keep: retention.Keep{Runs: 30 * 24 * time.Hour}, Observer: &seen, Log: slog.New(slog.DiscardHandler)}
+		rest, busy := s.load(func(ctx context.Context, working *atomic.Bool) {
 			for seen.runs < int64(n/perRun) {
-				if err := service.Tick(ctx); err != nil {
+				began := time.Now()
+				working.Store(true)
+				turn, cancel := context.WithTimeout(ctx, 10*time.Second)
+				err := service.Tick(turn)
+				cancel()
+				working.Store(false)
+				took += time.Since(began)
+				if err != nil {
 					b.Error(err)
 					return
 				}
+				pause(ctx, 7500*time.Millisecond)
 			}
-			took = time.Since(began)
 		})
-		after := s.load(30*time.Second, func(context.Context) {})
 		s.sizes("removed")
 		s.exec("VACUUM nofx.run, nofx.step, nofx.attempt, nofx.event, nofx.output_index, nofx.event_log, nofx.artifact")
 		s.fill(n, 1)
 		s.sizes("full of others")
 		b.ReportMetric(float64(n)/took.Seconds(), "steps/s")
-		if len(quiet) == 0 || len(busy) == 0 || len(after) == 0 {
-			b.Fatal("nothing was claimed")
-		}
-		for name, l := range map[string][]time.Duration{"without": append(quiet, after...), "with": busy} {
+		for name, l := range map[string][]time.Duration{"without": rest, "with": busy} {
+			if len(l) == 0 {
+				b.Fatal("nothing was claimed")
+			}
 			slices.Sort(l)
 			b.ReportMetric(float64(l[len(l)/2].Microseconds())/1000, name+"-p50-ms")
 			b.ReportMetric(float64(l[len(l)*99/100].Microseconds())/1000, name+"-p99-ms")
@@ -173,17 +178,17 @@ func (s *stand) fill(n, turn int) {
 	s.exec("CHECKPOINT")
 }
 
-// load claims and ends 200 steps a second by four workers until do returns, at
-// most for a time, and gives how long each claim took that got some.
-func (s *stand) load(most time.Duration, do func(context.Context)) []time.Duration {
+// load claims and ends 200 steps a second by four workers until do returns, and
+// gives how long each claim took that got some, while do worked and while not.
+func (s *stand) load(do func(context.Context, *atomic.Bool)) (rest, busy []time.Duration) {
 	const workers, batch = 4, 10
-	ctx, cancel := context.WithTimeout(s.b.Context(), most)
+	ctx, cancel := context.WithCancel(s.b.Context())
 	defer cancel()
 	var mu sync.Mutex
-	var out []time.Duration
+	var working atomic.Bool
 	var all sync.WaitGroup
 	for i := range workers {
-		w := s.worker(fmt.Sprintf("w%d-%d", i, time.Now().UnixNano()))
+		w := s.worker(fmt.Sprintf("w%d", i))
 		all.Go(func() {
 			tick := time.NewTicker(workers * batch * time.Second / 200)
 			defer tick.Stop()
@@ -194,12 +199,16 @@ func (s *stand) load(most time.Duration, do func(context.Context)) []time.Durati
 				case <-tick.C:
 				}
 				s.submit(batch)
+				works := working.Load()
 				took, ok := w.turn(batch)
-				if ok {
-					mu.Lock()
-					out = append(out, took)
-					mu.Unlock()
+				mu.Lock()
+				switch {
+				case ok && works:
+					busy = append(busy, took)
+				case ok:
+					rest = append(rest, took)
 				}
+				mu.Unlock()
 			}
 		})
 	}
@@ -211,12 +220,10 @@ func (s *stand) load(most time.Duration, do func(context.Context)) []time.Durati
 			pause(ctx, 500*time.Millisecond)
 		}
 	})
-	do(ctx)
-	if most == time.Hour {
-		cancel()
-	}
+	do(ctx, &working)
+	cancel()
 	all.Wait()
-	return out
+	return rest, busy
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -28,6 +28,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/profile"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/api/internal/retention"
 	"github.com/nofx-run/nofx/api/internal/runs"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/configs"
@@ -51,6 +52,8 @@ type API struct {
 	queue  *queue.Queue
 	hub    *wake.Hub
 	relay  *wake.Relay
+
+	retention *retention.Service
 
 	listener net.Listener
 	server   *http.Server
@@ -99,8 +102,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.relay = &wake.Relay{Hub: a.hub, Replica: rand.Text(), Log: log,
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
 	registry, seen := newRegistry(a.db, a.hub)
+	a.retention = &retention.Service{DB: a.db, Blobs: a.blobs, Keep: cfg.Retain, Log: log}
+	a.retention.Observer = newRetentionMetrics(registry, a.retention)
+	registry.MustRegister(queueMetrics{a.db})
 	workers := &fleet.Workers{DB: a.db}
-	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait,
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait, Pressure: cfg.QueuePressure,
 		Rules: handlers, Observer: seen, Fleet: workers}, a.db, a.blobs, a.hub, log)
 	alerts, err := alertClient(cfg)
 	if err != nil {
@@ -229,6 +235,9 @@ func (a *API) Run(ctx context.Context) (err error) {
 	background.Go(func() error { return a.every(work, "alert rules", alert.Every, a.alerts.Tick) })
 	background.Go(func() error { return a.every(work, "alerts", alert.DeliverEvery, a.alerts.Deliver) })
 	background.Go(func() error { return a.every(work, "held runs", queue.TurnsEvery, a.queue.Turns) })
+	background.Go(func() error { return a.every(work, "queue pressure", queue.PressureEvery, a.queue.NotePressure) })
+	background.Go(func() error { return a.every(work, "retention", retention.Every, a.retention.Tick) })
+	background.Go(func() error { return a.every(work, "blobs", retention.Every, a.retention.Collect) })
 	background.Go(func() error { return a.every(work, "quotas", queue.QuotasEvery, a.queue.NoteSpent) })
 	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
 

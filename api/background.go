@@ -60,7 +60,7 @@ func (a *API) tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	var errs []error
-	for _, do := range []func(context.Context) error{a.queue.Reap, a.queue.Turns, a.sequence, a.queue.NoteSpent, a.alerts.Tick, a.alerts.Deliver} {
+	for _, do := range []func(context.Context) error{a.queue.Reap, a.queue.Turns, a.sequence, a.queue.NoteSpent, a.queue.NotePressure, a.alerts.Tick, a.alerts.Deliver, a.retention.Tick, a.retention.Collect} {
 		errs = append(errs, do(ctx))
 	}
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"github.com/nofx-run/nofx/api/internal/retention"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -38,7 +39,12 @@ type Config struct {
 	AlertCAFile        string        `env:"NOFX_ALERT_CA_FILE"`                   // who signed receivers' certificates; "" = the host's list
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
+	QueuePressure      time.Duration `env:"NOFX_QUEUE_PRESSURE" envDefault:"60s"` // age of a tenant's oldest step that is told in its run; 0 = none is
+	Retain             retention.Keep
 }
+
+// maxQueuePressure is more than anybody waits to hear of.
+const maxQueuePressure = 24 * time.Hour
 
 // maxDriverWait is less than how long it is remembered when a driver was there.
 const maxDriverWait = 7 * 24 * time.Hour
@@ -78,8 +84,16 @@ func (c Config) check() error {
 	if c.WorkspaceKeep < 0 || c.WorkspaceKeep > maxWorkspaceKeep {
 		errs = append(errs, errors.New("NOFX_WORKSPACE_KEEP must be 0 to 168h"))
 	}
+	if c.QueuePressure != 0 && c.QueuePressure < time.Second || c.QueuePressure > maxQueuePressure {
+		errs = append(errs, errors.New("NOFX_QUEUE_PRESSURE must be 0, for never, or 1s to 24h"))
+	}
+	errs = append(errs, c.checkRetain())
 	if c.DBConns < 2 || c.DBConns > 1000 {
 		errs = append(errs, errors.New("NOFX_DB_CONNS must be 2 to 1000"))
 	}
 	return errors.Join(errs...)
+}
+
+func (c Config) checkRetain() error {
+	return errors.Join(checkKeep("NOFX_RETAIN_RUNS", "for ever", c.Retain.Runs), checkKeep("NOFX_RETAIN_ARTIFACTS", "as long as their runs", c.Retain.Artifacts))
 }

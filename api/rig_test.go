@@ -154,10 +154,14 @@ func (r *rig) client(tenant, role string) *client.Client {
 	return c
 }
 
+// http is a plain client that knows the API's certificate.
+func (r *rig) http() *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: r.roots}, DisableKeepAlives: true}}
+}
+
 // call sends one plain request.
 func (r *rig) call(method, path, key string, body []byte, header ...string) (*http.Response, []byte) {
 	r.t.Helper()
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: r.roots}, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, bytes.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
@@ -171,7 +175,7 @@ func (r *rig) call(method, path, key string, body []byte, header ...string) (*ht
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := c.Do(req)
+	resp, err := r.http().Do(req)
 	if err != nil {
 		r.t.Fatalf("%s %s: %v", method, path, err)
 	}

@@ -15,6 +15,7 @@ const (
 	KindUnauthorized Kind = "unauthorized" // no valid key or token
 	KindForbidden    Kind = "forbidden"    // the principal may not do this
 	KindNotFound     Kind = "not_found"
+	KindGone         Kind = "gone"        // the API had it and does not keep it any more
 	KindConflict     Kind = "conflict"    // the state forbids it, or the writer is stale
 	KindTooLarge     Kind = "too_large"   // over a size limit
 	KindRateLimited  Kind = "limited"     // too many; RetryAfter says when
@@ -26,7 +27,7 @@ const (
 // Valid reports whether k is one of the kinds above.
 func (k Kind) Valid() bool {
 	switch k {
-	case KindInvalid, KindUnauthorized, KindForbidden, KindNotFound, KindConflict, KindTooLarge, KindRateLimited,
+	case KindInvalid, KindUnauthorized, KindForbidden, KindNotFound, KindGone, KindConflict, KindTooLarge, KindRateLimited,
 		KindUnavailable, KindUnsupported, KindInternal:
 		return true
 	}

@@ -29,6 +29,7 @@ var kinds = []struct {
 	{step.KindUnauthorized, http.StatusUnauthorized},
 	{step.KindForbidden, http.StatusForbidden},
 	{step.KindNotFound, http.StatusNotFound},
+	{step.KindGone, http.StatusGone},
 	{step.KindConflict, http.StatusConflict},
 	{step.KindTooLarge, http.StatusRequestEntityTooLarge},
 	{step.KindRateLimited, http.StatusTooManyRequests},

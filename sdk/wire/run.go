@@ -70,6 +70,8 @@ type ArtifactInfo struct {
 	SHA256    string    `json:"sha256"`
 	Size      int64     `json:"size"`
 	CreatedAt time.Time `json:"created_at"`
+	// RemovedAt is when its bytes were, since the tenant's time for them was over.
+	RemovedAt *time.Time `json:"removed_at,omitempty"`
 }
 
 // OutputChunk is one piece of a step's output. Offset counts bytes over both

@@ -30,6 +30,8 @@ const usage = `usage: nofx-api serve
        nofx-api tenants isolation --tenant T --least namespace|gvisor
        nofx-api tenants quota --tenant T [--compute-minutes N|none] [--runs N|none] [--steps N|none]
        nofx-api tenants residency --tenant T none|REGION...
+       nofx-api tenants retention --tenant T [--runs D|forever|default] [--artifacts D|forever|default]
+       nofx-api retention --dry-run
        nofx-api alerts receiver --tenant T --name N --kind slack|webhook --url-file F
        nofx-api alerts rule --tenant T --name N --metric M --above X [--below Y] [--for D]
        nofx-api alerts remove --tenant T --receiver N|--rule N
@@ -67,6 +69,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return createKey(ctx, args[1:], out)
 	case "tenants":
 		return tenants(ctx, args[1:])
+	case "retention":
+		return previewRetention(ctx, args[1:], out)
 	case "alerts":
 		return alerts(ctx, args[1:], out)
 	case "openapi":
@@ -162,6 +166,8 @@ func tenants(ctx context.Context, args []string) error {
 		return setQuota(ctx, args)
 	case args[0] == "residency":
 		return setResidency(ctx, args)
+	case args[0] == "retention":
+		return setRetention(ctx, args)
 	}
 	return errUsage
 }

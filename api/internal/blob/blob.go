@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -97,10 +98,33 @@ func (d *Dir) Put(ctx context.Context, tenant, sum string, size, limit int64, r 
 	if err := d.root.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	if err := d.root.Rename(name, path); err != nil {
+	// A collector that has looked at older bytes at this place must not take
+	// these for them.
+	return d.locked(filepath.Dir(path), syscall.LOCK_SH, func(dir *os.File) error {
+		if err := d.root.Rename(name, path); err != nil {
+			return err
+		}
+		return dir.Sync()
+	})
+}
+
+// locked runs do while it holds a lock on a folder, also against other
+// processes.
+func (d *Dir) locked(path string, how int, do func(*os.File) error) (err error) {
+	dir, err := d.root.Open(path)
+	if err != nil {
 		return err
 	}
-	return d.syncDir(filepath.Dir(path))
+	defer func() { err = errors.Join(err, dir.Close()) }() // ends the lock
+	for {
+		err := syscall.Flock(int(dir.Fd()), how) //nolint:gosec // a descriptor
+		if err == nil {
+			return do(dir)
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
 }
 
 func (d *Dir) syncDir(path string) error {

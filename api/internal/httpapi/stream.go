@@ -144,6 +144,7 @@ type artifactInput struct {
 
 func (s *server) artifactRoute() {
 	op := withNotFound(operation(auth.User, http.MethodGet, "/api/artifacts/runs/{run}/steps/{step}/{name...}", "get-artifact", "The bytes of an artifact"))
+	op.Errors = append(op.Errors, http.StatusGone)
 	op.Responses = map[string]*huma.Response{"200": {Description: "the bytes", Content: map[string]*huma.MediaType{
 		"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}}}}}
 	route(s, op, func(ctx context.Context, in *artifactInput) (*huma.StreamResponse, error) {

@@ -45,12 +45,12 @@ func TestCatalog(t *testing.T) {
 			t.Errorf("%s: %v", what, found)
 		}
 	}
-	system := column(t, admin, `SELECT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "run", "step", "step_dlq", "tenant", "worker", "worker_event"}
+	system := column(t, admin, `SELECT DISTINCT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "queue_pressure", "run", "step", "step_dlq", "tenant", "usage_day", "worker", "worker_event"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 25 {
+	if n := len(column(t, admin, tenantTables)); n != 27 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -86,6 +86,9 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind) VALUES ('msg-@', '@', 'r', 'test');
 		INSERT INTO nofx.concurrency (tenant_id, key) VALUES ('@', '');
 		INSERT INTO nofx.month_usage (tenant_id, month, part, attempts, compute_ms) VALUES ('@', '2026-01-01', 0, 1, 1);
+		INSERT INTO nofx.usage_day (tenant_id, day, tool, driver, attempts, lost, wall_ms, cpu_usec, memory_peak_bytes, io_read_bytes, io_write_bytes, net_rx_bytes, net_tx_bytes, output_bytes)
+			VALUES ('@', '2026-01-01', 't', 'local', 1, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+		INSERT INTO nofx.queue_pressure (tenant_id, run_id) VALUES ('@', 'run-@');
 		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed')`, "@", tenant))
 }
 
@@ -151,7 +154,7 @@ func TestRights(t *testing.T) {
 			"DELETE FROM nofx.audit_log", "INSERT INTO nofx.tenant (tenant_id, name) VALUES ('x', 'x')", "CREATE TABLE nofx.x (a int)", "CREATE TABLE public.x (a int)",
 			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "SELECT url FROM nofx.alert_receiver", "SELECT secret FROM nofx.alert_receiver", "SELECT nofx.alert_tick()",
 			"UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
-		db.System: {"UPDATE nofx.event SET seq = 2", "DELETE FROM nofx.event", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log", "DELETE FROM nofx.attempt",
+		db.System: {"UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log",
 			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
 	} {
 		conn := connect(t, role)
@@ -161,6 +164,45 @@ func TestRights(t *testing.T) {
 				t.Errorf("%s: %v", sql, err)
 			}
 		}
+	}
+}
+
+// Whatever a statement of nofx_system says, it removes nothing but what is of a
+// run that is marked, which its tenant does not see any more.
+func TestOnlyMarkedRunsAreRemoved(t *testing.T) {
+	t.Parallel()
+	db := server.Database(t)
+	admin, api, system := connect(t, db.Admin), connect(t, db.API), connect(t, db.System)
+	fill(t, admin, "alpha")
+	fill(t, admin, "beta")
+	exec(t, api, "SELECT set_config('nofx.tenant', 'alpha', false)")
+	sees := func() (n int) {
+		if err := api.QueryRow(t.Context(), "SELECT count(*) FROM nofx.run").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	tables := []string{"output_index", "event", "artifact", "step_dlq", "attempt", "step", "event_log", "run"}
+	drop := func(want int64) {
+		t.Helper()
+		for _, table := range tables {
+			tag, err := system.Exec(t.Context(), "DELETE FROM nofx."+table)
+			if err != nil || tag.RowsAffected() != want {
+				t.Errorf("%d rows of %s were removed, %v; want %d", tag.RowsAffected(), table, err, want)
+			}
+		}
+	}
+	drop(0)
+	if n := sees(); n != 1 {
+		t.Errorf("alpha sees %d runs", n)
+	}
+	exec(t, system, "UPDATE nofx.run SET removing_at = now() WHERE id = 'run-alpha'")
+	if n := sees(); n != 0 {
+		t.Errorf("alpha sees %d runs that are marked", n)
+	}
+	drop(1)
+	if got := column(t, admin, "SELECT id FROM nofx.run"); len(got) != 1 || got[0] != "run-beta" {
+		t.Errorf("what is left: %v", got)
 	}
 }
 

@@ -34,6 +34,9 @@ type Config struct {
 	// DriverWait is how long a step waits for a worker that has its driver
 	// before it fails. 0 = for ever.
 	DriverWait time.Duration
+	// Pressure is how long a tenant's oldest step may be due before its run is
+	// told that the queue stands. 0 = it is not told.
+	Pressure time.Duration
 	// RegionWait is how long its region must have been without such a worker
 	// before a step goes to another of its regions. 0 = for ever.
 	RegionWait time.Duration

@@ -15,6 +15,8 @@ import (
 const (
 	reapMost     = 200
 	sequenceMost = 1000
+	sweepBatch   = 1000 // idempotency keys in one statement
+	sweepMost    = 20   // statements in one tick
 )
 
 // Reap is one tick of the background work: it ends expired leases, frees what
@@ -28,11 +30,23 @@ func (q *Queue) Reap(ctx context.Context) error {
 	}
 	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.mendKeys(ctx), q.unpark(ctx))
 	errs = append(errs, q.placeQueued(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
-	errs = append(errs, q.db.System(ctx, func(db *pgdb.Queries) error {
-		_, err := db.SweepIdempotency(ctx)
-		return err
-	}))
+	errs = append(errs, q.forgetKeys(ctx))
 	return errors.Join(errs...)
+}
+
+// forgetKeys drops idempotency keys whose time is over, as many as one tick can.
+func (q *Queue) forgetKeys(ctx context.Context) error {
+	for range sweepMost {
+		var n int64
+		err := q.db.System(ctx, func(db *pgdb.Queries) (err error) {
+			n, err = db.SweepIdempotency(ctx, sweepBatch)
+			return err
+		})
+		if err != nil || n < sweepBatch {
+			return err
+		}
+	}
+	return nil
 }
 
 // tick notes that a reaper lives and tells whether leases may expire now: not

@@ -3,9 +3,11 @@ package runs
 import (
 	"context"
 	"os"
+	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/queue"
+	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -90,6 +92,9 @@ func (r *Reader) Artifact(ctx context.Context, tenant, runID, stepID, name strin
 	})
 	if err != nil {
 		return File{}, err
+	}
+	if f.RemovedAt != nil {
+		return File{}, step.Errorf(step.KindGone, "the artifact %s was removed at %s, when its time was over", clip(name), f.RemovedAt.UTC().Format(time.RFC3339))
 	}
 	f.File, err = r.Blobs.Get(tenant, f.Sha256)
 	return f, err

@@ -145,7 +145,7 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 		for _, f := range files {
 			out.Artifacts = append(out.Artifacts, wire.ArtifactInfo{
 				Path: "runs/" + f.RunID + "/steps/" + f.StepID + "/" + f.Name, RunID: f.RunID, StepID: f.StepID, StepName: f.StepName,
-				Name: f.Name, SHA256: f.Sha256, Size: f.Size, CreatedAt: f.CreatedAt.UTC()})
+				Name: f.Name, SHA256: f.Sha256, Size: f.Size, CreatedAt: f.CreatedAt.UTC(), RemovedAt: utc(f.RemovedAt)})
 		}
 		return nil
 	})

@@ -424,17 +424,27 @@ func (q *Queries) ReleaseAttempts(ctx context.Context, arg ReleaseAttemptsParams
 }
 
 const tenantUsage = `-- name: TenantUsage :many
-SELECT s.tool, coalesce(NULLIF(a.driver, ''), s.driver)::text AS driver, count(*) AS attempts, count(*) FILTER (WHERE a.status = 'lost') AS lost,
-       coalesce(sum((a.verdict -> 'usage' ->> 'wall_ms')::bigint), 0)::bigint AS wall_ms,
-       coalesce(sum((a.verdict -> 'usage' ->> 'cpu_usec')::bigint), 0)::bigint AS cpu_usec,
-       coalesce(max((a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint), 0)::bigint AS memory_peak_bytes,
-       coalesce(sum((a.verdict -> 'usage' ->> 'io_read_bytes')::bigint), 0)::bigint AS io_read_bytes,
-       coalesce(sum((a.verdict -> 'usage' ->> 'io_write_bytes')::bigint), 0)::bigint AS io_write_bytes,
-       coalesce(sum((a.verdict -> 'usage' ->> 'net_rx_bytes')::bigint), 0)::bigint AS net_rx_bytes,
-       coalesce(sum((a.verdict -> 'usage' ->> 'net_tx_bytes')::bigint), 0)::bigint AS net_tx_bytes,
-       coalesce(sum((a.verdict -> 'usage' ->> 'output_bytes')::bigint), 0)::bigint AS output_bytes
-FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
-WHERE a.tenant_id = $1 AND a.ended_at >= $2::timestamptz AND a.ended_at < $3::timestamptz AND a.status <> 'released'
+SELECT u.tool::text AS tool, u.driver::text AS driver, sum(u.attempts)::bigint AS attempts, sum(u.lost)::bigint AS lost,
+       coalesce(sum(u.wall_ms), 0)::bigint AS wall_ms, coalesce(sum(u.cpu_usec), 0)::bigint AS cpu_usec,
+       coalesce(max(u.memory_peak_bytes), 0)::bigint AS memory_peak_bytes,
+       coalesce(sum(u.io_read_bytes), 0)::bigint AS io_read_bytes, coalesce(sum(u.io_write_bytes), 0)::bigint AS io_write_bytes,
+       coalesce(sum(u.net_rx_bytes), 0)::bigint AS net_rx_bytes, coalesce(sum(u.net_tx_bytes), 0)::bigint AS net_tx_bytes,
+       coalesce(sum(u.output_bytes), 0)::bigint AS output_bytes
+FROM (
+  SELECT s.tool, coalesce(NULLIF(a.driver, ''), s.driver) AS driver, 1 AS attempts, (a.status = 'lost')::int AS lost,
+         (a.verdict -> 'usage' ->> 'wall_ms')::bigint AS wall_ms, (a.verdict -> 'usage' ->> 'cpu_usec')::bigint AS cpu_usec,
+         (a.verdict -> 'usage' ->> 'memory_peak_bytes')::bigint AS memory_peak_bytes,
+         (a.verdict -> 'usage' ->> 'io_read_bytes')::bigint AS io_read_bytes, (a.verdict -> 'usage' ->> 'io_write_bytes')::bigint AS io_write_bytes,
+         (a.verdict -> 'usage' ->> 'net_rx_bytes')::bigint AS net_rx_bytes, (a.verdict -> 'usage' ->> 'net_tx_bytes')::bigint AS net_tx_bytes,
+         (a.verdict -> 'usage' ->> 'output_bytes')::bigint AS output_bytes
+  FROM nofx.attempt a JOIN nofx.step s ON s.id = a.step_id
+  WHERE a.tenant_id = $1 AND a.ended_at >= $2::timestamptz AND a.ended_at < $3::timestamptz AND a.status <> 'released'
+  UNION ALL
+  SELECT d.tool, d.driver, d.attempts, d.lost, d.wall_ms, d.cpu_usec, d.memory_peak_bytes,
+         d.io_read_bytes, d.io_write_bytes, d.net_rx_bytes, d.net_tx_bytes, d.output_bytes
+  FROM nofx.usage_day d
+  WHERE d.tenant_id = $1 AND d.day::timestamp AT TIME ZONE 'UTC' >= $2::timestamptz AND d.day::timestamp AT TIME ZONE 'UTC' < $3::timestamptz
+) u
 GROUP BY 1, 2
 ORDER BY 1, 2
 `
@@ -461,7 +471,8 @@ type TenantUsageRow struct {
 }
 
 // TenantUsage adds up what the attempts used that ended in a span of time, each
-// on the driver that it was on.
+// on the driver that it was on. Of those that are not kept any more the sums of
+// the days (UTC) count that begin in it.
 func (q *Queries) TenantUsage(ctx context.Context, arg TenantUsageParams) ([]TenantUsageRow, error) {
 	rows, err := q.db.Query(ctx, tenantUsage, arg.TenantID, arg.Since, arg.Until)
 	if err != nil {

@@ -77,11 +77,11 @@ func (q *Queries) PutIdempotency(ctx context.Context, arg PutIdempotencyParams) 
 }
 
 const sweepIdempotency = `-- name: SweepIdempotency :execrows
-DELETE FROM nofx.idempotency WHERE ctid IN (SELECT i.ctid FROM nofx.idempotency i WHERE i.expires_at <= now() LIMIT 1000)
+DELETE FROM nofx.idempotency WHERE ctid IN (SELECT i.ctid FROM nofx.idempotency i WHERE i.expires_at <= now() LIMIT $1::int)
 `
 
-func (q *Queries) SweepIdempotency(ctx context.Context) (int64, error) {
-	result, err := q.db.Exec(ctx, sweepIdempotency)
+func (q *Queries) SweepIdempotency(ctx context.Context, most int32) (int64, error) {
+	result, err := q.db.Exec(ctx, sweepIdempotency, most)
 	if err != nil {
 		return 0, err
 	}

@@ -97,7 +97,7 @@ func (q *Queries) EnsureProject(ctx context.Context, tenantID string, iD string)
 }
 
 const findArtifact = `-- name: FindArtifact :one
-SELECT f.sha256, f.size, f.created_at
+SELECT f.sha256, f.size, f.created_at, f.removed_at
 FROM nofx.artifact f
 JOIN nofx.attempt a ON a.id = f.attempt_id
 WHERE f.tenant_id = $1 AND f.run_id = $2 AND f.step_id = $3 AND f.name = $4
@@ -116,6 +116,7 @@ type FindArtifactRow struct {
 	Sha256    string
 	Size      int64
 	CreatedAt time.Time
+	RemovedAt *time.Time
 }
 
 func (q *Queries) FindArtifact(ctx context.Context, arg FindArtifactParams) (FindArtifactRow, error) {
@@ -126,7 +127,12 @@ func (q *Queries) FindArtifact(ctx context.Context, arg FindArtifactParams) (Fin
 		arg.Name,
 	)
 	var i FindArtifactRow
-	err := row.Scan(&i.Sha256, &i.Size, &i.CreatedAt)
+	err := row.Scan(
+		&i.Sha256,
+		&i.Size,
+		&i.CreatedAt,
+		&i.RemovedAt,
+	)
 	return i, err
 }
 
@@ -383,7 +389,7 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 }
 
 const listArtifacts = `-- name: ListArtifacts :many
-SELECT DISTINCT ON (s.idx, f.name) f.run_id, f.step_id, s.name AS step_name, f.name, f.sha256, f.size, f.created_at
+SELECT DISTINCT ON (s.idx, f.name) f.run_id, f.step_id, s.name AS step_name, f.name, f.sha256, f.size, f.created_at, f.removed_at
 FROM nofx.artifact f
 JOIN nofx.step s ON s.id = f.step_id
 JOIN nofx.attempt a ON a.id = f.attempt_id
@@ -399,6 +405,7 @@ type ListArtifactsRow struct {
 	Sha256    string
 	Size      int64
 	CreatedAt time.Time
+	RemovedAt *time.Time
 }
 
 // An artifact of a later attempt replaces that of an earlier one.
@@ -419,6 +426,7 @@ func (q *Queries) ListArtifacts(ctx context.Context, tenantID string, runID stri
 			&i.Sha256,
 			&i.Size,
 			&i.CreatedAt,
+			&i.RemovedAt,
 		); err != nil {
 			return nil, err
 		}

@@ -15,4 +15,4 @@ INSERT INTO nofx.idempotency (tenant_id, route, key, fingerprint, status, body, 
 VALUES (@tenant_id, @route, @key, @fingerprint, @status, @body, now() + make_interval(secs => @keep_seconds::float8));
 
 -- name: SweepIdempotency :execrows
-DELETE FROM nofx.idempotency WHERE ctid IN (SELECT i.ctid FROM nofx.idempotency i WHERE i.expires_at <= now() LIMIT 1000);
+DELETE FROM nofx.idempotency WHERE ctid IN (SELECT i.ctid FROM nofx.idempotency i WHERE i.expires_at <= now() LIMIT @most::int);

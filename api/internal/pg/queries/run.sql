@@ -71,7 +71,7 @@ ORDER BY s.idx;
 
 -- An artifact of a later attempt replaces that of an earlier one.
 -- name: ListArtifacts :many
-SELECT DISTINCT ON (s.idx, f.name) f.run_id, f.step_id, s.name AS step_name, f.name, f.sha256, f.size, f.created_at
+SELECT DISTINCT ON (s.idx, f.name) f.run_id, f.step_id, s.name AS step_name, f.name, f.sha256, f.size, f.created_at, f.removed_at
 FROM nofx.artifact f
 JOIN nofx.step s ON s.id = f.step_id
 JOIN nofx.attempt a ON a.id = f.attempt_id
@@ -79,7 +79,7 @@ WHERE f.tenant_id = @tenant_id AND f.run_id = @run_id
 ORDER BY s.idx, f.name, a.generation DESC, a.number DESC;
 
 -- name: FindArtifact :one
-SELECT f.sha256, f.size, f.created_at
+SELECT f.sha256, f.size, f.created_at, f.removed_at
 FROM nofx.artifact f
 JOIN nofx.attempt a ON a.id = f.attempt_id
 WHERE f.tenant_id = @tenant_id AND f.run_id = @run_id AND f.step_id = @step_id AND f.name = @name

@@ -173,7 +173,7 @@ func (s *System) apiEnv(listen string) []string {
 	// What the API waits for may be shortened, so that tests of lost workers and
 	// missing drivers end in a short time; other manifests can be tried, and
 	// alerts to receivers on this host.
-	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT", "NOFX_HANDLERS_DIR", "NOFX_WORKSPACE_KEEP", "NOFX_ALERT_ALLOW", "NOFX_ALERT_CA_FILE", "NOFX_TICK_TOKEN"} {
+	for _, key := range []string{"NOFX_LEASE", "NOFX_HEARTBEAT", "NOFX_DRIVER_WAIT", "NOFX_HANDLERS_DIR", "NOFX_WORKSPACE_KEEP", "NOFX_ALERT_ALLOW", "NOFX_ALERT_CA_FILE", "NOFX_TICK_TOKEN", "NOFX_RETAIN_RUNS", "NOFX_RETAIN_ARTIFACTS", "NOFX_QUEUE_PRESSURE"} {
 		if v := os.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}

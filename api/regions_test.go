@@ -148,6 +148,33 @@ func TestStepMovesToItsNextRegion(t *testing.T) {
 	}
 }
 
+// A step whose run's workspace is on a worker stays there, however long that has
+// its driver not, and whatever other regions it may be in.
+func TestWorkspaceKeepsItsRegion(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease, c.RegionWait = 2*time.Second, time.Second })
+	one, two := r.workerIn("eu-1"), r.workerIn("eu-2")
+	const order = `"regions":["eu-1","eu-2"]`
+	run := r.submit(`[{"name":"a","tool":"test:echo",` + order + `},{"name":"b","tool":"test:echo",` + order + `,"depends_on":["a"]}]`)
+	one.finish(one.one(), exit(0))
+	one.drivers[0].Healthy = false
+	free := r.submit(`[{"name":"a","tool":"test:echo",` + order + `,"workspace":"step"}]`)
+	r.untilBeating(one, free.ID, func(d wire.RunDetail) bool { two.beat(); return d.Steps[0].Region == "eu-2" })
+	d := r.untilBeating(one, run.ID, func(d wire.RunDetail) bool { two.beat(); return d.Steps[1].WaitingFor != "" })
+	if s := d.Steps[1]; s.Region != "eu-1" || s.WaitingFor != "the driver local on the worker that has the run's workspace" || len(r.moves(run.ID)) != 0 {
+		t.Errorf("%+v", s)
+	}
+	if l := two.one(); l.RunID != free.ID {
+		t.Errorf("claimed %+v", l)
+	}
+	one.drivers[0].Healthy = true
+	one.beat()
+	one.finish(one.one(), exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+}
+
 // With no worker in any of its regions a step waits, says for what, and ends in
 // time with a message that names them.
 func TestNoRegionHasTheDriver(t *testing.T) {

@@ -14,7 +14,7 @@ const maxHomes = 10_000
 func (h *homes) note(worker string, have map[string]offer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at == nil || len(h.at) >= maxHomes {
+	if h.at == nil || len(h.at) >= maxHomes && h.at[worker] == nil {
 		h.at = map[string]map[string]offer{}
 	}
 	h.at[worker] = have

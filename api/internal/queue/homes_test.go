@@ -28,4 +28,10 @@ func TestHomes(t *testing.T) {
 	if n := len(h.at); n > maxHomes {
 		t.Errorf("it remembers %d workers", n)
 	}
+	for i := len(h.at); i < maxHomes; i++ {
+		h.note(fmt.Sprint("more-", i), have)
+	}
+	if h.note(fmt.Sprint(maxHomes-1), have); len(h.at) != maxHomes {
+		t.Errorf("a known one made it forget: %d are left", len(h.at))
+	}
 }

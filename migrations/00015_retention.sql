@@ -51,7 +51,7 @@ CREATE TABLE nofx.queue_pressure (
 );
 -- The oldest step of a tenant's queue that is not parked. How the conditions are
 -- written keeps this index out of the plans of claims, and step_queue out of its.
-CREATE INDEX step_due ON nofx.step (tenant_id, due_at) WHERE status = 'queued' AND parked::int = 0 AND ended_at IS NULL;
+CREATE INDEX step_due ON nofx.step (tenant_id, due_at) WHERE status || '' = 'queued' AND NOT parked;
 
 -- +goose StatementBegin
 DO $$
@@ -89,7 +89,7 @@ GRANT UPDATE (removed_at) ON nofx.artifact TO nofx_system;
 CREATE FUNCTION nofx.queue_oldest(tenant text) RETURNS timestamptz
 LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
   SELECT s.due_at FROM nofx.step s
-  WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL AND s.tenant_id = tenant AND s.due_at <= now()
+  WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id = tenant AND s.due_at <= now()
   ORDER BY s.due_at LIMIT 1
 $$;
 
@@ -98,7 +98,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 BEGIN
   RETURN CASE metric
     WHEN 'queue_depth' THEN
-      (SELECT count(*) FROM (SELECT 1 FROM nofx.step s WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL AND s.tenant_id = tenant AND s.due_at <= now() LIMIT 100000) x)
+      (SELECT count(*) FROM (SELECT 1 FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id = tenant AND s.due_at <= now() LIMIT 100000) x)
     WHEN 'oldest_age_seconds' THEN
       coalesce(extract(epoch FROM now() - nofx.queue_oldest(tenant)), 0)
     WHEN 'dlq_growth' THEN -- in the last hour

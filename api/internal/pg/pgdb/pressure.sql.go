@@ -37,9 +37,9 @@ func (q *Queries) EndPressure(ctx context.Context, pressed []string) error {
 
 const pressed = `-- name: Pressed :many
 WITH RECURSIVE tenants AS (
-  (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND NOT s.parked AND s.ended_at IS NULL ORDER BY s.tenant_id LIMIT 1)
+  (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
-  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND NOT s.parked AND s.ended_at IS NULL AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
+  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
 SELECT t.tenant_id::text AS tenant_id, o.run_id, o.id AS step_id, o.name AS step_name, extract(epoch FROM now() - o.due_at)::float8 AS age_seconds,
@@ -47,7 +47,7 @@ SELECT t.tenant_id::text AS tenant_id, o.run_id, o.id AS step_id, o.name AS step
 FROM tenants t
 CROSS JOIN LATERAL (
   SELECT s.run_id, s.id, s.name, s.due_at FROM nofx.step s
-  WHERE s.status = 'queued' AND NOT s.parked AND s.ended_at IS NULL AND s.tenant_id = t.tenant_id AND s.due_at <= now() - make_interval(secs => $1::float8)
+  WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id = t.tenant_id AND s.due_at <= now() - make_interval(secs => $1::float8)
   ORDER BY s.due_at LIMIT 1
 ) o
 ORDER BY o.due_at
@@ -93,9 +93,9 @@ func (q *Queries) Pressed(ctx context.Context, seconds float64) ([]PressedRow, e
 
 const queuePressure = `-- name: QueuePressure :one
 WITH RECURSIVE tenants AS (
-  (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND NOT s.parked AND s.ended_at IS NULL ORDER BY s.tenant_id LIMIT 1)
+  (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
-  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND NOT s.parked AND s.ended_at IS NULL AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
+  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
 SELECT coalesce((SELECT extract(epoch FROM now() - min(nofx.queue_oldest(t.tenant_id))) FROM tenants t WHERE t.tenant_id IS NOT NULL), 0)::float8 AS oldest_seconds,

@@ -7,9 +7,9 @@ SELECT pg_try_advisory_xact_lock(7317);
 -- step. known tells that their episode is open.
 -- name: Pressed :many
 WITH RECURSIVE tenants AS (
-  (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL ORDER BY s.tenant_id LIMIT 1)
+  (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
-  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
+  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
 SELECT t.tenant_id::text AS tenant_id, o.run_id, o.id AS step_id, o.name AS step_name, extract(epoch FROM now() - o.due_at)::float8 AS age_seconds,
@@ -17,7 +17,7 @@ SELECT t.tenant_id::text AS tenant_id, o.run_id, o.id AS step_id, o.name AS step
 FROM tenants t
 CROSS JOIN LATERAL (
   SELECT s.run_id, s.id, s.name, s.due_at FROM nofx.step s
-  WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL AND s.tenant_id = t.tenant_id AND s.due_at <= now() - make_interval(secs => @seconds::float8)
+  WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id = t.tenant_id AND s.due_at <= now() - make_interval(secs => @seconds::float8)
   ORDER BY s.due_at LIMIT 1
 ) o
 ORDER BY o.due_at;
@@ -38,9 +38,9 @@ SELECT nofx.alert_value(@tenant_id, 'queue_depth')::bigint AS depth;
 -- how many tenants have an episode open.
 -- name: QueuePressure :one
 WITH RECURSIVE tenants AS (
-  (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL ORDER BY s.tenant_id LIMIT 1)
+  (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
   UNION ALL
-  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status = 'queued' AND s.parked::int = 0 AND s.ended_at IS NULL AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
+  SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
 SELECT coalesce((SELECT extract(epoch FROM now() - min(nofx.queue_oldest(t.tenant_id))) FROM tenants t WHERE t.tenant_id IS NOT NULL), 0)::float8 AS oldest_seconds,

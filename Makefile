@@ -79,7 +79,7 @@ failpoints: ## build the binaries that a test can hold at a named place, for the
 
 .PHONY: killmatrix
 killmatrix: setup build ## kill each process at each place of a step's life, and write docs/kill-matrix.md
-	NOFX_KILLMATRIX=all go test -count=1 -v -timeout 60m ./test/killmatrix
+	NOFX_KILLMATRIX=all go test -count=1 -v -parallel 8 -timeout 60m ./test/killmatrix
 
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2

@@ -119,7 +119,7 @@ func (o outcome) log(t *testing.T, s shift, v victim) {
 		t.Logf("%s, %s, round %d: not hit: %s", s.p.title, v.title, s.n, o.missed)
 		return
 	}
-	t.Logf("%s, %s, round %d: ended after %.2fs, clean after %.2fs", s.p.title, v.title, s.n, o.recovery.Seconds(), o.clean.Seconds())
+	t.Logf("%s, %s, round %d: ended after %.2fs, clean after %.2fs, attempts %v", s.p.title, v.title, s.n, o.recovery.Seconds(), o.clean.Seconds(), o.attempts)
 	for _, w := range o.wrong {
 		t.Log("  ", w)
 	}

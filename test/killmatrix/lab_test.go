@@ -21,7 +21,7 @@ import (
 const (
 	lease     = 5 * time.Second
 	heartbeat = 500 * time.Millisecond
-	hitTime   = 15 * time.Second // for a place to be reached
+	hitTime   = 20 * time.Second // for a place to be reached
 	endTime   = 90 * time.Second // for the run to end after the kill
 	// cleanTime is for what a sweep removes: it comes every 15 to 19 s and
 	// leaves alone what is younger than 30 s.
@@ -94,7 +94,7 @@ func there(path string) bool {
 func within(limit time.Duration, ok func() bool) bool {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {

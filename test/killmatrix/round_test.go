@@ -19,6 +19,7 @@ type outcome struct {
 	missed   string   // why the place was not hit, "" = it was
 	wrong    []string // with the run itself
 	broken   []invariant.Violation
+	attempts []int         // of each step
 	recovery time.Duration // from the kill to the run's end
 	clean    time.Duration // from the kill until nothing of it is on the host
 }
@@ -56,7 +57,7 @@ func (l *lab) round(p place, v victim, n int) outcome {
 		return outcome{missed: why}
 	}
 	pid := 0
-	if !within(hitTime, func() bool { pid = v.pid(l.s, p); return pid != 0 && age(l.t, pid) >= l.calm(v) }) {
+	if !within(calm+hitTime, func() bool { pid = v.pid(l.s, p); return pid != 0 && age(l.t, pid) >= l.calm(v) }) {
 		return outcome{missed: "there is no " + v.title}
 	}
 	kill(l.t, pid)
@@ -84,6 +85,9 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	out.clean = time.Since(killed)
 	c.submit(steps) // the client may ask again at any time
 	c.wait.Wait()
+	for _, s := range d.Steps {
+		out.attempts = append(out.attempts, s.Attempt)
+	}
 	out.wrong = append(out.wrong, l.expect(c, p, d)...)
 	c.h.Looks = append(c.h.Looks, invariant.Look{Host: "this host", Left: left})
 	l.judge(c, &out)

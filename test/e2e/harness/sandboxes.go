@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,7 +22,7 @@ func (s *System) Spawners() []int {
 	plugin := strconv.Itoa(s.Pid("nofx-driver-local"))
 	return processes(func(proc string) bool {
 		stat, err := os.ReadFile(proc + "/stat")
-		if err != nil || comm(proc) != "nofx-supervisor" {
+		if err != nil || comm(proc) != "nofx-spawner" {
 			return false
 		}
 		_, rest, _ := strings.Cut(string(stat), ") ")
@@ -63,16 +62,12 @@ func (s *System) Remains() []string {
 			}
 		}
 	}
-	id := s.Installation()
-	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return nil //nolint:nilerr // a group that vanishes while we look is fine
+	// Each attempt's group is below its tenant's, in every hierarchy.
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		groups, _ := filepath.Glob(filepath.Join(root, s.Installation()+".slice", "*", "att_*"))
+		for _, g := range groups {
+			left = append(left, "cgroup "+g)
 		}
-		if strings.HasPrefix(d.Name(), "att_") && strings.Contains(path, id) {
-			left = append(left, "cgroup "+path)
-			return fs.SkipDir
-		}
-		return nil
-	})
+	}
 	return left
 }

@@ -205,8 +205,9 @@ func (a *attempt) append(rec wire.Record) error {
 
 // clean removes what the attempt has on the host, and gives its uids back.
 func (a *attempt) clean(ctx context.Context) {
+	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	if err := a.destroy(ctx); err != nil {
+	if err := a.destroyPatiently(ctx, alive); err != nil {
 		a.log.Error("the sandbox stays; the sweep tries again", "err", err)
 		return // its uids stay with it
 	}
@@ -224,6 +225,19 @@ func (a *attempt) clean(ctx context.Context) {
 	}
 	if uid := a.uid(); uid != 0 {
 		a.w.cfg.UIDs.Free(uid)
+	}
+}
+
+// destroyPatiently destroys the sandbox again while the driver is away, for as
+// long as one call may take and this process is to live.
+func (a *attempt) destroyPatiently(ctx, alive context.Context) error {
+	alive, cancel := context.WithTimeout(alive, destroyTimeout)
+	defer cancel()
+	for retry := newRetry(); ; {
+		err := a.destroy(ctx)
+		if !step.Is(err, step.KindUnavailable) || retry.sleep(alive, err) != nil {
+			return err
+		}
 	}
 }
 

@@ -156,6 +156,16 @@ func TestPluginDiesInMidStep(t *testing.T) {
 	r.left()
 }
 
+// The plugin dies when the step has ended: its sandbox goes as soon as the
+// plugin is back, and does not wait for a sweep.
+func TestPluginDiesBeforeDestroy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig) { r.plugins.lose = 2 })
+	r.api.submit(lease("a", "mem", "count", "3", "0"))
+	r.api.verdict("a")
+	r.left()
+}
+
 func TestDaemonDiesInMidStep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -154,6 +154,13 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *
 // upload sends one file. It is kept on disk meanwhile: its hash is needed
 // before its bytes.
 func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art step.Artifact, err error) {
+	// In a process that took the attempt up the API has to know this one first:
+	// it would refuse the file, and the step's result would be lost.
+	select {
+	case <-a.confirmed:
+	case <-ctx.Done():
+		return art, context.Cause(ctx)
+	}
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".artifact-*")
 	if err != nil {
 		return art, err

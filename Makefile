@@ -81,6 +81,10 @@ failpoints: ## build the binaries that a test can hold at a named place, for the
 killmatrix: setup build ## kill each process at each place of a step's life, and write docs/kill-matrix.md
 	NOFX_KILLMATRIX=all go test -count=1 -v -parallel 8 -timeout 60m ./test/killmatrix
 
+.PHONY: killmatrix-bugs
+killmatrix-bugs: setup build ## put known bugs into copies of the tree, and see that the kill matrix finds each
+	NOFX_KILLMATRIX=bugs go test -count=1 -v -timeout 30m -run TestBugs ./test/killmatrix
+
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
 	scripts/acceptance.sh

@@ -9,9 +9,11 @@
 // other goes on. Only then does the clock start.
 //
 //	make killmatrix            the whole of it, into docs/kill-matrix.md
+//	make killmatrix-bugs       the same with bugs put in, each of which must turn it red
 //	go test ./test/killmatrix  a part, for CI
 //
-// NOFX_KILLMATRIX=all asks for the whole, NOFX_KILLMATRIX_ROUNDS says how often
+// NOFX_KILLMATRIX=all asks for the whole, =bugs for those, NOFX_KILLMATRIX_ROUNDS says how often
 // each cell, NOFX_KILLMATRIX_SYSTEMS how many systems work on it at a time,
+// NOFX_KILLMATRIX_ONLY which cells, by a part of "PLACE, VICTIM", and
 // NOFX_KILLMATRIX_DIR where the histories go of rounds that broke an invariant.
 package killmatrix

@@ -37,10 +37,10 @@ type lab struct {
 	rec    *invariant.Recorder
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, bin string) *lab {
 	t.Helper()
 	points := t.TempDir()
-	s := harness.StartFrom(t, binaries(t), failpoint.Env+"="+points, "NOFX_LEASE="+lease.String(), "NOFX_HEARTBEAT="+heartbeat.String(), "NOFX_WORKSPACE_KEEP=0s")
+	s := harness.StartFrom(t, bin, failpoint.Env+"="+points, "NOFX_LEASE="+lease.String(), "NOFX_HEARTBEAT="+heartbeat.String(), "NOFX_WORKSPACE_KEEP=0s")
 	l := &lab{t: t, s: s, points: points, rec: invariant.Record(s.Workspaces())}
 	t.Cleanup(l.rec.Close)
 	t.Cleanup(l.clear) // whoever is held would not hear of the end

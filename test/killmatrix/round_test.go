@@ -18,8 +18,9 @@ import (
 type outcome struct {
 	missed   string   // why the place was not hit, "" = it was
 	wrong    []string // with the run itself
+	again    []string // steps that were run again without need
 	broken   []invariant.Violation
-	attempts []int         // of each step
+	attempts []string      // what became of them
 	recovery time.Duration // from the kill to the run's end
 	clean    time.Duration // from the kill until nothing of it is on the host
 }
@@ -47,6 +48,10 @@ func plan(p place, target string) []wire.PlanStep {
 // round brings a run to the place, kills the victim there, and judges the rest.
 func (l *lab) round(p place, v victim, n int) outcome {
 	l.clear()
+	// It must not be waited for while somebody is held.
+	if !within(calm+hitTime, func() bool { pid := v.pid(l.s, place{}); return pid != 0 && age(l.t, pid) >= l.calm(v) }) {
+		return outcome{missed: "there is no calm " + v.title}
+	}
 	target := []string{"first", "second"}[n%2]
 	steps := plan(p, target)
 	l.runs++
@@ -57,7 +62,7 @@ func (l *lab) round(p place, v victim, n int) outcome {
 		return outcome{missed: why}
 	}
 	pid := 0
-	if !within(calm+hitTime, func() bool { pid = v.pid(l.s, p); return pid != 0 && age(l.t, pid) >= l.calm(v) }) {
+	if !within(lease/2, func() bool { pid = v.pid(l.s, p); return pid != 0 }) {
 		return outcome{missed: "there is no " + v.title}
 	}
 	kill(l.t, pid)
@@ -85,12 +90,17 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	out.clean = time.Since(killed)
 	c.submit(steps) // the client may ask again at any time
 	c.wait.Wait()
-	for _, s := range d.Steps {
-		out.attempts = append(out.attempts, s.Attempt)
-	}
 	out.wrong = append(out.wrong, l.expect(c, p, d)...)
 	c.h.Looks = append(c.h.Looks, invariant.Look{Host: "this host", Left: left})
 	l.judge(c, &out)
+	if v.title != "supervisor" {
+		// The sandbox outlives everybody else, and with it the attempt.
+		for _, s := range d.Steps {
+			if s.Attempt > 1 {
+				out.again = append(out.again, fmt.Sprintf("step %s took %d attempts", s.ID, s.Attempt))
+			}
+		}
+	}
 	return out
 }
 
@@ -210,6 +220,13 @@ func (l *lab) judge(c *client, out *outcome) {
 	}
 	c.h.Effects = slices.DeleteFunc(effects, func(e invariant.Effect) bool { return e.RunID != run })
 	c.h.Tables = l.s.Tables().Of(c.op, run)
+	for _, a := range c.h.Tables.Attempts {
+		one := fmt.Sprintf("%s %s", a.ID, a.Status)
+		if a.Verdict != nil {
+			one += fmt.Sprintf(": %s %s", a.Verdict, a.Verdict.Message)
+		}
+		out.attempts = append(out.attempts, one)
+	}
 	out.broken = invariant.Check(c.h)
 	if len(out.broken) > 0 {
 		keep(l, c)

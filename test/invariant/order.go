@@ -34,20 +34,26 @@ func (c *checker) numbers(r RunRow) {
 // readers: each got the events one after the other, as they are in the table.
 func (c *checker) readers() {
 	type place struct{ reader, run string }
-	at := map[place]int64{}
-	ids := map[string]Seen{}
+	type number struct {
+		run string
+		seq int64
+	}
+	at, ids, rows := map[place]int64{}, map[string]Seen{}, map[number]EventRow{}
+	for _, e := range c.Tables.Events {
+		rows[number{e.RunID, e.Seq}] = e
+	}
 	for _, e := range c.Events {
 		p := place{e.Reader, e.RunID}
 		if last, ok := at[p]; ok && e.Seq != last+1 {
 			c.report("run %s: reader %s got event %d after %d", e.RunID, e.Reader, e.Seq, last)
 		}
 		at[p] = e.Seq
-		all := c.events[e.RunID]
-		if e.Seq < 1 || e.Seq > int64(len(all)) {
+		row, ok := rows[number{e.RunID, e.Seq}]
+		if !ok {
 			c.report("run %s: reader %s got event %d, which is not there", e.RunID, e.Reader, e.Seq)
 			continue
 		}
-		if row := all[e.Seq-1]; row.Type != e.Type || row.StepID != e.StepID || row.Attempt != e.Attempt {
+		if row.Type != e.Type || row.StepID != e.StepID || row.Attempt != e.Attempt {
 			c.report("run %s: reader %s got event %d as %s of step %s attempt %d, it is %s of step %s attempt %d",
 				e.RunID, e.Reader, e.Seq, e.Type, e.StepID, e.Attempt, row.Type, row.StepID, row.Attempt)
 		}

@@ -59,6 +59,7 @@ type AttemptRow struct {
 	Status      string        `json:"status"` // running, ended, lost or released
 	JournalN    int64         `json:"journal_n"`
 	OutputBytes int64         `json:"output_bytes"`
+	ClaimedAt   time.Time     `json:"claimed_at"`
 	EndedAt     *time.Time    `json:"ended_at"`
 	Verdict     *step.Verdict `json:"verdict"`
 }

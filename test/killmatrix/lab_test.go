@@ -1,6 +1,7 @@
 package killmatrix
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -22,7 +23,7 @@ const (
 	lease     = 5 * time.Second
 	heartbeat = 500 * time.Millisecond
 	hitTime   = 20 * time.Second // for a place to be reached
-	endTime   = 90 * time.Second // for the run to end after the kill
+	endTime   = 60 * time.Second // for the run to end after the kill
 	// cleanTime is for what a sweep removes: it comes every 15 to 19 s and
 	// leaves alone what is younger than 30 s.
 	cleanTime = 60 * time.Second
@@ -184,9 +185,11 @@ func (c *client) follow() {
 		return
 	}
 	run, last, ended := c.id(), "", false
+	ctx, cancel := context.WithTimeout(c.l.t.Context(), endTime)
+	defer cancel()
 	within(endTime, func() bool {
 		// The stream's error is of a connection that broke: it is what is tried.
-		_ = c.l.s.API().Events(c.l.t.Context(), run, last, func(batch []step.Event) error {
+		_ = c.l.s.API().Events(ctx, run, last, func(batch []step.Event) error {
 			for _, e := range batch {
 				last = e.ID
 				switch e.Type {

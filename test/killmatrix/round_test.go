@@ -32,8 +32,12 @@ const lines = 20 // that each step writes, in about 0.6 s
 func plan(p place, target string) []wire.PlanStep {
 	between := func(name, more string) string {
 		script := fmt.Sprintf("echo %[1]s >%[1]s.a; echo more >%[1]s.b; %[2]s", name, more)
-		if p.stop && name == target {
+		switch {
+		case name != target:
+		case p.stop:
 			script += "\nsleep 77"
+		case p.begun: // time to be seen
+			script += "\nsleep 1"
 		}
 		return script
 	}
@@ -94,14 +98,20 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	c.h.Looks = append(c.h.Looks, invariant.Look{Host: "this host", Left: left})
 	l.judge(c, &out)
 	if v.title != "supervisor" {
-		// The sandbox outlives everybody else, and with it the attempt.
-		for _, s := range d.Steps {
-			if s.Attempt > 1 {
-				out.again = append(out.again, fmt.Sprintf("step %s took %d attempts", s.ID, s.Attempt))
-			}
-		}
+		out.again = again(c.h.Tables, killed)
 	}
 	return out
+}
+
+// again lists the steps that were run again after the kill before a lease could
+// have run out: their sandbox was not hurt, and its result was thrown away.
+func again(t invariant.Tables, killed time.Time) (steps []string) {
+	for _, a := range t.Attempts {
+		if since := a.ClaimedAt.Sub(killed); a.Number > 1 && since < lease-2*heartbeat {
+			steps = append(steps, fmt.Sprintf("step %s: attempt %d was given out %.2fs after the kill", a.StepID, a.Number, since.Seconds()))
+		}
+	}
+	return steps
 }
 
 // bring starts the run and takes it to the place. It returns why it could not.

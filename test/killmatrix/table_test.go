@@ -104,7 +104,7 @@ Written by `+"`make killmatrix`"+`; see test/killmatrix for how a place is hit e
 
 %d rounds a cell, %d kills in all, in %s with %d systems at a time on one machine. The lease is %v, the heartbeat %v. The run of a round is two steps that share a workspace, with artifacts and no network; in turns the first (idempotent) and the second (not idempotent) is hit.
 
-A cell is: lost, duplicated (run again without need counts as that: a sandbox outlives every process but its supervisor), leaked, out of order · p50 / longest time from the kill to the run's end, which includes what the steps still had to do, 0.7 s each. The bound is the lease + 5 s = %v. The supervisor is that of the step's sandbox; where there is none yet or any more (†), the one that makes them is killed.
+A cell is: lost, duplicated (that a step is run again before its lease could run out counts as that: a sandbox outlives every process but its supervisor), leaked, out of order · p50 / longest time from the kill to the run's end, which includes what the steps still had to do, 0.7 s each. The bound is the lease + 5 s = %v. The supervisor is that of the step's sandbox; where there is none yet or any more (†), the one that makes them is killed.
 
 `, m.rounds, kills, took.Round(time.Second), systems, lease, heartbeat, bound)
 	b.WriteString("| killed at |")

@@ -42,6 +42,27 @@ func binaries(t *testing.T) string {
 	return path
 }
 
+// A step that could have touched the outside is not run again when its sandbox is
+// gone, but is put into the DLQ, once. The death of the daemon is no reason.
+func TestOutside(t *testing.T) {
+	build(t, "../..")
+	p := place{title: "in the middle of output, with a network", point: failpoint.Output, pass: true, boxed: true, net: true}
+	l := newLab(t, binaries(t))
+	for n, v := range victims() {
+		if v.title != "supervisor" && v.title != "nofxd" {
+			continue
+		}
+		o := l.round(p, v, n)
+		o.log(t, shift{p, n}, v)
+		if o.missed != "" || len(o.wrong)+len(o.again)+len(o.broken) > 0 {
+			t.Errorf("%s: %s", v.title, o.missed)
+		}
+		if want := map[string]int{"supervisor": 1, "nofxd": 2}[v.title]; len(o.attempts) != want {
+			t.Errorf("%s: attempts %v, want %d of both steps together", v.title, o.attempts, want)
+		}
+	}
+}
+
 // build makes the binaries with failpoints of a tree.
 func build(t *testing.T, tree string) {
 	t.Helper()

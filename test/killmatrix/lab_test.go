@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	lease     = 5 * time.Second
-	heartbeat = 500 * time.Millisecond
-	hitTime   = 20 * time.Second // for a place to be reached
+	lease     = 10 * time.Second
+	heartbeat = time.Second
+	hitTime   = 30 * time.Second // for a place to be reached
 	endTime   = 60 * time.Second // for the run to end after the kill
 	// cleanTime is for what a sweep removes: it comes every 15 to 19 s and
 	// leaves alone what is younger than 30 s.

@@ -24,6 +24,7 @@ type place struct {
 	pass  bool   // the first one that comes by goes on
 	ended bool   // the step's end must be known to the API first
 	boxed bool   // the step has a sandbox
+	net   bool   // the step can reach the outside, and may not be repeated
 }
 
 // places are in the order in which a step comes by them.
@@ -32,7 +33,7 @@ func places() []place {
 		{title: "run accepted, client not told", point: failpoint.RunCommitted, any: true, first: failpoint.Claim},
 		{title: "claimed, not in the ledger", point: failpoint.Claimed},
 		{title: "created, handle not persisted", point: failpoint.Created, boxed: true},
-		{title: "in the middle of output", point: failpoint.Output, begun: true, boxed: true},
+		{title: "in the middle of output", point: failpoint.Output, pass: true, boxed: true},
 		{title: "exited, not reported", point: failpoint.Exited, boxed: true},
 		{title: "between two artifact uploads", point: failpoint.Uploading, pass: true, boxed: true},
 		{title: "verdict stored, not committed", point: failpoint.VerdictStored, also: failpoint.Reported, boxed: true},

@@ -71,6 +71,20 @@ bench: setup build runsc ## measure sandboxes next to bwrap, docker run and bare
 hostile: setup build runsc ## run programs that try to get out, on every driver, and print what held
 	NOFX_HOSTILE=all go test -count=1 -v -timeout 30m ./test/hostile
 
+.PHONY: failpoints
+failpoints: ## build the binaries that a test can hold at a named place, for the tests alone
+	@mkdir -p $(BIN)/failpoints
+	@CGO_ENABLED=0 go build -tags failpoint -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/failpoints/ $$(scripts/binaries.sh)
+	@$(MAKE) --no-print-directory -C plugins/supervisor BIN=$(CURDIR)/$(BIN)/failpoints
+
+.PHONY: killmatrix
+killmatrix: setup build ## kill each process at each place of a step's life, and write docs/kill-matrix.md
+	NOFX_KILLMATRIX=all go test -count=1 -v -parallel 8 -timeout 60m ./test/killmatrix
+
+.PHONY: killmatrix-bugs
+killmatrix-bugs: setup build ## put known bugs into copies of the tree, and see that the kill matrix finds each
+	NOFX_KILLMATRIX=bugs go test -count=1 -v -timeout 30m -run TestBugs ./test/killmatrix
+
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
 	scripts/acceptance.sh

@@ -107,7 +107,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	registry.MustRegister(queueMetrics{a.db})
 	workers := &fleet.Workers{DB: a.db}
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait, Pressure: cfg.QueuePressure,
-		Rules: handlers, Observer: seen, Fleet: workers}, a.db, a.blobs, a.hub, log)
+		Rules: handlers, Observer: seen, Fleet: workers, Points: cfg.Points}, a.db, a.blobs, a.hub, log)
 	alerts, err := alertClient(cfg)
 	if err != nil {
 		return a, err

@@ -10,6 +10,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"github.com/nofx-run/nofx/api/internal/retention"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -41,6 +42,8 @@ type Config struct {
 	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
 	QueuePressure      time.Duration `env:"NOFX_QUEUE_PRESSURE" envDefault:"60s"` // age of a tenant's oldest step that is told in its run; 0 = none is
 	Retain             retention.Keep
+
+	Points failpoint.Points `env:"-"` // where tests hold it
 }
 
 // maxQueuePressure is more than anybody waits to hear of.

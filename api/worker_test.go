@@ -37,6 +37,39 @@ func TestClaimIsIdempotent(t *testing.T) {
 	}
 }
 
+// A daemon that died before it had written its leases down starts anew, and asks
+// for them again. Until it has had the time to, what it does not list is not
+// taken from it, however long it was away; after that it is.
+func TestClaimOfADaemonThatStartsAnew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Heartbeat = 10 * time.Second })
+	w := r.worker("host")
+	r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	lost := w.claimAs("claim-x", 1, 0)
+	if len(lost) != 1 {
+		t.Fatalf("%+v", lost)
+	}
+	long := func(column, table string) {
+		r.system("UPDATE nofx." + table + " SET " + column + " = now() - interval '40 seconds'")
+	}
+	beat := func() {
+		if _, err := w.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long("listed_at", "attempt")
+	w.incarnation = "host-2"
+	w.register("host")
+	beat()
+	r.system("DO $$ BEGIN IF NOT EXISTS (SELECT FROM nofx.attempt WHERE status = 'running' AND lease_until > now()) THEN RAISE 'the lease was taken away'; END IF; END $$")
+	if again := w.claimAs("claim-x", 1, 0); len(again) != 1 || again[0].Fence != lost[0].Fence {
+		t.Fatalf("%+v, then %+v", lost, again)
+	}
+	long("registered_at", "worker")
+	beat()
+	r.until(lost[0].RunID, func(d wire.RunDetail) bool { return d.Steps[0].Status == step.StepQueued })
+}
+
 // A claim that waits is answered as soon as there is a step.
 func TestClaimWaits(t *testing.T) {
 	t.Parallel()

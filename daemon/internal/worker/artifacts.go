@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -153,6 +154,13 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *
 // upload sends one file. It is kept on disk meanwhile: its hash is needed
 // before its bytes.
 func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art step.Artifact, err error) {
+	// In a process that took the attempt up the API has to know this one first:
+	// it would refuse the file, and the step's result would be lost.
+	select {
+	case <-a.confirmed:
+	case <-ctx.Done():
+		return art, context.Cause(ctx)
+	}
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".artifact-*")
 	if err != nil {
 		return art, err
@@ -167,6 +175,7 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 		return art, step.Errorf(step.KindTooLarge, "more than %d bytes", int64(wire.MaxArtifactBytes))
 	}
 	art = step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
+	a.hold(failpoint.Uploading)
 	retry := newRetry()
 	for {
 		me := a.w.identity()

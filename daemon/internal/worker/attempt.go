@@ -11,6 +11,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -70,6 +71,7 @@ func (a *attempt) run(ctx context.Context) {
 		return
 	}
 	// The verdict is on its way; the sandbox goes meanwhile.
+	a.hold(failpoint.Reported)
 	a.clean(ctx)
 	select {
 	case <-a.acked:
@@ -77,11 +79,15 @@ func (a *attempt) run(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	a.hold(failpoint.Destroyed)
 	if err := errors.Join(a.w.cfg.Ledger.Delete(a.id), a.journal.Remove()); err != nil {
 		a.log.Error("the attempt's records stay on disk", "err", err)
 	}
 	a.w.forget(a)
 }
+
+// hold is where tests hold it.
+func (a *attempt) hold(place string) { a.w.cfg.Points.Hold(place, a.lease.StepName) }
 
 // work runs the step and journals the verdict. It reports false when the
 // process is to end before the attempt has.
@@ -199,8 +205,9 @@ func (a *attempt) append(rec wire.Record) error {
 
 // clean removes what the attempt has on the host, and gives its uids back.
 func (a *attempt) clean(ctx context.Context) {
+	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	if err := a.destroy(ctx); err != nil {
+	if err := a.destroyPatiently(ctx, alive); err != nil {
 		a.log.Error("the sandbox stays; the sweep tries again", "err", err)
 		return // its uids stay with it
 	}
@@ -218,6 +225,19 @@ func (a *attempt) clean(ctx context.Context) {
 	}
 	if uid := a.uid(); uid != 0 {
 		a.w.cfg.UIDs.Free(uid)
+	}
+}
+
+// destroyPatiently destroys the sandbox again while the driver is away, for as
+// long as one call may take and this process is to live.
+func (a *attempt) destroyPatiently(ctx, alive context.Context) error {
+	alive, cancel := context.WithTimeout(alive, destroyTimeout)
+	defer cancel()
+	for retry := newRetry(); ; {
+		err := a.destroy(ctx)
+		if !step.Is(err, step.KindUnavailable) || retry.sleep(alive, err) != nil {
+			return err
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ type fakeAPI struct {
 	released    []string
 	ended       map[string]bool // runs
 	down        bool            // every call answers 503
+	noUploads   bool            // those of artifacts do
+	uploads     int             // that were tried
+	slow        bool            // register waits a while for uploads
 	artifacts   map[string]string
 	leaseMS     int64
 	heartbeatMS int64
@@ -158,7 +161,10 @@ func (f *fakeAPI) submit(l wire.Lease) {
 	})
 }
 
-func (f *fakeAPI) register(_ *http.Request, in wire.RegisterWorker) (wire.WorkerRegistered, int) {
+func (f *fakeAPI) register(r *http.Request, in wire.RegisterWorker) (wire.WorkerRegistered, int) {
+	if f.slow {
+		f.wait(r, 500, func() bool { return f.uploads > 0 })
+	}
 	f.change(func() { f.incarnation, f.drivers = in.Incarnation, in.Drivers })
 	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: f.heartbeatMS}, 200
 }
@@ -279,8 +285,19 @@ func (f *fakeAPI) artifact(w http.ResponseWriter, r *http.Request) {
 	if err != nil || hex.EncodeToString(sum[:]) != r.PathValue("sha") {
 		f.t.Errorf("artifact %s: %v", r.PathValue("sha"), err)
 	}
-	f.change(func() { f.artifacts[r.PathValue("sha")] = string(raw) })
-	w.WriteHeader(http.StatusNoContent)
+	status := http.StatusNoContent
+	f.change(func() {
+		f.uploads++
+		switch {
+		case f.noUploads:
+			status = http.StatusServiceUnavailable
+		case r.Header.Get("Nofx-Incarnation") != f.incarnation:
+			status = http.StatusConflict
+		default:
+			f.artifacts[r.PathValue("sha")] = string(raw)
+		}
+	})
+	w.WriteHeader(status)
 }
 
 // verdict waits for the attempt's verdict and returns its attempt.

@@ -36,6 +36,7 @@ type plugins struct {
 
 	mu   sync.Mutex
 	away bool
+	lose int                // calls of Destroy that do not arrive
 	sick bool               // it says of itself that it is not healthy
 	cut  context.CancelFunc // ends the streams of the process that runs now
 	live context.Context
@@ -113,6 +114,17 @@ func (p *plugins) CopyOut(ctx context.Context, h driver.Handle, path string, lim
 		return p.copyOut(to)
 	}
 	return p.Driver.CopyOut(ctx, h, path, limit, to)
+}
+
+func (p *plugins) Destroy(ctx context.Context, h driver.Handle) error {
+	p.mu.Lock()
+	lost := p.lose > 0
+	p.lose--
+	p.mu.Unlock()
+	if lost {
+		return step.Errorf(step.KindUnavailable, "the plugin died")
+	}
+	return p.Driver.Destroy(ctx, h)
 }
 
 func (p *plugins) driverInfo() wire.DriverInfo {

@@ -156,6 +156,16 @@ func TestPluginDiesInMidStep(t *testing.T) {
 	r.left()
 }
 
+// The plugin dies when the step has ended: its sandbox goes as soon as the
+// plugin is back, and does not wait for a sweep.
+func TestPluginDiesBeforeDestroy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig) { r.plugins.lose = 2 })
+	r.api.submit(lease("a", "mem", "count", "3", "0"))
+	r.api.verdict("a")
+	r.left()
+}
+
 func TestDaemonDiesInMidStep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -171,6 +181,28 @@ func TestDaemonDiesInMidStep(t *testing.T) {
 	}
 	if diff := cmp.Diff([]wire.RecordType{wire.RecordStarted, wire.RecordOutput, wire.RecordVerdict}, types(a)); diff != "" {
 		t.Error(diff)
+	}
+	r.left()
+}
+
+// The daemon dies when the step has ended and its artifacts are not uploaded.
+// The next one uploads them once the API knows it, and not before: the API would
+// take it for a stranger, and the step's result would be lost.
+func TestDaemonDiesBeforeItUploads(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.api.noUploads = true
+	l := lease("a", "sh", "-c", "cat in.txt")
+	l.Command.Files = []wire.CommandFile{{Path: "in.txt", Data: []byte("content")}}
+	l.Artifacts = []string{"in.txt"}
+	r.api.submit(l)
+	r.api.until("an upload", func() bool { return r.api.uploads > 0 })
+	r.kill()
+	r.api.change(func() { r.api.noUploads, r.api.uploads, r.api.slow = false, 0, true })
+	r.start(4)
+	a := r.api.verdict("a")
+	if !a.verdict.Verdict.Success() || len(a.verdict.Artifacts) != 1 {
+		t.Errorf("verdict %s %s, artifacts %v", a.verdict.Verdict, a.verdict.Verdict.Message, a.verdict.Artifacts)
 	}
 	r.left()
 }

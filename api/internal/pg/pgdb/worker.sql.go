@@ -152,6 +152,7 @@ const forgetUnlisted = `-- name: ForgetUnlisted :execrows
 UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = $1 AND status = 'running' AND id <> ALL ($2::text[])
   AND listed_at < now() - make_interval(secs => $3::float8) AND lease_until > now()
+  AND NOT EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = $1 AND w.registered_at > now() - make_interval(secs => $3::float8))
 `
 
 type ForgetUnlistedParams struct {
@@ -161,7 +162,8 @@ type ForgetUnlistedParams struct {
 }
 
 // ForgetUnlisted ends the leases that a worker has not listed for a grace; the
-// reaper takes them from there.
+// reaper takes them from there. One that has just started anew may still ask for
+// those of its last claim.
 func (q *Queries) ForgetUnlisted(ctx context.Context, arg ForgetUnlistedParams) (int64, error) {
 	result, err := q.db.Exec(ctx, forgetUnlisted, arg.WorkerID, arg.Held, arg.GraceSeconds)
 	if err != nil {

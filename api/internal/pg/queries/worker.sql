@@ -79,11 +79,13 @@ LEFT JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS gen
 WHERE a.worker_id = @worker_id AND a.status = 'running' AND (f.id IS NOT NULL OR a.cancel_at IS NOT NULL);
 
 -- ForgetUnlisted ends the leases that a worker has not listed for a grace; the
--- reaper takes them from there.
+-- reaper takes them from there. One that has just started anew may still ask for
+-- those of its last claim.
 -- name: ForgetUnlisted :execrows
 UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[])
-  AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now();
+  AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now()
+  AND NOT EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = @worker_id AND w.registered_at > now() - make_interval(secs => @grace_seconds::float8));
 
 -- EndedRuns are those of the given runs that have ended or are not there: their
 -- workspaces can go. A run that failed keeps its workspace for a while, so that

@@ -1,0 +1,139 @@
+package killmatrix
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// bug is a patch that puts a bug into the tree, and where it shows. Its file
+// begins with what it is, and lines of Place, Victim and Breaks: what must be
+// found, invariants or "again" for a step that is run again without need.
+type bug struct {
+	file   string // absolute
+	p      place
+	v      victim
+	breaks []string
+}
+
+func bugs(t *testing.T) []bug {
+	t.Helper()
+	files, err := filepath.Glob("testdata/bugs/*.patch")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no patches: %v", err)
+	}
+	var all []bug
+	for _, file := range files {
+		body, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := bug{}
+		if b.file, err = filepath.Abs(file); err != nil {
+			t.Fatal(err)
+		}
+		for text := range strings.Lines(string(body)) {
+			name, value, _ := strings.Cut(strings.TrimSpace(text), ": ")
+			switch name {
+			case "Place":
+				if i := slices.IndexFunc(places(), func(p place) bool { return p.title == value }); i >= 0 {
+					b.p = places()[i]
+				}
+			case "Victim":
+				if i := slices.IndexFunc(victims(), func(v victim) bool { return v.title == value }); i >= 0 {
+					b.v = victims()[i]
+				}
+			case "Breaks":
+				b.breaks = strings.Fields(value)
+			}
+		}
+		if b.p.title == "" || b.v.title == "" || len(b.breaks) == 0 {
+			t.Fatalf("%s does not say at which place and victim it shows, and how", file)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// Each bug turns its cell red, which is green without it. The short form sees
+// that the patches still apply.
+func TestBugs(t *testing.T) {
+	full := os.Getenv("NOFX_KILLMATRIX") == "bugs"
+	if full {
+		build(t, "../..")
+		t.Run("without", func(t *testing.T) {
+			l := newLab(t, binaries(t))
+			for _, b := range bugs(t) {
+				if got := l.found(b); len(got) > 0 {
+					t.Errorf("%s, %s: %v", b.p.title, b.v.title, got)
+				}
+			}
+		})
+	}
+	for _, b := range bugs(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(b.file), ".patch"), func(t *testing.T) {
+			if !full {
+				if out, err := git(t, "../..", "apply", "--check", b.file); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+				return
+			}
+			tree := t.TempDir()
+			copyTree(t, tree)
+			if out, err := git(t, tree, "apply", b.file); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			build(t, tree)
+			got := newLab(t, filepath.Join(tree, "bin", "failpoints")).found(b)
+			for _, want := range b.breaks {
+				if !slices.Contains(got, want) {
+					t.Errorf("%s was not found, but %v", want, got)
+				}
+			}
+			t.Logf("found: %v", got)
+		})
+	}
+}
+
+// found plays the bug's cell, once with each step, and tells what broke.
+func (l *lab) found(b bug) (found []string) {
+	l.t.Helper()
+	for n := range 2 {
+		o := l.round(b.p, b.v, n)
+		o.log(l.t, shift{b.p, n}, b.v)
+		switch {
+		case o.missed != "":
+			l.t.Fatalf("not hit: %s", o.missed)
+		case len(o.wrong) > 0:
+			found = append(found, "run")
+		case len(o.again) > 0:
+			found = append(found, "again")
+		}
+		for _, v := range o.broken {
+			found = append(found, v.Invariant)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+func git(t *testing.T, dir string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "git", args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// copyTree copies what is needed to build.
+func copyTree(t *testing.T, to string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", `set -o pipefail; tar --exclude=./bin --exclude=./.git --exclude='./.nofx*' -cf - . | tar -xf - -C "$0"`, to)
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}

@@ -14,7 +14,7 @@ import (
 	"github.com/nofx-run/nofx/test/fleet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, fleet.Abandoned()...) }
 
 // Every part of a fleet can be broken and mended, and a run ends in between;
 // nothing is left on the machine.

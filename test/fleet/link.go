@@ -9,6 +9,7 @@ import (
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 )
 
 // Way is a direction on a link.
@@ -124,6 +125,16 @@ func (l *Link) Heal() error {
 		return nil
 	}
 	return l.proxy.Start()
+}
+
+// Abandoned are goroutines that the proxies' library does not end when a
+// connection goes while one of its pieces is held up, for goleak to leave out.
+func Abandoned() []goleak.Option {
+	var all []goleak.Option
+	for _, kind := range []string{"BandwidthToxic", "LatencyToxic", "NoopToxic", "TimeoutToxic"} {
+		all = append(all, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*"+kind+").Pipe"))
+	}
+	return all
 }
 
 func (l *Link) close() {

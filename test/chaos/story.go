@@ -68,6 +68,9 @@ func (s *Story) add(r *rand.Rand, i int) {
 	name := fmt.Sprintf("s%d", i)
 	st := wire.PlanStep{Name: name, Tool: "bash", Driver: "local", Network: step.NetworkNone}
 	p := program{name: name, beats: 1 + r.IntN(20)}
+	if i == 0 && one(r, 3) { // it can outlive its lease
+		p.beats = 40 + r.IntN(80)
+	}
 	want := []string{"exit 0"}
 	switch k := r.IntN(10); {
 	case k < 5: // it succeeds

@@ -71,6 +71,14 @@ bench: setup build runsc ## measure sandboxes next to bwrap, docker run and bare
 hostile: setup build runsc ## run programs that try to get out, on every driver, and print what held
 	NOFX_HOSTILE=all go test -count=1 -v -timeout 30m ./test/hostile
 
+.PHONY: chaos
+chaos: setup build ## load on a fleet of real processes while faults are put into it, for NOFX_CHAOS_TIME (5m)
+	NOFX_CHAOS_TIME=$${NOFX_CHAOS_TIME:-5m} go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/chaos
+
+.PHONY: chaos-bugs
+chaos-bugs: setup build ## show that the chaos suite turns red on bugs that are put in
+	scripts/chaos-bugs.sh
+
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
 	scripts/acceptance.sh

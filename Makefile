@@ -71,6 +71,15 @@ bench: setup build runsc ## measure sandboxes next to bwrap, docker run and bare
 hostile: setup build runsc ## run programs that try to get out, on every driver, and print what held
 	NOFX_HOSTILE=all go test -count=1 -v -timeout 30m ./test/hostile
 
+.PHONY: failpoints
+failpoints: ## build the binaries that a test can hold at a named place, for the tests alone
+	@mkdir -p $(BIN)/failpoints
+	@CGO_ENABLED=0 go build -tags failpoint -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/failpoints/ $$(scripts/binaries.sh)
+	@$(MAKE) --no-print-directory -C plugins/supervisor BIN=$(CURDIR)/$(BIN)/failpoints
+
+.PHONY: killmatrix
+killmatrix: setup build ## kill each process at each place of a step's life, and write docs/kill-matrix.md
+	NOFX_KILLMATRIX=all go test -count=1 -v -timeout 60m ./test/killmatrix
 .PHONY: chaos
 chaos: setup build ## load on a fleet of real processes while faults are put into it, for NOFX_CHAOS_TIME (5m)
 	NOFX_CHAOS_TIME=$${NOFX_CHAOS_TIME:-5m} go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/chaos

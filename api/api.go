@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 		Send: func(ctx context.Context, payload string) error { return a.db.Notify(ctx, channel, payload) }}
 	registry, seen := newRegistry(a.db, a.hub)
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait,
-		Rules: handlers, Observer: seen}, a.db, a.blobs, a.hub, log)
+		Rules: handlers, Observer: seen, Points: cfg.Points}, a.db, a.blobs, a.hub, log)
 	workers := &fleet.Workers{DB: a.db}
 	alerts, err := alertClient(cfg)
 	if err != nil {

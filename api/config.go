@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 // Config comes from the environment.
@@ -35,6 +37,8 @@ type Config struct {
 	AlertCAFile        string        `env:"NOFX_ALERT_CA_FILE"`                   // who signed receivers' certificates; "" = the host's list
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
+
+	Points failpoint.Points `env:"-"` // where tests hold it
 }
 
 // maxDriverWait is less than how long it is remembered when a driver was there.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/internal/strictyaml"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -44,6 +45,8 @@ type Config struct {
 	PluginKeyFile string         `yaml:"plugin_key_file"`        // the public key that plugin_dir is signed with
 	AllowUnsigned bool           `yaml:"allow_unsigned_plugins"` // instead of that key, for development
 	Drivers       map[string]any `yaml:"drivers"`                // each driver's own configuration
+
+	Points failpoint.Points `yaml:"-"` // where tests hold it
 }
 
 const maxConfig = 1 << 20 // bytes

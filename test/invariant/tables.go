@@ -183,3 +183,42 @@ func Dump(ctx context.Context, url string) (Tables, error) {
 	})
 	return t, err
 }
+
+// Of is what the tables hold of the runs of one operation of a client's, among
+// them run, and all workers.
+func (t Tables) Of(op, run string) Tables {
+	mine := map[string]bool{run: true}
+	for _, r := range t.Runs {
+		if r.Goal == op {
+			mine[r.ID] = true
+		}
+	}
+	steps, attempts := map[string]bool{}, map[string]bool{}
+	out := Tables{Workers: t.Workers}
+	out.Runs = only(t.Runs, func(r RunRow) bool { return mine[r.ID] })
+	out.Steps = only(t.Steps, func(s StepRow) bool {
+		steps[s.ID] = mine[s.RunID]
+		return mine[s.RunID]
+	})
+	out.Attempts = only(t.Attempts, func(a AttemptRow) bool {
+		attempts[a.ID] = steps[a.StepID]
+		return steps[a.StepID]
+	})
+	out.Events = only(t.Events, func(e EventRow) bool { return mine[e.RunID] })
+	out.Dead = only(t.Dead, func(d DeadRow) bool { return steps[d.StepID] })
+	out.Audit = only(t.Audit, func(a AuditRow) bool { return mine[a.Target] })
+	out.Idempotency = only(t.Idempotency, func(i IdempotencyRow) bool { return i.Key == op })
+	out.Artifacts = only(t.Artifacts, func(a ArtifactRow) bool { return attempts[a.AttemptID] })
+	out.Output = only(t.Output, func(o OutputRow) bool { return attempts[o.AttemptID] })
+	return out
+}
+
+func only[T any](all []T, is func(T) bool) []T {
+	var out []T
+	for _, x := range all {
+		if is(x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -86,6 +87,7 @@ func serve(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	cfg.Points = failpoint.FromEnv()
 	level := slog.LevelInfo
 	if text := os.Getenv("NOFX_LOG_LEVEL"); text != "" {
 		if err := level.UnmarshalText([]byte(text)); err != nil {

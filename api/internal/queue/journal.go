@@ -8,6 +8,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -37,6 +38,7 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 	}
 	f := split(fences)
 	var c *change
+	var j *journal
 	err := q.db.System(ctx, func(db *pgdb.Queries) error {
 		answer.Acks, answer.Discard = answer.Acks[:0], answer.Discard[:0]
 		runs, err := db.LockRunsOf(ctx, f.ids)
@@ -53,7 +55,7 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 				return err
 			}
 		}
-		j := newJournal(rows)
+		j = newJournal(rows)
 		c = newChange(runs)
 		for _, b := range in.Batches {
 			p := j.attempts[b.AttemptID]
@@ -73,14 +75,25 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 				answer.Acks = append(answer.Acks, wire.JournalAck{AttemptID: p.row.ID, N: p.n, Ended: p.row.Status == "ended" || p.verdict != nil})
 			}
 		}
+		q.hold(failpoint.VerdictStored, j)
 		return nil
 	})
 	if err != nil {
 		return wire.JournalAnswer{}, err
 	}
+	q.hold(failpoint.VerdictCommitted, j)
 	q.announce(c)
 	q.judge(ctx, c.health)
 	return answer, nil
+}
+
+// hold is where tests hold it, for the sake of a verdict.
+func (q *Queue) hold(place string, j *journal) {
+	for _, p := range j.order {
+		if p.verdict != nil {
+			q.cfg.Points.Hold(place, p.row.Name)
+		}
+	}
 }
 
 // known makes sure that the request is from a worker as it is registered.

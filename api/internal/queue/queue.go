@@ -18,6 +18,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/blob"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/wake"
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 // Config holds what can be chosen.
@@ -36,6 +37,7 @@ type Config struct {
 	DriverWait time.Duration
 	Rules      Rules    // of breakers; nil = the defaults for all
 	Observer   Observer // nil = nobody
+	Points     failpoint.Points
 }
 
 // Queue is safe for concurrent use.

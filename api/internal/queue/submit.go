@@ -12,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/quota"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -75,6 +76,7 @@ func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (a
 	if err != nil {
 		return wire.RunCreated{}, false, err
 	}
+	q.cfg.Points.Hold(failpoint.RunCommitted, "")
 	for _, st := range queued {
 		q.hub.Queued(st.Driver, "")
 	}

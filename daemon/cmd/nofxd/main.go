@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon"
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -46,6 +47,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "nofxd:", err)
 		return 2
 	}
+	cfg.Points = failpoint.FromEnv()
 	syscall.Umask(0o077)
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -167,6 +168,7 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 		return art, step.Errorf(step.KindTooLarge, "more than %d bytes", int64(wire.MaxArtifactBytes))
 	}
 	art = step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
+	a.hold(failpoint.Uploading)
 	retry := newRetry()
 	for {
 		me := a.w.identity()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -70,6 +71,7 @@ func (a *attempt) run(ctx context.Context) {
 		return
 	}
 	// The verdict is on its way; the sandbox goes meanwhile.
+	a.hold(failpoint.Reported)
 	a.clean(ctx)
 	select {
 	case <-a.acked:
@@ -77,11 +79,15 @@ func (a *attempt) run(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	a.hold(failpoint.Destroyed)
 	if err := errors.Join(a.w.cfg.Ledger.Delete(a.id), a.journal.Remove()); err != nil {
 		a.log.Error("the attempt's records stay on disk", "err", err)
 	}
 	a.w.forget(a)
 }
+
+// hold is where tests hold it.
+func (a *attempt) hold(place string) { a.w.cfg.Points.Hold(place, a.lease.StepName) }
 
 // work runs the step and journals the verdict. It reports false when the
 // process is to end before the attempt has.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -123,6 +124,7 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 	if err := w.tellChanges(ctx); err != nil {
 		return nil, err
 	}
+	w.cfg.Points.Hold(failpoint.Claim, "")
 	me := w.identity()
 	sent := driver.Now()
 	got, err := w.cfg.API.Claim(ctx, wire.ClaimRequest{
@@ -137,6 +139,7 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 	}
 	var fresh []ledger.Entry
 	for _, lease := range got.Leases {
+		w.cfg.Points.Hold(failpoint.Claimed, lease.StepName)
 		if w.held(lease.AttemptID) != nil {
 			continue
 		}

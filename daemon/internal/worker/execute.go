@@ -12,6 +12,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/internal/admission"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -57,6 +58,7 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	if err != nil {
 		return record, err
 	}
+	a.hold(failpoint.Exited)
 	record.Verdict = verdict(exit)
 	if onHost {
 		a.recheck(&record.Verdict)
@@ -163,6 +165,7 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 	if err != nil {
 		return err
 	}
+	a.hold(failpoint.Created)
 	a.mu.Lock()
 	a.entry.Handle = &h
 	entry := a.entry

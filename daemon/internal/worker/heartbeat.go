@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -151,6 +152,7 @@ func (a *attempt) stop(ctx context.Context, order wire.CancelOrder) {
 	}
 	a.log.Info("cancelled", "reason", order.Reason)
 	go func() {
+		a.hold(failpoint.Cancelling)
 		timer := time.NewTimer(0)
 		defer timer.Stop()
 		for {

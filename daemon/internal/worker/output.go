@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -49,6 +50,7 @@ func (o *output) resume() int64 {
 
 // write takes in a piece of output. Its data is the driver's again afterwards.
 func (o *output) write(e driver.ExecEvent) error {
+	o.a.hold(failpoint.Output)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/uids"
 	"github.com/nofx-run/nofx/daemon/internal/workspace"
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -63,6 +64,7 @@ type Config struct {
 	Slots      int
 	Most       step.Resources // that any step gets on this host; zero = no limit
 	MostTime   time.Duration  // likewise
+	Points     failpoint.Points
 }
 
 // Worker runs attempts. Make one with New.

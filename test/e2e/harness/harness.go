@@ -62,10 +62,21 @@ func StartWith(t testing.TB, args []string, env ...string) *System {
 // cannot be reached but with Nofx.
 func StartIn(t testing.TB, net string, args []string, env ...string) *System {
 	t.Helper()
+	return start(t, &System{Bin: binDir(t), args: args, env: env, net: net})
+}
+
+// StartFrom is Start with the binaries of another folder.
+func StartFrom(t testing.TB, bin string, env ...string) *System {
+	t.Helper()
+	return start(t, &System{Bin: bin, args: []string{"--docker", "off"}, env: env})
+}
+
+func start(t testing.TB, s *System) *System {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes sandboxes: run it as root")
 	}
-	s := &System{t: t, Dir: filepath.Join(t.TempDir(), "data"), Bin: binDir(t), args: args, env: env, net: net}
+	s.t, s.Dir = t, filepath.Join(t.TempDir(), "data")
 	s.Up()
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -17,6 +17,7 @@ import (
 	"github.com/nofx-run/nofx/cmd/nofx/internal/devcert"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/pglocal"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 const (
@@ -169,7 +170,7 @@ func (s *System) apiEnv(listen string) []string {
 	if listen == "" {
 		return env
 	}
-	env = append(env, "NOFX_LISTEN="+listen, "NOFX_TLS_CERT_FILE="+s.certs.Cert, "NOFX_TLS_KEY_FILE="+s.certs.Key)
+	env = append(append(env, failpoint.Environ()...), "NOFX_LISTEN="+listen, "NOFX_TLS_CERT_FILE="+s.certs.Cert, "NOFX_TLS_KEY_FILE="+s.certs.Key)
 	// What the API waits for may be shortened, so that tests of lost workers and
 	// missing drivers end in a short time; other manifests can be tried, and
 	// alerts to receivers on this host.

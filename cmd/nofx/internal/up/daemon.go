@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 const (
@@ -136,7 +137,7 @@ func (s *System) drivers() map[string]map[string]any {
 func (s *System) daemon(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.binary("nofxd"), append(args, "--config", s.path("nofxd.yaml"))...)
 	cmd.Dir = s.cfg.Dir
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "HOME=" + s.cfg.Dir}
+	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "HOME=" + s.cfg.Dir}, failpoint.Environ()...)
 	return cmd
 }
 

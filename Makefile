@@ -80,6 +80,7 @@ failpoints: ## build the binaries that a test can hold at a named place, for the
 .PHONY: killmatrix
 killmatrix: setup build ## kill each process at each place of a step's life, and write docs/kill-matrix.md
 	NOFX_KILLMATRIX=all go test -count=1 -v -timeout 60m ./test/killmatrix
+
 .PHONY: chaos
 chaos: setup build ## load on a fleet of real processes while faults are put into it, for NOFX_CHAOS_TIME (5m)
 	NOFX_CHAOS_TIME=$${NOFX_CHAOS_TIME:-5m} go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/chaos

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Shows that the chaos suite finds bugs: each patch of test/chaos/testdata/bugs
-# puts one into a copy of the tree, which is built and has to turn red under the
+# puts one into a copy of the tree, which the suite builds and has to turn red under the
 # patch's seed, with the violation that the patch names. NAME... = only those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,6 @@ for name in "${names[@]}"; do
 		cd "$copy"
 		git init -q . # so that git apply takes this folder, not one above it
 		git apply "$patch"
-		CGO_ENABLED=0 go build -trimpath -o bin/ ./api/cmd/nofx-api ./daemon/cmd/nofxd
 	)
 	out=$copy/out.txt
 	if (cd "$copy" && NOFX_CHAOS_SEED=$seed NOFX_CHAOS_TIME=60s go test -count=1 -timeout 10m -v -run '^TestChaos$' ./test/chaos >"$out" 2>&1); then

@@ -136,7 +136,7 @@ func config(t *testing.T, dir string, rec *record) fleet.Config {
 		t.Fatal(err)
 	}
 	cfg := fleet.Config{
-		Dir: dir, Bin: fleet.Binaries(t), APIs: apis, Hosts: make([]fleet.Host, hosts), Tenants: tenants[:],
+		Dir: dir, Bin: fleet.Holdable(t), APIs: apis, Hosts: make([]fleet.Host, hosts), Tenants: tenants[:],
 		Lease: lease, Heartbeat: heartbeat,
 		Env:  []string{"NOFX_HANDLERS_DIR=" + handlers, "NOFX_WORKSPACE_WAIT=10s", "NOFX_WORKSPACE_KEEP=10s", "NOFX_DRIVER_WAIT=60s"},
 		Note: func(name, what string) { rec.note("%s: %s", name, what) },

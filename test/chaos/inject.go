@@ -66,6 +66,9 @@ func (j *injector) inject(ctx context.Context, f Fault) error {
 		return j.hit(ctx, f, verb, j.fleet.Postgres.Backends())
 	}
 	p := j.process(f.Target)
+	if strings.HasSuffix(f.Kind, " at a commit") {
+		return j.killAt(ctx, p, f)
+	}
 	if verb == "stop" {
 		err := p.Signal(syscall.SIGSTOP)
 		pause(ctx, f.For)
@@ -79,6 +82,24 @@ func (j *injector) inject(ctx context.Context, f Fault) error {
 	pause(ctx, f.For)
 	p.Up()
 	return err
+}
+
+// killAt kills a process at a place. For the first half of the fault's time it
+// waits for somebody to come by.
+func (j *injector) killAt(ctx context.Context, p *fleet.Process, f Fault) error {
+	place := places(f.Target, f.Pick)
+	begin := time.Now()
+	defer p.Up()
+	coming, cancel := context.WithTimeout(ctx, f.For/2)
+	defer cancel()
+	if err := p.At(coming, place, func() error {
+		j.rec.note("%s: at %s", f.Kind, place)
+		return p.Down(context.WithoutCancel(ctx), syscall.SIGKILL)
+	}); err != nil {
+		return err
+	}
+	pause(ctx, f.For-time.Since(begin))
+	return nil
 }
 
 func (j *injector) host(target string) *fleet.Daemon {

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/nofx-run/nofx/internal/failpoint"
 )
 
 // Lease and heartbeat of the fleet. The lease is short so that it ends within a
@@ -65,9 +68,11 @@ func kinds() []kind {
 	postgres := []string{"postgres"}
 	return []kind{
 		{"kill api", 4, api, 0, lease, false},
+		{"kill api at a commit", 3, api, lease, 3 * lease / 2, false},
 		{"stop api", 3, api, short, 2 * lease, false},
 		{"drain api", 1, api, 0, lease / 2, false},
 		{"kill daemon", 6, host, 0, 2 * lease, false},
+		{"kill daemon at a commit", 5, host, lease, 3 * lease / 2, false},
 		{"stop daemon", 4, host, short, long, false},
 		{"drain daemon", 2, host, 0, lease, false},
 		{"kill plugin", 5, host, 0, 0, false},
@@ -89,6 +94,25 @@ func kinds() []kind {
 		{"turn", 3, []string{"link host-0", "link host-1", "link host-2"}, short, long, false},
 		{"fill disk", 3, []string{fmt.Sprintf("host-%d", full)}, short, long, false},
 	}
+}
+
+// places are where a process dies at a commit: just before one, or just after it,
+// before anybody knows. Those of a step belong to the first that is called so and
+// comes by.
+func places(target string, pick uint64) string {
+	api := []string{
+		failpoint.RunCommitted, failpoint.VerdictStored + "@s0", failpoint.VerdictStored + "@s1",
+		failpoint.VerdictCommitted + "@s0", failpoint.VerdictCommitted + "@s1",
+	}
+	daemon := []string{
+		failpoint.Claim, failpoint.Claimed + "@s0", failpoint.Claimed + "@s1", failpoint.Created + "@s0", failpoint.Created + "@s1",
+		failpoint.Output + "@s0", failpoint.Exited + "@s0", failpoint.Exited + "@s1", failpoint.Uploading + "@s0",
+		failpoint.Reported + "@s0", failpoint.Destroyed + "@s0", failpoint.Cancelling + "@s0",
+	}
+	if strings.HasPrefix(target, "api-") {
+		return api[pick%uint64(len(api))]
+	}
+	return daemon[pick%uint64(len(daemon))]
 }
 
 // between two faults, on average.

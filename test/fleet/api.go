@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/client"
 )
 
@@ -44,11 +45,13 @@ func (f *Fleet) newAPI(i int) (*API, error) {
 		"NOFX_BLOB_DIR=" + filepath.Join(f.Dir, "blobs"),
 		"NOFX_LISTEN=" + a.addr(), "NOFX_TLS_CERT_FILE=" + f.cert.cert, "NOFX_TLS_KEY_FILE=" + f.cert.key,
 		"NOFX_LEASE=" + f.cfg.Lease.String(), "NOFX_HEARTBEAT=" + f.cfg.Heartbeat.String(), "NOFX_DRAIN_TIMEOUT=5s",
+		failpoint.Env + "=" + f.points(name),
 	}, f.cfg.Env...)
 	if a.probe, err = client.New(client.Options{BaseURL: "https://" + a.addr(), CAFile: f.cert.cert}); err != nil {
 		return nil, err
 	}
 	a.Process = newProcess(name, filepath.Join(f.Dir, name+".log"), f.cfg.Note, func() *exec.Cmd { return a.command("serve") })
+	a.points = f.points(name)
 	a.ready = func(ctx context.Context) error {
 		health, err := a.probe.Health(ctx)
 		if err == nil && !health.Ready {

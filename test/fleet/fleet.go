@@ -37,7 +37,7 @@ const (
 // Config is what a fleet is made of.
 type Config struct {
 	Dir       string // its folder, absolute and empty; every user can enter it
-	Bin       string // of the binaries
+	Bin       string // of the binaries; with those of `make failpoints`, Process.At works
 	APIs      int
 	Hosts     []Host
 	Tenants   []string
@@ -83,6 +83,9 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 func (f *Fleet) Group() string { return "nofx-" + f.id }
 
 func (f *Fleet) uidShare() uint32 { return uidCount / uint32(max(len(f.cfg.Hosts), 1)) &^ 1 }
+
+// points is the folder of a process's failpoints.
+func (f *Fleet) points(name string) string { return filepath.Join(f.Dir, "points", name) }
 
 func (f *Fleet) prepare(context.Context) (err error) {
 	for _, dir := range []string{filepath.Join(f.Dir, "plugins"), filepath.Join(f.Dir, "blobs")} {

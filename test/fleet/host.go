@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -40,6 +41,7 @@ type Daemon struct {
 	dir    string // configuration, data, plugins' pids
 	config string
 	bin    string
+	held   string // folder of its failpoints
 	host   Host
 }
 
@@ -48,7 +50,7 @@ const slots = 6 // steps at once on a host
 func (f *Fleet) newDaemon(ctx context.Context, i int, host Host) (*Daemon, error) {
 	name := "host-" + strconv.Itoa(i)
 	d := &Daemon{
-		dir: filepath.Join(f.Dir, name), bin: filepath.Join(f.cfg.Bin, "nofxd"), host: host,
+		dir: filepath.Join(f.Dir, name), bin: filepath.Join(f.cfg.Bin, "nofxd"), held: f.points(name), host: host,
 		Group: f.Group() + "_" + strconv.Itoa(i) + ".slice", Disk: host.DiskMB > 0,
 	}
 	d.config = filepath.Join(d.dir, "nofxd.yaml")
@@ -84,6 +86,7 @@ func (f *Fleet) newDaemon(ctx context.Context, i int, host Host) (*Daemon, error
 		return nil, err
 	}
 	d.Process = newProcess(name, filepath.Join(f.Dir, name+".log"), f.cfg.Note, func() *exec.Cmd { return d.command(context.Background()) })
+	d.points = d.held
 	d.ready = func(ctx context.Context) error { return f.live(ctx, name) }
 	return d, nil
 }
@@ -101,7 +104,7 @@ func (d *Daemon) command(ctx context.Context, args ...string) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = d.dir
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "HOME=" + d.dir}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "HOME=" + d.dir, failpoint.Env + "=" + d.held}
 	return cmd
 }
 

@@ -24,6 +24,7 @@ type Process struct {
 	log     string                      // the file that both streams go to
 	note    func(name, what string)     // hears of each start and end
 	ready   func(context.Context) error // nil when it serves
+	points  string                      // folder of its failpoints, "" = it has none
 
 	mu      sync.Mutex
 	pid     int           // 0 = it does not run

@@ -98,14 +98,15 @@ func TestChaos(t *testing.T) {
 	if err := mend(t.Context(), f, rec); err != nil {
 		rec.violated("I1 not mended: %v", err)
 	}
+	by := time.Now().Add(endBound)
 	select {
 	case <-loaded:
-	case <-time.After(endBound):
+	case <-time.After(time.Until(by)):
 		rec.violated("I1 stories have not ended %v after everything was mended", endBound)
 		abort()
 		<-loaded
 	}
-	if err := end(t.Context(), f); err != nil {
+	if err := end(t.Context(), f, by); err != nil {
 		rec.violated("I1 %v", err)
 	}
 	sweep(t.Context(), f, rec)

@@ -138,7 +138,7 @@ func (j *injector) hit(ctx context.Context, f Fault, verb string, pids []int) er
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	j.rec.note("%s: pid %d", f.Kind, pid)
 	if verb == "kill" {
 		return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)

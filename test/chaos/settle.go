@@ -68,15 +68,14 @@ func mend(ctx context.Context, f *fleet.Fleet, rec *record) error {
 }
 
 // end waits until no run is open, also of those whose clients never heard that
-// they were accepted.
-func end(ctx context.Context, f *fleet.Fleet) error {
-	ctx, cancel := context.WithTimeout(ctx, endBound)
-	defer cancel()
+// they were accepted, and every host has said that it holds nothing.
+func end(ctx context.Context, f *fleet.Fleet, by time.Time) error {
 	conn, err := pgx.Connect(ctx, f.Postgres.Admin())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	by = latest(by, time.Now().Add(3*heartbeat))
 	for {
 		var open, held int
 		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM nofx.run WHERE ended_at IS NULL),
@@ -86,10 +85,19 @@ func end(ctx context.Context, f *fleet.Fleet) error {
 			return err
 		case open == 0 && held == 0:
 			return nil
+		case time.Now().After(by):
+			return fmt.Errorf("%d runs are open and %d leases held %v after everything was mended", open, held, endBound)
 		case !pause(ctx, pollPause):
-			return fmt.Errorf("%d runs are open and %d leases held after %v", open, held, endBound)
+			return ctx.Err()
 		}
 	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // sweep has each host sweep until nothing is left of steps, or the bound is

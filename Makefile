@@ -85,6 +85,14 @@ killmatrix: setup build ## kill each process at each place of a step's life, and
 killmatrix-bugs: setup build ## put known bugs into copies of the tree, and see that the kill matrix finds each
 	NOFX_KILLMATRIX=bugs go test -count=1 -v -timeout 30m -run TestBugs ./test/killmatrix
 
+.PHONY: chaos
+chaos: setup build ## load on a fleet of real processes while faults are put into it, for NOFX_CHAOS_TIME (5m)
+	NOFX_CHAOS_TIME=$${NOFX_CHAOS_TIME:-5m} go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/chaos
+
+.PHONY: chaos-bugs
+chaos-bugs: setup build ## show that the chaos suite turns red on bugs that are put in
+	scripts/chaos-bugs.sh
+
 .PHONY: acceptance
 acceptance: ## check the units and the control groups in a virtual machine with systemd and cgroup v2
 	scripts/acceptance.sh

@@ -365,6 +365,30 @@ func TestRunIsPinned(t *testing.T) {
 	}
 }
 
+// A worker that was lost and asks for work before it says by a heartbeat that it
+// is back keeps the run whose first step it got: the others find in its
+// workspace what that one left.
+func TestRunStaysWithAWorkerThatIsBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second }) // the reaper comes often
+	one, two := r.worker("one"), r.worker("two")
+	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo"}]`)
+	r.sql("UPDATE nofx.worker SET status = 'lost', last_seen = now() - interval '10 seconds' WHERE id = $1", one.id)
+	l := one.one()
+	for range 2 { // the first one may have been on its way
+		before := r.column("SELECT ticked_at::text FROM nofx.lease_clock")
+		r.eventually("the reaper comes", func() bool { return !cmp.Equal(before, r.column("SELECT ticked_at::text FROM nofx.lease_clock")) })
+	}
+	if got := two.claim(8, 0); len(got) > 0 {
+		t.Fatalf("%s runs on one, and two got %+v", l.StepName, got)
+	}
+	one.finish(l, exit(0))
+	one.finish(one.one(), exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+}
+
 func sum(s string) string { b := sha256.Sum256([]byte(s)); return hex.EncodeToString(b[:]) }
 
 func TestArtifacts(t *testing.T) {

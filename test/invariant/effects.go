@@ -46,6 +46,10 @@ func Lines(name string, lines int) string {
 // open, so that it works for workspaces that are plain folders, and would keep a
 // volume from being unmounted.
 type Recorder struct {
+	// Torn says that the disk may be full at times, which tears lines: those
+	// are no signs. Otherwise a line that is none is an error.
+	Torn bool
+
 	root string // the folder with the workspaces of runs
 	stop chan struct{}
 	done chan struct{}
@@ -139,6 +143,9 @@ func (r *Recorder) Effects() ([]Effect, error) {
 		}
 		for text := range strings.Lines(string(data)) {
 			e, err := parseEffect(f.run, text)
+			if err != nil && r.Torn {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -21,6 +22,7 @@ type History struct {
 	Effects []Effect
 	Looks   []Look
 	Held    []Held
+	Notes   []Note
 	Tables  Tables
 }
 
@@ -103,6 +105,14 @@ type Look struct {
 type Held struct {
 	What string `json:"what"`
 	N    int64  `json:"n"`
+}
+
+// Note is something that happened, for whoever reads the history. It proves
+// nothing.
+type Note struct {
+	At   time.Time `json:"at"`
+	Up   float64   `json:"up"` // the same moment in seconds of CLOCK_BOOTTIME, as in effects
+	What string    `json:"what"`
 }
 
 // line is one record of the file.
@@ -191,5 +201,6 @@ func (h *History) groups() []group {
 		list[Submit]{"submit", &h.Submits}, list[Cancel]{"cancel", &h.Cancels}, list[Action]{"action", &h.Actions},
 		list[Seen]{"event", &h.Events}, list[Output]{"output", &h.Outputs}, list[State]{"state", &h.States},
 		list[Effect]{"effect", &h.Effects}, list[Look]{"look", &h.Looks}, list[Held]{"held", &h.Held},
+		list[Note]{"note", &h.Notes},
 	}, h.Tables.groups()...)
 }

@@ -57,6 +57,7 @@ type AttemptRow struct {
 	Number      int           `json:"number"`
 	Epoch       int64         `json:"epoch"`
 	Status      string        `json:"status"` // running, ended, lost or released
+	WorkerID    string        `json:"worker_id"`
 	JournalN    int64         `json:"journal_n"`
 	OutputBytes int64         `json:"output_bytes"`
 	ClaimedAt   time.Time     `json:"claimed_at"`

@@ -127,6 +127,8 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 	w.cfg.Points.Hold(failpoint.Claim, "")
 	me := w.identity()
 	sent := driver.Now()
+	asked := w.unanswered
+	w.unanswered = true
 	got, err := w.cfg.API.Claim(ctx, wire.ClaimRequest{
 		WorkerID: me.WorkerID, Incarnation: w.incarnation, ClaimID: id, Max: max,
 		// The lease counts from before the claim was sent, so the wait must be
@@ -134,8 +136,19 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 		WaitMS:  min(claimWait.Milliseconds(), me.LeaseMS/4),
 		Drivers: w.healthy(),
 	})
-	if err != nil || len(got.Leases) == 0 {
-		return nil, err // an empty answer took nothing: its id can serve again
+	if err != nil {
+		return nil, err
+	}
+	if len(got.Leases) == 0 {
+		// An empty answer took nothing, and its id can serve again; unless an
+		// earlier one has taken leases that are gone by now: it takes no others.
+		if asked {
+			if err := w.cfg.Ledger.Claimed(newID()); err != nil {
+				return nil, err
+			}
+		}
+		w.unanswered = false
+		return nil, nil
 	}
 	var fresh []ledger.Entry
 	for _, lease := range got.Leases {
@@ -153,6 +166,7 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 	if err := w.cfg.Ledger.Claimed(newID(), fresh...); err != nil {
 		return nil, err
 	}
+	w.unanswered = false
 	attempts := make([]*attempt, 0, len(fresh))
 	for _, e := range fresh {
 		a, err := w.add(e, sent+driver.Deadline(ms(e.Lease.LeaseMS)))

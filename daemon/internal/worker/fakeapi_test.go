@@ -41,8 +41,9 @@ type fakeAPI struct {
 	incarnation string
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
-	beats       int // that came
-	untold      int // claims for a driver that was not told of as healthy
+	beats       int  // that came
+	untold      int  // claims for a driver that was not told of as healthy
+	lose        bool // the next leases go out with an answer that is lost, and have expired when it is asked for again
 }
 
 type fakeAttempt struct {
@@ -183,15 +184,21 @@ func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimRespon
 	}
 	f.wait(r, in.WaitMS, func() bool { return len(f.queue) > 0 })
 	var out wire.ClaimResponse
+	status := http.StatusOK
 	f.change(func() {
 		n := min(in.Max, len(f.queue))
+		if f.lose && n > 0 {
+			f.lose, f.queue, f.claims[in.ClaimID] = false, f.queue[n:], nil
+			status = http.StatusServiceUnavailable
+			return
+		}
 		out.Leases = append([]wire.Lease{}, f.queue[:n]...)
 		f.queue = f.queue[n:]
 		if n > 0 {
 			f.claims[in.ClaimID] = out.Leases
 		}
 	})
-	return out, 200
+	return out, status
 }
 
 func (f *fakeAPI) beat(r *http.Request, in wire.Heartbeat) (wire.HeartbeatAnswer, int) {

@@ -82,8 +82,9 @@ type Worker struct {
 
 	artifactRoom int64 // bytes of one step's artifacts in all
 
-	slots    chan struct{} // one token per running sandbox
-	sweeping sync.Mutex    // one sweep at a time
+	slots      chan struct{} // one token per running sandbox
+	unanswered bool          // the claim with the ledger's id may have taken leases that are not in it; claim's alone
+	sweeping   sync.Mutex    // one sweep at a time
 
 	mu         sync.Mutex
 	registered wire.WorkerRegistered
@@ -100,7 +101,7 @@ func New(cfg Config) *Worker {
 	return &Worker{
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
-		idle: newIdle(), slots: make(chan struct{}, cfg.Slots),
+		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
 		artifactRoom: maxArtifactsSize,
 		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
 	}

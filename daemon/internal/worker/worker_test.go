@@ -261,6 +261,31 @@ func TestAPIIsAway(t *testing.T) {
 	r.left()
 }
 
+// Leases that expire before the lost answer of their claim is asked for again
+// are gone with that claim; what comes later is claimed, by this process and by
+// the next.
+func TestClaimIsLost(t *testing.T) {
+	t.Parallel()
+	for name, restart := range map[string]bool{"in this process": false, "in the next": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.api.change(func() { r.api.lose = true })
+			r.api.submit(lease("gone", "true"))
+			r.api.until("the claim is lost", func() bool { return !r.api.lose })
+			if restart {
+				r.kill()
+				r.start(4)
+			}
+			r.api.submit(lease("a", "true"))
+			if v := r.api.verdict("a").verdict.Verdict; !v.Success() {
+				t.Errorf("%s", v)
+			}
+			r.left()
+		})
+	}
+}
+
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -18,13 +18,14 @@ WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seco
 RETURNING id, tenant_id;
 
 -- UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
--- holds nothing yet: no step of theirs has succeeded in it. The others wait for
--- their worker to come back; see Orphaned.
+-- holds nothing yet: no step of theirs has succeeded in it, and none runs there,
+-- on a worker that is back and has not said so yet. The others wait for their
+-- worker to come back; see Orphaned.
 -- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
 WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
                  AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
-                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status = 'succeeded')
+                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status IN ('running', 'succeeded'))
                ORDER BY x.id FOR NO KEY UPDATE)
 RETURNING r.id;
 

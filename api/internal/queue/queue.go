@@ -13,6 +13,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/blob"
@@ -44,8 +45,11 @@ type Queue struct {
 	db    *pg.DB
 	blobs *blob.Dir
 	hub   *wake.Hub
+	posts posts
+	empty empty
 	told  told
 	spent spent
+	found atomic.Int64 // when a claim last found something, in ns
 	log   *slog.Logger
 }
 

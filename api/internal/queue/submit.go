@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
-	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -36,64 +34,42 @@ const (
 // Submit stores a run. A repeat with the same idempotency key gives the first
 // answer again, and replayed is true.
 func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (answer wire.RunCreated, replayed bool, err error) {
-	var queued []plan.Step
-	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) error {
-		queued, replayed = nil, false
-		if s.IdempotencyKey != "" {
-			found, body, err := findReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint})
-			if err != nil {
-				return err
-			}
-			if found {
-				replayed = true
-				return json.Unmarshal(body, &answer)
-			}
-		}
-		if err := db.EnsureProject(ctx, who.TenantID, s.ProjectID); err != nil {
-			return err
-		}
-		// Of its own: the transaction may run more than once.
-		s := s
-		s.Steps = slices.Clone(s.Steps)
-		if err := withinPolicy(ctx, db, who, s.Steps); err != nil {
-			return err
-		}
-		if err := quota.Check(ctx, db, who.TenantID, time.Now()); err != nil {
-			return err
-		}
-		n := newRun(who, s)
-		if err := n.store(ctx, db, q.cfg.Region); err != nil {
-			return err
-		}
-		queued = n.queued
-		answer = wire.RunCreated{ID: n.id, Status: n.status, ProjectID: s.ProjectID}
-		if s.IdempotencyKey == "" {
-			return nil
-		}
-		return putReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint}, created, answer)
-	})
-	if err != nil {
-		return wire.RunCreated{}, false, err
+	p := newPost(who, s)
+	q.posts.join(p)
+	if batch := <-p.turn; batch != nil {
+		q.storeTogether(ctx, who.TenantID, batch)
 	}
-	for _, st := range queued {
+	if p.err != nil {
+		return wire.RunCreated{}, false, p.err
+	}
+	for _, st := range p.queued {
 		q.hub.Queued(st.Driver, "")
 	}
-	q.admit(ctx, queued)
-	return answer, replayed, nil
+	q.admit(ctx, p.queued)
+	return p.answer, p.replayed, nil
 }
 
 // withinPolicy bounds steps by what their tenant's policy lets them have, and
 // refuses those that ask for more.
 func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) error {
-	row, err := db.TenantPolicy(ctx, who.TenantID)
+	ceiling, err := ceilingOf(ctx, db, who.TenantID)
 	if err != nil {
 		return err
 	}
+	return ceiling.Apply(steps)
+}
+
+// ceilingOf is what a tenant's policy lets its steps have.
+func ceilingOf(ctx context.Context, db *pgdb.Queries, tenant string) (plan.Ceiling, error) {
+	row, err := db.TenantPolicy(ctx, tenant)
+	if err != nil {
+		return plan.Ceiling{}, err
+	}
 	c := wire.TenantCeiling{}
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
-		return step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+		return plan.Ceiling{}, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", tenant, err)
 	}
-	return plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}.Apply(steps)
+	return plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}, nil
 }
 
 // fresh is a run that is being stored.
@@ -165,15 +141,14 @@ func newRun(who auth.Principal, s Submission) *fresh {
 	return n
 }
 
-func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) error {
-	var events event.Batch
+// store adds the run to what is to be written.
+func (n *fresh) store(to *posting) error {
 	seq := int64(1)
-	add := func(e event.Entry) error { return events.Add(n.who.TenantID, n.id, &seq, e) }
+	add := func(e event.Entry) error { return to.events.Add(n.who.TenantID, n.id, &seq, e) }
 	if err := add(event.Entry{Type: step.EventRunCreated, Payload: map[string]any{"steps": len(n.s.Steps)}}); err != nil {
 		return err
 	}
-	rows, err := n.rows()
-	if err != nil {
+	if err := n.rows(&to.steps); err != nil {
 		return err
 	}
 	for i, st := range n.s.Steps {
@@ -189,20 +164,13 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 			return err
 		}
 	}
-	_, err = db.InsertRun(ctx, pgdb.InsertRunParams{
-		ID: n.id, TenantID: n.who.TenantID, ProjectID: n.s.ProjectID, Goal: n.s.Goal, Status: string(n.status), Region: region,
-		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq, RetryBudget: i32(n.s.RetryBudget),
-	})
-	if err != nil {
-		return err
-	}
-	if err := db.InsertSteps(ctx, rows); err != nil {
-		return err
-	}
-	if err := events.Write(ctx, db); err != nil {
-		return err
-	}
-	return n.audit(ctx, db)
+	r := &to.runs
+	r.Ids, r.ProjectIds, r.Goals = append(r.Ids, n.id), append(r.ProjectIds, n.s.ProjectID), append(r.Goals, n.s.Goal)
+	r.Statuses, r.CorrelationIds = append(r.Statuses, string(n.status)), append(r.CorrelationIds, n.s.CorrelationID)
+	r.StepsLeft, r.StepsFailed = append(r.StepsLeft, i32(n.left)), append(r.StepsFailed, i32(n.failed))
+	r.StepsCancelled, r.NextSeqs = append(r.StepsCancelled, i32(n.gone)), append(r.NextSeqs, seq)
+	r.RetryBudgets = append(r.RetryBudgets, i32(n.s.RetryBudget))
+	return n.audit(&to.audit)
 }
 
 func firstEvents(s step.Status, st plan.Step) []event.Entry {
@@ -218,13 +186,12 @@ func firstEvents(s step.Status, st plan.Step) []event.Entry {
 	return nil
 }
 
-func (n *fresh) audit(ctx context.Context, db *pgdb.Queries) error {
-	row := pgdb.InsertAuditParams{
-		TenantID: n.who.TenantID, Principal: n.who.KeyID, Action: "run.create", Target: n.id, Outcome: "allowed", RequestID: n.s.RequestID,
+func (n *fresh) audit(to *pgdb.InsertAuditsParams) error {
+	add := func(action, target, outcome, detail string) {
+		to.Principals, to.Actions, to.Targets = append(to.Principals, n.who.KeyID), append(to.Actions, action), append(to.Targets, target)
+		to.Outcomes, to.RequestIds, to.Details = append(to.Outcomes, outcome), append(to.RequestIds, n.s.RequestID), append(to.Details, detail)
 	}
-	if err := db.InsertAudit(ctx, row); err != nil {
-		return err
-	}
+	add("run.create", n.id, "allowed", "")
 	for i, st := range n.s.Steps {
 		if st.Denied == "" {
 			continue
@@ -233,16 +200,13 @@ func (n *fresh) audit(ctx context.Context, db *pgdb.Queries) error {
 		if err != nil {
 			return err
 		}
-		row.Action, row.Target, row.Outcome, row.Detail = "step.start", n.ids[i], "denied", detail
-		if err := db.InsertAudit(ctx, row); err != nil {
-			return err
-		}
+		add("step.start", n.ids[i], "denied", string(detail))
 	}
 	return nil
 }
 
-func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
-	p := pgdb.InsertStepsParams{TenantID: n.who.TenantID, RunID: n.id, Ids: n.ids}
+// rows adds the steps.
+func (n *fresh) rows(p *pgdb.InsertStepsParams) error {
 	dependants := make([][]string, len(n.s.Steps))
 	for i, st := range n.s.Steps {
 		for _, on := range st.DependsOn {
@@ -252,30 +216,30 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 	for i, st := range n.s.Steps {
 		command, err := json.Marshal(st.Command)
 		if err != nil {
-			return p, err
+			return err
 		}
 		resources, err := json.Marshal(st.Resources)
 		if err != nil {
-			return p, err
+			return err
 		}
 		policy, err := json.Marshal(st.Retry)
 		if err != nil {
-			return p, err
+			return err
 		}
 		spec, err := json.Marshal(st.Spec)
 		if err != nil {
-			return p, err
+			return err
 		}
 		verdict, err := firstVerdict(n.state[i], st)
 		if err != nil {
-			return p, err
+			return err
 		}
 		names := make([]string, len(st.DependsOn))
 		for j, on := range st.DependsOn {
 			names[j] = n.s.Steps[on].Name
 		}
 		left := len(st.DependsOn)
-		p.Idxs = append(p.Idxs, i32(i))
+		p.Ids, p.RunIds, p.Idxs = append(p.Ids, n.ids[i]), append(p.RunIds, n.id), append(p.Idxs, i32(i))
 		p.Names = append(p.Names, st.Name)
 		p.Tools = append(p.Tools, st.Tool)
 		p.Drivers = append(p.Drivers, st.Driver)
@@ -303,9 +267,9 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Retries, p.Specs = append(p.Retries, string(policy)), append(p.Specs, string(spec))
 		p.IdempotencyKeys = append(p.IdempotencyKeys, plan.IdempotencyKey(n.id, st))
 		p.Verdicts = append(p.Verdicts, verdict)
-		n.gates(st, &p)
+		n.gates(st, p)
 	}
-	return p, nil
+	return nil
 }
 
 func firstVerdict(s step.Status, st plan.Step) (string, error) {

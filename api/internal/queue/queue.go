@@ -6,6 +6,9 @@
 // worker carries its fence, which the UPDATE that makes the change compares;
 // a stale one changes nothing. Locks are taken in the order that package pg
 // says. Wakes go out after the commit.
+//
+// Under load work comes together: submissions of a tenant share transactions,
+// and claims wait a moment for more steps. What comes alone waits for nothing.
 package queue
 
 import (

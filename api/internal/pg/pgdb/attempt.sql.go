@@ -372,7 +372,7 @@ UPDATE nofx.attempt a SET status = 'released', ended_at = now()
 FROM (SELECT unnest($4::text[]) AS id, unnest($5::int[]) AS generation, unnest($6::int[]) AS number,
              unnest($7::bigint[]) AS epoch) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = $1 AND a.status = 'running' AND a.started_at IS NULL
+  AND a.worker_id || '' = $1 AND a.status || '' = 'running' AND a.started_at IS NULL
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $2 AND w.key_id = $3)
 RETURNING a.id
 `

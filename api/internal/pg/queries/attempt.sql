@@ -66,7 +66,7 @@ UPDATE nofx.attempt a SET status = 'released', ended_at = now()
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
              unnest(@epochs::bigint[]) AS epoch) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = @worker_id AND a.status = 'running' AND a.started_at IS NULL
+  AND a.worker_id || '' = @worker_id AND a.status || '' = 'running' AND a.started_at IS NULL
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
 RETURNING a.id;
 

@@ -50,16 +50,13 @@ func bare(b *testing.B) (c *client.Client, pid int) {
 	_, _, roots := certificate(b, dir)
 	cmd := exec.CommandContext(context.Background(), os.Args[0], "-test.run", "^$")
 	cmd.Env = append(os.Environ(), bareVar+"="+dir)
-	out, err := cmd.StdoutPipe()
+	out, done, err := begin(cmd)
 	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
+		<-done
 	})
 	var url string
 	if _, err := fmt.Fscan(out, &url); err != nil {

@@ -103,7 +103,7 @@ func (l *load) drive(rate float64, lead, span time.Duration) usage {
 				if due.UnixNano() >= l.until.Load() || run >= mostRuns {
 					return
 				}
-				_ = pause(ctx, time.Until(due)) // ctx ends after the submitters
+				pause(ctx, time.Until(due)) // ctx ends after the submitters
 				l.enter(rate == 0)
 				if rate == 0 {
 					due = time.Now()
@@ -123,9 +123,9 @@ func (l *load) drive(rate float64, lead, span time.Duration) usage {
 			}
 		})
 	}
-	_ = pause(ctx, lead)
+	pause(ctx, lead)
 	before := l.p.usage()
-	_ = pause(ctx, time.Until(begin.Add(lead+span)))
+	pause(ctx, time.Until(begin.Add(lead+span)))
 	used := l.p.usage().since(before)
 	users.Wait()
 	l.wait()
@@ -144,7 +144,7 @@ func (l *load) wait() {
 			l.p.b.Errorf("%d steps were not committed", l.open.Load())
 			return
 		}
-		_ = pause(l.p.b.Context(), 20*time.Millisecond)
+		pause(l.p.b.Context(), 20*time.Millisecond)
 	}
 }
 

@@ -95,23 +95,24 @@ func (d *daemon) heartbeats(ctx context.Context) error {
 		}
 		// What it held may have ended meanwhile and be told as closed, at once:
 		// never in a tight loop.
-		if err := pause(ctx, time.Duration(d.interval)*time.Millisecond/10-time.Since(sent)); err != nil {
+		if !pause(ctx, time.Duration(d.interval)*time.Millisecond/10-time.Since(sent)) {
 			return nil
 		}
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+// pause reports whether ctx goes on after it.
+func pause(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
-		return ctx.Err()
+		return ctx.Err() == nil
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
+		return true
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
 }
 
@@ -135,7 +136,7 @@ func (d *daemon) free(ctx context.Context) int {
 	}
 	take()
 	if n < wire.MaxClaimBatch {
-		if pause(ctx, gatherFree) != nil {
+		if !pause(ctx, gatherFree) {
 			return 0
 		}
 		take()
@@ -184,7 +185,7 @@ func (d *daemon) ship(ctx context.Context) error {
 			return nil
 		}
 		// When the last request is long ago, a step that has ended ships at once.
-		if time.Since(last) < 10*shipGather && pause(ctx, shipGather) != nil {
+		if time.Since(last) < 10*shipGather && !pause(ctx, shipGather) {
 			return nil
 		}
 		d.mu.Lock()

@@ -35,9 +35,9 @@ func BenchmarkIdlePolling(b *testing.B) {
 		d.taken, d.committed = l.taken, l.ended
 		hosts.Go(func() { d.run(ctx, b) })
 	}
-	_ = pause(ctx, settle)
+	pause(ctx, settle)
 	before := p.usage()
-	_ = pause(ctx, span)
+	pause(ctx, span)
 	used := p.usage().since(before)
 	b.ReportMetric(100*used.api.Seconds()/span.Seconds(), "api-%core")
 	b.ReportMetric(100*used.pg.Seconds()/span.Seconds(), "pg-%core")
@@ -50,7 +50,7 @@ func BenchmarkIdlePolling(b *testing.B) {
 			b.Fatal(err)
 		}
 		l.posted[run].Store(time.Now().UnixNano())
-		_ = pause(ctx, apart)
+		pause(ctx, apart)
 	}
 	l.wait()
 	cancel()

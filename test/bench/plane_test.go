@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -139,12 +141,8 @@ func (p *plane) serve() {
 	p.api = exec.CommandContext(context.Background(), filepath.Join(p.bin, "nofx-api"), "serve")
 	p.api.Env = append(os.Environ(), "NOFX_DATABASE_URL="+p.db.API, "NOFX_SYSTEM_DATABASE_URL="+p.db.System, "NOFX_LISTEN=127.0.0.1:0",
 		"NOFX_TLS_CERT_FILE="+certFile, "NOFX_TLS_KEY_FILE="+keyFile, "NOFX_BLOB_DIR="+filepath.Join(dir, "blobs"))
-	p.api.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := p.api.StdoutPipe()
+	out, done, err := begin(p.api)
 	if err != nil {
-		b.Fatal(err)
-	}
-	if err := p.api.Start(); err != nil {
 		b.Fatal(err)
 	}
 	text := bufio.NewReader(out)
@@ -167,10 +165,33 @@ func (p *plane) serve() {
 		late := time.AfterFunc(stopTime, func() { _ = p.api.Process.Kill() })
 		defer late.Stop()
 		<-ended
-		if err := p.api.Wait(); err != nil {
+		if err := <-done; err != nil {
 			b.Errorf("nofx-api: %v", err)
 		}
 	})
+}
+
+// begin starts a program and gives what it prints, and how it ended, once it
+// has. It is killed when the thread that started it ends, as when the benchmark
+// is, so that thread waits for it.
+func begin(cmd *exec.Cmd) (out io.Reader, done <-chan error, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd.Stdout = w
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := errors.Join(cmd.Start(), w.Close())
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	return r, ended, <-started
 }
 
 // logged writes into a benchmark's log.

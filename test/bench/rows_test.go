@@ -94,7 +94,7 @@ func (p *plane) fill(n int) {
 		 SELECT 'bench', 'att_00' || lpad(n::text, 24, '0'), 0, 28, '\x010000001c' FROM generate_series(1, {n}) n`,
 		`INSERT INTO nofx.event (tenant_id, run_id, seq, type, step_id, step_name, attempt, payload)
 		 SELECT 'bench', 'run_00' || lpad(n::text, 24, '0'), s, 'step.finished', 'step_00' || lpad(n::text, 24, '0'), 's0-0', 1, '{"cause":"exit","exit_code":0}'
-		 FROM generate_series(1, {n}) n, generate_series(1, 7) s`,
+		 FROM generate_series(1, {n}) n, generate_series(1, 3) s`, // of about seven
 		`INSERT INTO nofx.event_log (position, tenant_id, run_id, first_seq, last_seq)
 		 SELECT n, 'bench', 'run_00' || lpad(n::text, 24, '0'), 1, 7 FROM generate_series(1, {n}) n`,
 		"UPDATE nofx.event_head SET position = {n}",

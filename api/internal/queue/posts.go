@@ -42,7 +42,8 @@ type line struct {
 type post struct {
 	who  auth.Principal
 	s    Submission
-	turn chan []*post // one value: those that it is to store, itself the first; nil = it has been stored, or refused
+	turn chan []*post    // one value: those that it is to store, itself the first; nil = it has been stored, or refused
+	gone <-chan struct{} // closed when nobody waits for the answer any more
 
 	queued   []plan.Step
 	answer   wire.RunCreated
@@ -50,8 +51,8 @@ type post struct {
 	err      error
 }
 
-func newPost(who auth.Principal, s Submission) *post {
-	return &post{who: who, s: s, turn: make(chan []*post, 1)}
+func newPost(who auth.Principal, s Submission, gone <-chan struct{}) *post {
+	return &post{who: who, s: s, turn: make(chan []*post, 1), gone: gone}
 }
 
 // join puts a submission in line.
@@ -67,14 +68,34 @@ func (p *posts) join(x *post) {
 		p.lines[x.who.TenantID] = l
 	}
 	l.waiting = append(l.waiting, x)
-	if l.storing < mostStoring {
+	if l.storing < mostStoring && l.next() {
 		l.storing++
-		l.next()
+	}
+	p.drop(x.who.TenantID, l)
+}
+
+// drop forgets a line that nobody is in.
+func (p *posts) drop(tenant string, l *line) {
+	if l.storing == 0 && len(l.waiting) == 0 {
+		delete(p.lines, tenant)
 	}
 }
 
-// next gives the first that waits the turn, and those behind it with it.
-func (l *line) next() {
+// next gives the first that waits the turn, and those behind it with it. It
+// reports whether there was one.
+func (l *line) next() bool {
+	l.waiting = slices.DeleteFunc(l.waiting, func(x *post) bool {
+		select {
+		case <-x.gone:
+			x.end(step.Errorf(step.KindUnavailable, "the request was given up"))
+			return true
+		default:
+			return false
+		}
+	})
+	if len(l.waiting) == 0 {
+		return false
+	}
 	n, steps := 0, 0
 	for n < len(l.waiting) && n < mostPosts {
 		if steps += len(l.waiting[n].s.Steps); n > 0 && steps > mostSteps {
@@ -85,9 +106,18 @@ func (l *line) next() {
 	batch := slices.Clone(l.waiting[:n])
 	l.waiting = slices.Delete(l.waiting, 0, n)
 	batch[0].turn <- batch
+	return true
 }
 
-// done tells those that were stored with the first, and gives the next the turn.
+// end tells a submission what came of it.
+func (x *post) end(err error) {
+	x.err = err
+	x.turn <- nil
+}
+
+// done tells those that were stored with the first, and gives the next the
+// turn. When the database was away, those that wait need not find it out one
+// after the other.
 func (p *posts) done(tenant string, batch []*post) {
 	for _, x := range batch[1:] {
 		x.turn <- nil
@@ -95,13 +125,17 @@ func (p *posts) done(tenant string, batch []*post) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.lines[tenant]
-	if len(l.waiting) > 0 {
-		l.next()
+	if err := batch[0].err; step.Is(err, step.KindUnavailable) {
+		for _, x := range l.waiting {
+			x.end(err)
+		}
+		l.waiting = nil
+	}
+	if l.next() {
 		return
 	}
-	if l.storing--; l.storing == 0 {
-		delete(p.lines, tenant)
-	}
+	l.storing--
+	p.drop(tenant, l)
 }
 
 // storeTogether stores submissions, of which the first is the caller's own.

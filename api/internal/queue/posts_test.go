@@ -5,10 +5,11 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/plan"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 func waiting(tenant string, steps int) *post {
-	return newPost(auth.Principal{TenantID: tenant}, Submission{Steps: make([]plan.Step, steps)})
+	return newPost(auth.Principal{TenantID: tenant}, Submission{Steps: make([]plan.Step, steps)}, nil)
 }
 
 // turn is what a submission was told: nil and false = nothing yet.
@@ -87,5 +88,54 @@ func TestStoresAreBounded(t *testing.T) {
 	p.done("acme", all[:1])
 	if batch, _ := turn(all[1]); len(batch) != 2 {
 		t.Errorf("%d are stored together, want 2", len(batch))
+	}
+}
+
+// full is a line in which as many transactions run as may; it gives the
+// submissions that have the turn.
+func full(p *posts) (storing [][]*post) {
+	for range mostStoring {
+		x := waiting("acme", 1)
+		p.join(x)
+		batch, _ := turn(x)
+		storing = append(storing, batch)
+	}
+	return storing
+}
+
+// One whose client has hung up is not stored; the one behind it is.
+func TestGoneSubmissionsAreNotStored(t *testing.T) {
+	t.Parallel()
+	var p posts
+	storing := full(&p)
+	left := make(chan struct{})
+	gone, here := newPost(auth.Principal{TenantID: "acme"}, Submission{}, left), waiting("acme", 1)
+	p.join(gone)
+	p.join(here)
+	close(left)
+	p.done("acme", storing[0])
+	if batch, told := turn(gone); !told || batch != nil || !step.Is(gone.err, step.KindUnavailable) {
+		t.Errorf("the one that is gone: %v, %v", batch, gone.err)
+	}
+	if batch, _ := turn(here); len(batch) != 1 || batch[0] != here {
+		t.Errorf("the one that is here has the turn with %d", len(batch))
+	}
+}
+
+// While the database is away nobody waits for a turn to find that out.
+func TestWaitingSubmissionsHearOfAnOutage(t *testing.T) {
+	t.Parallel()
+	var p posts
+	storing := full(&p)
+	x := waiting("acme", 1)
+	p.join(x)
+	storing[0][0].err = step.Errorf(step.KindUnavailable, "away")
+	p.done("acme", storing[0])
+	if batch, told := turn(x); !told || batch != nil || !step.Is(x.err, step.KindUnavailable) {
+		t.Errorf("it was told %v, %v", batch, x.err)
+	}
+	p.done("acme", storing[1])
+	if len(p.lines) > 0 {
+		t.Errorf("%d lines are left", len(p.lines))
 	}
 }

@@ -34,7 +34,7 @@ const (
 // Submit stores a run. A repeat with the same idempotency key gives the first
 // answer again, and replayed is true.
 func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (answer wire.RunCreated, replayed bool, err error) {
-	p := newPost(who, s)
+	p := newPost(who, s, ctx.Done())
 	q.posts.join(p)
 	if batch := <-p.turn; batch != nil {
 		q.storeTogether(ctx, who.TenantID, batch)

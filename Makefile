@@ -37,6 +37,12 @@ runsc: $(BIN)/runsc ## build gVisor's runsc, at the version in tools/runsc/go.mo
 $(BIN)/runsc: tools/runsc/go.mod tools/runsc/go.sum scripts/runsc.sh
 	@scripts/runsc.sh $@
 
+.PHONY: river
+river: $(BIN)/river ## build River's command, whose own benchmark stands next to ours
+
+$(BIN)/river: tools/river/go.mod tools/river/go.sum scripts/river.sh
+	@scripts/river.sh $@
+
 .PHONY: test
 test: setup build runsc ## install what is missing, build, vet and run all tests
 	go vet ./...
@@ -63,9 +69,9 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build runsc ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, and the whole system
+bench: setup build runsc river ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, the control plane next to River, and the whole system
 	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger ./daemon/internal/cgroup
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench
 
 .PHONY: hostile
 hostile: setup build runsc ## run programs that try to get out, on every driver, and print what held

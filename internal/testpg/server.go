@@ -179,6 +179,9 @@ func (s *Server) url(database, role string) string {
 	return "postgres:///" + database + "?" + strings.ReplaceAll(q.Encode(), "%2F", "/")
 }
 
+// Pid is the id of the server's first process, the parent of all its others.
+func (s *Server) Pid() int { return s.process.Pid }
+
 // Stop ends the server and removes its folder.
 func (s *Server) Stop() error {
 	var errs []error

@@ -17,6 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(bareVar); dir != "" {
+		fmt.Fprintln(os.Stderr, serveBare(dir))
+		os.Exit(1)
+	}
 	fmt.Println(Machine())
 	os.Exit(m.Run())
 }

@@ -60,6 +60,7 @@ func workerRoute[I, O any](s *server, name, summary string, do func(context.Cont
 	op := operation(auth.Worker, http.MethodPost, "/api/worker/"+name, "worker-"+name, summary)
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	op.SkipValidateBody = true
+	keys := strict.For[I]()
 	route(s, op, func(ctx context.Context, in *workerInput) (*ok[O], error) {
 		if err := protocol(in.Protocol); err != nil {
 			return nil, err
@@ -73,7 +74,7 @@ func workerRoute[I, O any](s *server, name, summary string, do func(context.Cont
 		}
 		// A journal is bulk that the daemon wrote and that is checked record by record.
 		if _, bulk := any(body).(wire.JournalRequest); !bulk {
-			if err := strict.Check[I](in.RawBody, "body"); err != nil {
+			if err := keys.Check(in.RawBody, "body"); err != nil {
 				return nil, err
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
@@ -104,13 +103,13 @@ func (db *DB) Tenant(ctx context.Context, tenant string, do func(*pgdb.Queries) 
 	if !tenantForm.MatchString(tenant) {
 		return step.Errorf(step.KindInternal, "bad tenant")
 	}
-	// SET LOCAL ends with the transaction, however it ends.
-	return db.run(ctx, db.tenant, "begin; set local nofx.tenant = '"+tenant+"'", do)
+	// It is local: it ends with the transaction, however that ends.
+	return db.run(ctx, db.tenant, do, "select set_config('nofx.tenant', $1, true)", tenant)
 }
 
 // System runs do in a transaction across tenants. do may run more than once.
 func (db *DB) System(ctx context.Context, do func(*pgdb.Queries) error) error {
-	return db.run(ctx, db.system, "begin", do)
+	return db.run(ctx, db.system, do, "")
 }
 
 // SystemQuery runs single statements across tenants, without a transaction
@@ -126,28 +125,23 @@ func (db *DB) SystemQuery(ctx context.Context, do func(*pgdb.Queries) error) err
 	})
 }
 
-func (db *DB) run(ctx context.Context, pool *pgxpool.Pool, begin string, do func(*pgdb.Queries) error) error {
+func (db *DB) run(ctx context.Context, pool *pgxpool.Pool, do func(*pgdb.Queries) error, first string, args ...any) error {
 	return retry(ctx, func() error {
 		conn, err := acquire(ctx, pool)
 		if err != nil {
 			return err
 		}
 		defer conn.Release()
-		tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
-		if err != nil {
-			return err
-		}
+		tx := newPipe(conn.Conn(), first, args...)
 		defer func() {
-			// After a commit this does nothing; on a broken connection the
-			// server has rolled back.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 			defer cancel()
-			_ = tx.Rollback(ctx)
+			tx.rollback(ctx)
 		}()
 		if err := do(pgdb.New(tx)); err != nil {
 			return err
 		}
-		return tx.Commit(ctx)
+		return tx.commit(ctx)
 	})
 }
 

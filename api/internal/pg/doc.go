@@ -6,6 +6,10 @@
 // package pgdb's, which sqlc generates from queries/*.sql; nobody else imports
 // the Postgres library.
 //
+// A transaction waits for the database as seldom as it can: its begin, its
+// commit and the statements without a result go along with those that have one.
+// So the error of such a statement comes with a later one, or with the commit.
+//
 // Errors leave as *step.Error. A database that is away is unavailable with a
 // hint when to try again. Transactions that Postgres gave up because of a
 // deadlock or a serialization failure are run again here, so a transaction's

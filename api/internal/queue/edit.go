@@ -14,7 +14,7 @@ import (
 // edit takes a step with another command.
 func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfRunsRow, to plan.Step, change plan.Change) error {
 	steps := []plan.Step{to}
-	if _, _, err := withinPolicy(ctx, db, o.who, steps); err != nil {
+	if _, err := withinPolicy(ctx, db, o.who, steps); err != nil {
 		return relocate(err)
 	}
 	to = steps[0]

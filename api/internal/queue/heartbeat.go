@@ -108,21 +108,16 @@ func (b *beat) renew(ctx context.Context) error {
 		if err := news.write(ctx, db, old.TenantID, in.WorkerID); err != nil {
 			return err
 		}
-		rows, err := db.RenewLeases(ctx, pgdb.RenewLeasesParams{LeaseSeconds: seconds(q.cfg.Lease), WorkerID: in.WorkerID, Incarnation: in.Incarnation,
-			KeyID: b.who.KeyID, Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs})
+		renewed, err := b.renewed(ctx, db)
 		if err != nil {
 			return err
 		}
-		renewed := make([]string, len(rows))
-		for i, r := range rows {
-			renewed[i] = r.ID
+		if err := db.ForgetUnlisted(ctx, pgdb.ForgetUnlistedParams{WorkerID: in.WorkerID, Held: f.ids,
+			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
+			return err
 		}
 		holding, err := db.Holding(ctx, b.holding())
 		if err != nil {
-			return err
-		}
-		if _, err := db.ForgetUnlisted(ctx, pgdb.ForgetUnlistedParams{WorkerID: in.WorkerID, Held: f.ids,
-			GraceSeconds: unlistedGrace * seconds(q.cfg.Heartbeat)}); err != nil {
 			return err
 		}
 		barriers, err := barriers(ctx, db)
@@ -133,6 +128,21 @@ func (b *beat) renew(ctx context.Context) error {
 		b.set(holding)
 		return nil
 	})
+}
+
+// renewed prolongs the leases that the worker lists and gives their ids.
+func (b *beat) renewed(ctx context.Context, db *pgdb.Queries) ([]string, error) {
+	ids := []string{}
+	if len(b.fences.ids) == 0 {
+		return ids, nil
+	}
+	f := b.fences
+	rows, err := db.RenewLeases(ctx, pgdb.RenewLeasesParams{LeaseSeconds: seconds(b.q.cfg.Lease), WorkerID: b.in.WorkerID, Incarnation: b.in.Incarnation,
+		KeyID: b.who.KeyID, Ids: f.ids, Generations: f.generations, Numbers: f.numbers, Epochs: f.epochs})
+	for _, r := range rows {
+		ids = append(ids, r.ID)
+	}
+	return ids, err
 }
 
 // mostKept is how many failed runs keep their workspaces on one worker.

@@ -52,7 +52,7 @@ func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, o Once) (f
 		return false, nil, err
 	}
 	if !mine {
-		return false, nil, &step.Error{Kind: step.KindConflict, Message: "a request with this idempotency key is being served", RetryAfter: time.Second}
+		return false, nil, beingServed()
 	}
 	row, err := db.GetIdempotency(ctx, pgdb.GetIdempotencyParams{TenantID: tenant, Route: o.Route, Key: o.Key})
 	switch {
@@ -65,6 +65,10 @@ func findReplay(ctx context.Context, db *pgdb.Queries, tenant string, o Once) (f
 			Fields: []step.FieldError{{Location: "header.x-idempotency-key", Message: "was used with another body", Value: o.Key}}}
 	}
 	return true, row.Body, nil
+}
+
+func beingServed() error {
+	return &step.Error{Kind: step.KindConflict, Message: "a request with this idempotency key is being served", RetryAfter: time.Second}
 }
 
 func putReplay(ctx context.Context, db *pgdb.Queries, tenant string, o Once, status int32, answer any) error {

@@ -6,6 +6,9 @@
 // worker carries its fence, which the UPDATE that makes the change compares;
 // a stale one changes nothing. Locks are taken in the order that package pg
 // says. Wakes go out after the commit.
+//
+// Under load work comes together: submissions of a tenant share transactions,
+// and claims wait a moment for more steps. What comes alone waits for nothing.
 package queue
 
 import (
@@ -13,6 +16,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/blob"
@@ -53,9 +57,12 @@ type Queue struct {
 	db    *pg.DB
 	blobs *blob.Dir
 	hub   *wake.Hub
+	posts posts
+	empty empty
 	told  told
 	homes homes
 	spent spent
+	found atomic.Int64 // when a claim last found something, in ns
 	// Whom room that becomes free may concern.
 	holding holding
 	bounded few

@@ -11,7 +11,6 @@ import (
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
-	"github.com/nofx-run/nofx/api/internal/quota"
 	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -38,79 +37,54 @@ const (
 // Submit stores a run. A repeat with the same idempotency key gives the first
 // answer again, and replayed is true.
 func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (answer wire.RunCreated, replayed bool, err error) {
-	var queued []plan.Step
-	held := ""
-	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) error {
-		queued, replayed, held = nil, false, ""
-		if s.IdempotencyKey != "" {
-			found, body, err := findReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint})
-			if err != nil {
-				return err
-			}
-			if found {
-				replayed = true
-				return json.Unmarshal(body, &answer)
-			}
-		}
-		if err := db.EnsureProject(ctx, who.TenantID, s.ProjectID); err != nil {
-			return err
-		}
-		// Of its own: the transaction may run more than once.
-		s := s
-		s.Steps = slices.Clone(s.Steps)
-		residency, bounded, err := withinPolicy(ctx, db, who, s.Steps)
-		if err != nil {
-			return err
-		}
-		if err := plan.Reside(s.Steps, residency); err != nil {
-			return err
-		}
-		if err := q.place(ctx, s.Steps, residency); err != nil {
-			return err
-		}
-		held = holdOf(s.Turn, bounded, time.Now())
-		if err := quota.Check(ctx, db, who.TenantID, time.Now()); err != nil {
-			return err
-		}
-		n := newRun(who, s, held)
-		if err := n.store(ctx, db, q.cfg.Region); err != nil {
-			return err
-		}
-		queued, held = n.queued, n.hold
-		answer = wire.RunCreated{ID: n.id, Status: n.status, ProjectID: s.ProjectID}
-		if s.IdempotencyKey == "" {
-			return nil
-		}
-		return putReplay(ctx, db, who.TenantID, Once{runsRoute, s.IdempotencyKey, s.Fingerprint}, created, answer)
-	})
-	if err != nil {
-		return wire.RunCreated{}, false, err
+	p := newPost(who, s, ctx.Done())
+	q.posts.join(p)
+	if batch := <-p.turn; batch != nil {
+		q.storeTogether(ctx, who.TenantID, batch)
+	}
+	if p.err != nil {
+		return wire.RunCreated{}, false, p.err
 	}
 	q.cfg.Points.Hold(failpoint.RunCommitted, "")
-	for _, st := range queued {
+	for _, st := range p.queued {
 		q.hub.Queued(st.Driver, st.Region, "")
 	}
-	q.admit(ctx, queued)
-	if held == holdTurn {
+	q.admit(ctx, p.queued)
+	if p.held == holdTurn {
 		q.letGo(ctx, who.TenantID)
 	}
-	return answer, replayed, nil
+	return p.answer, p.replayed, nil
 }
 
 // withinPolicy bounds steps by what their tenant's policy lets them have, and
 // refuses those that ask for more. residency is the regions that they may be in;
-// none = any. bounded tells whether the tenant may have only so many runs at once.
-func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (residency []string, bounded bool, err error) {
-	row, err := db.TenantPolicy(ctx, who.TenantID)
+// none = any.
+func withinPolicy(ctx context.Context, db *pgdb.Queries, who auth.Principal, steps []plan.Step) (residency []string, err error) {
+	p, err := policyOf(ctx, db, who.TenantID)
 	if err != nil {
-		return nil, false, err
+		return nil, err
+	}
+	return p.residency, p.ceiling.Apply(steps)
+}
+
+// policy is what a tenant's runs and steps may.
+type policy struct {
+	ceiling   plan.Ceiling
+	residency []string // the regions; none = any
+	bounded   bool     // only so many runs at once
+}
+
+func policyOf(ctx context.Context, db *pgdb.Queries, tenant string) (policy, error) {
+	row, err := db.TenantPolicy(ctx, tenant)
+	if err != nil {
+		return policy{}, err
 	}
 	c := wire.TenantCeiling{}
 	if err := json.Unmarshal(row.Ceiling, &c); err != nil {
-		return nil, false, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", who.TenantID, err)
+		return policy{}, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", tenant, err)
 	}
 	ceiling := plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}
-	return row.Residency, row.RunsBounded, ceiling.Apply(steps)
+	return policy{ceiling, row.Residency, row.RunsBounded}, nil
 }
 
 // fresh is a run that is being stored.
@@ -184,10 +158,10 @@ func newRun(who auth.Principal, s Submission, hold string) *fresh {
 	return n
 }
 
-func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) error {
-	var events event.Batch
+// store adds the run to what is to be written.
+func (n *fresh) store(to *posting) error {
 	seq := int64(1)
-	add := func(e event.Entry) error { return events.Add(n.who.TenantID, n.id, &seq, e) }
+	add := func(e event.Entry) error { return to.events.Add(n.who.TenantID, n.id, &seq, e) }
 	about := map[string]any{"steps": len(n.s.Steps)}
 	if n.hold != "" {
 		about["held_for"] = n.hold
@@ -195,8 +169,7 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 	if err := add(event.Entry{Type: step.EventRunCreated, Payload: about}); err != nil {
 		return err
 	}
-	rows, err := n.rows()
-	if err != nil {
+	if err := n.rows(&to.steps); err != nil {
 		return err
 	}
 	for i, st := range n.s.Steps {
@@ -212,25 +185,20 @@ func (n *fresh) store(ctx context.Context, db *pgdb.Queries, region string) erro
 			return err
 		}
 	}
-	_, err = db.InsertRun(ctx, pgdb.InsertRunParams{
-		ID: n.id, TenantID: n.who.TenantID, ProjectID: n.s.ProjectID, Goal: n.s.Goal, Status: string(n.status), Region: region,
-		CorrelationID: n.s.CorrelationID, StepsLeft: i32(n.left), StepsFailed: i32(n.failed), StepsCancelled: i32(n.gone), NextSeq: seq, RetryBudget: i32(n.s.RetryBudget),
-		Rank: rank(n.s.Turn.Priority), Hold: n.hold, StartAt: n.s.Turn.StartAt, DelaySeconds: n.s.Turn.Delay.Seconds(),
-		ConcurrencyKey: n.s.Turn.Concurrency.Key, ConcurrencyMost: i32(n.s.Turn.Concurrency.Limit),
-	})
-	if err != nil {
-		return err
+	r := &to.runs
+	r.Ids, r.ProjectIds, r.Goals = append(r.Ids, n.id), append(r.ProjectIds, n.s.ProjectID), append(r.Goals, n.s.Goal)
+	r.Statuses, r.CorrelationIds = append(r.Statuses, string(n.status)), append(r.CorrelationIds, n.s.CorrelationID)
+	r.StepsLeft, r.StepsFailed = append(r.StepsLeft, i32(n.left)), append(r.StepsFailed, i32(n.failed))
+	r.StepsCancelled, r.NextSeqs = append(r.StepsCancelled, i32(n.gone)), append(r.NextSeqs, seq)
+	r.RetryBudgets = append(r.RetryBudgets, i32(n.s.RetryBudget))
+	start := ""
+	if at := n.s.Turn.StartAt; at != nil {
+		start = at.UTC().Format(time.RFC3339Nano)
 	}
-	if err := ensureKeys(ctx, db, n.who.TenantID, rows.ConcurrencyKeys); err != nil {
-		return err
-	}
-	if err := db.InsertSteps(ctx, rows); err != nil {
-		return err
-	}
-	if err := events.Write(ctx, db); err != nil {
-		return err
-	}
-	return n.audit(ctx, db)
+	r.Ranks, r.Holds = append(r.Ranks, rank(n.s.Turn.Priority)), append(r.Holds, n.hold)
+	r.StartAts, r.DelaysSeconds = append(r.StartAts, start), append(r.DelaysSeconds, n.s.Turn.Delay.Seconds())
+	r.ConcurrencyKeys, r.ConcurrencyMosts = append(r.ConcurrencyKeys, n.s.Turn.Concurrency.Key), append(r.ConcurrencyMosts, i32(n.s.Turn.Concurrency.Limit))
+	return n.audit(&to.audit)
 }
 
 func firstEvents(s step.Status, st plan.Step) []event.Entry {
@@ -246,13 +214,12 @@ func firstEvents(s step.Status, st plan.Step) []event.Entry {
 	return nil
 }
 
-func (n *fresh) audit(ctx context.Context, db *pgdb.Queries) error {
-	row := pgdb.InsertAuditParams{
-		TenantID: n.who.TenantID, Principal: n.who.KeyID, Action: "run.create", Target: n.id, Outcome: "allowed", RequestID: n.s.RequestID,
+func (n *fresh) audit(to *pgdb.InsertAuditsParams) error {
+	add := func(action, target, outcome, detail string) {
+		to.Principals, to.Actions, to.Targets = append(to.Principals, n.who.KeyID), append(to.Actions, action), append(to.Targets, target)
+		to.Outcomes, to.RequestIds, to.Details = append(to.Outcomes, outcome), append(to.RequestIds, n.s.RequestID), append(to.Details, detail)
 	}
-	if err := db.InsertAudit(ctx, row); err != nil {
-		return err
-	}
+	add("run.create", n.id, "allowed", "")
 	for i, st := range n.s.Steps {
 		if st.Denied == "" {
 			continue
@@ -261,16 +228,13 @@ func (n *fresh) audit(ctx context.Context, db *pgdb.Queries) error {
 		if err != nil {
 			return err
 		}
-		row.Action, row.Target, row.Outcome, row.Detail = "step.start", n.ids[i], "denied", detail
-		if err := db.InsertAudit(ctx, row); err != nil {
-			return err
-		}
+		add("step.start", n.ids[i], "denied", string(detail))
 	}
 	return nil
 }
 
-func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
-	p := pgdb.InsertStepsParams{TenantID: n.who.TenantID, RunID: n.id, Ids: n.ids}
+// rows adds the steps.
+func (n *fresh) rows(p *pgdb.InsertStepsParams) error {
 	dependants := make([][]string, len(n.s.Steps))
 	for i, st := range n.s.Steps {
 		for _, on := range st.DependsOn {
@@ -280,30 +244,30 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 	for i, st := range n.s.Steps {
 		command, err := json.Marshal(st.Command)
 		if err != nil {
-			return p, err
+			return err
 		}
 		resources, err := json.Marshal(st.Resources)
 		if err != nil {
-			return p, err
+			return err
 		}
 		policy, err := json.Marshal(st.Retry)
 		if err != nil {
-			return p, err
+			return err
 		}
 		spec, err := json.Marshal(st.Spec)
 		if err != nil {
-			return p, err
+			return err
 		}
 		verdict, err := firstVerdict(n.state[i], st)
 		if err != nil {
-			return p, err
+			return err
 		}
 		names := make([]string, len(st.DependsOn))
 		for j, on := range st.DependsOn {
 			names[j] = n.s.Steps[on].Name
 		}
 		left := len(st.DependsOn)
-		p.Idxs = append(p.Idxs, i32(i))
+		p.Ids, p.RunIds, p.Idxs = append(p.Ids, n.ids[i]), append(p.RunIds, n.id), append(p.Idxs, i32(i))
 		p.Names = append(p.Names, st.Name)
 		p.Tools = append(p.Tools, st.Tool)
 		p.Drivers = append(p.Drivers, st.Driver)
@@ -334,9 +298,9 @@ func (n *fresh) rows() (pgdb.InsertStepsParams, error) {
 		p.Ranks = append(p.Ranks, rank(st.Priority))
 		p.ConcurrencyKeys, p.ConcurrencyMosts = append(p.ConcurrencyKeys, st.Concurrency.Key), append(p.ConcurrencyMosts, i32(st.Concurrency.Limit))
 		p.Regions, p.RegionsListed = append(p.Regions, st.Region), append(p.RegionsListed, strings.Join(st.Regions, "\n"))
-		n.gates(st, &p)
+		n.gates(st, p)
 	}
-	return p, nil
+	return nil
 }
 
 func firstVerdict(s step.Status, st plan.Step) (string, error) {

@@ -25,17 +25,60 @@ func Check[T any](raw []byte, at string) error {
 
 // CheckType is Check for a type that is known only at run time.
 func CheckType(raw []byte, t reflect.Type, at string) error {
+	return check(raw, t, at, fields{})
+}
+
+func check(raw []byte, t reflect.Type, at string, known fields) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	w := walk{dec: dec, known: map[reflect.Type]map[string]reflect.Type{}}
+	w := walk{dec: dec, known: known}
 	w.value(t, at, 0)
 	return w.err
+}
+
+// Checker checks documents for one type, whose fields it looked up once. It is
+// safe for concurrent use.
+type Checker struct {
+	of    reflect.Type
+	known fields
+}
+
+// For makes the checker of a type.
+func For[T any]() *Checker {
+	c := &Checker{of: reflect.TypeFor[T](), known: fields{}}
+	c.known.learn(c.of)
+	return c
+}
+
+// Check is the function Check for the checker's type.
+func (c *Checker) Check(raw []byte, at string) error { return check(raw, c.of, at, c.known) }
+
+// fields are the names that structs' fields have in JSON, with their types.
+type fields map[reflect.Type]map[string]reflect.Type
+
+// learn looks up a type and all that it is made of.
+func (f fields) learn(t reflect.Type) {
+	t = plain(t)
+	if t == nil {
+		return
+	}
+	switch t.Kind() {
+	case reflect.Slice, reflect.Array, reflect.Map:
+		f.learn(t.Elem())
+	case reflect.Struct:
+		if _, known := f[t]; known {
+			return
+		}
+		for _, inner := range f.of(t) {
+			f.learn(inner)
+		}
+	}
 }
 
 // walk goes through one document up to the first fault.
 type walk struct {
 	dec   *json.Decoder
-	known map[reflect.Type]map[string]reflect.Type // the fields of structs
+	known fields
 	err   error
 }
 
@@ -75,7 +118,7 @@ func (w *walk) object(t reflect.Type, at string, depth int) bool {
 	switch {
 	case t == nil:
 	case t.Kind() == reflect.Struct:
-		names = w.fields(t)
+		names = w.known.of(t)
 	case t.Kind() == reflect.Map:
 		elem = t.Elem()
 	}
@@ -133,26 +176,26 @@ func plain(t reflect.Type) reflect.Type {
 	return t
 }
 
-// fields are the names that a struct's fields have in JSON, with their types.
-func (w *walk) fields(t reflect.Type) map[string]reflect.Type {
-	if known, ok := w.known[t]; ok {
+// of gives those of a struct.
+func (f fields) of(t reflect.Type) map[string]reflect.Type {
+	if known, ok := f[t]; ok {
 		return known
 	}
 	out := map[string]reflect.Type{}
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		switch {
-		case f.Anonymous && name == "" && plain(f.Type) != nil && plain(f.Type).Kind() == reflect.Struct:
-			for inner, typ := range w.fields(plain(f.Type)) {
+		case field.Anonymous && name == "" && plain(field.Type) != nil && plain(field.Type).Kind() == reflect.Struct:
+			for inner, typ := range f.of(plain(field.Type)) {
 				out[inner] = typ
 			}
-		case !f.IsExported() || name == "-":
+		case !field.IsExported() || name == "-":
 		case name == "":
-			out[f.Name] = f.Type
+			out[field.Name] = field.Type
 		default:
-			out[name] = f.Type
+			out[name] = field.Type
 		}
 	}
-	w.known[t] = out
+	f[t] = out
 	return out
 }

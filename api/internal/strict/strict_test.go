@@ -3,6 +3,7 @@ package strict
 import (
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,4 +70,27 @@ func FuzzOwnBodies(f *testing.F) {
 			t.Errorf("%s: %v", body, err)
 		}
 	})
+}
+
+// A checker finds what Check finds, also below structs that hold each other,
+// and by many at once.
+func TestChecker(t *testing.T) {
+	t.Parallel()
+	type node struct {
+		Name string  `json:"name"`
+		Sub  []*node `json:"sub"`
+	}
+	c := For[map[string]node]()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			if err := c.Check([]byte(`{"a":{"name":"x","sub":[{"name":"y"}]}}`), "body"); err != nil {
+				t.Error(err)
+			}
+			if err := c.Check([]byte(`{"a":{"sub":[{"sub":[{"Name":"y"}]}]}}`), "body"); !step.Is(err, step.KindInvalid) {
+				t.Errorf("%v, want it refused", err)
+			}
+		})
+	}
+	all.Wait()
 }

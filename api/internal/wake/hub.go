@@ -11,6 +11,7 @@ type Hub struct {
 	mu     sync.Mutex
 	topics map[string]map[*waiter]struct{} // everybody on a topic is woken
 	claims []*waiter                       // first come, first served
+	missed uint64                          // wakes of claims that no claim heard
 
 	out chan string // to the other replicas
 }
@@ -20,6 +21,8 @@ type waiter struct {
 	worker  string
 	drivers []string
 	regions []string // of each driver; "" = not known
+	woken   bool // a claim that is about to look at the queue, and sees what is told until then
+	room    int  // for so many steps more
 }
 
 // takes reports whether a step with this driver in this region may be for it.
@@ -65,36 +68,76 @@ func (h *Hub) Wait(topic string) (woken <-chan struct{}, cancel func()) {
 }
 
 // WaitClaim gives a channel that holds a value when a step may be there for
-// this worker, which has these drivers, each in its region; "" = not known. Of
-// those that wait for the same step only the first is woken.
+// this worker, which has these drivers, each in its region ("" = not known), and
+// would take up to most. Of those that wait for the same step only the first is
+// woken, and for as many steps as it takes nobody else.
 // Call cancel after use: a wake that came meanwhile goes to the next.
-func (h *Hub) WaitClaim(worker string, drivers, regions []string) (woken <-chan struct{}, cancel func()) {
-	w := &waiter{bell: make(chan struct{}, 1), worker: worker, drivers: drivers, regions: regions}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.claims = append(h.claims, w)
+func (h *Hub) WaitClaim(worker string, drivers, regions []string, most int) (woken <-chan struct{}, cancel func()) {
+	w := h.claim(&waiter{worker: worker, drivers: drivers, regions: regions, room: most})
 	return w.bell, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.claims = slices.DeleteFunc(h.claims, func(x *waiter) bool { return x == w })
+		h.leave(w)
 		select {
 		case <-w.bell:
-			h.next(func(x *waiter) bool { return true })
+			h.wake(func(x *waiter) bool {
+				return slices.ContainsFunc(x.drivers, func(d string) bool { return slices.Contains(w.drivers, d) })
+			})
 		default:
 		}
 	}
 }
 
-// next wakes the first claim that fits and is not woken yet. The caller holds
-// the lock.
+// Gather stands for a claim that is about to look: until done, nobody else is
+// woken for steps that it will see.
+func (h *Hub) Gather(worker string, drivers, regions []string, most int) (done func()) {
+	w := h.claim(&waiter{worker: worker, drivers: drivers, regions: regions, room: most, woken: true})
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.leave(w)
+	}
+}
+
+func (h *Hub) claim(w *waiter) *waiter {
+	w.bell = make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claims = append(h.claims, w)
+	return w
+}
+
+func (h *Hub) leave(w *waiter) {
+	h.claims = slices.DeleteFunc(h.claims, func(x *waiter) bool { return x == w })
+}
+
+// next wakes the first claim that fits, unless one that is woken already will
+// take the step, too. The caller holds the lock.
 func (h *Hub) next(fits func(*waiter) bool) {
 	for _, w := range h.claims {
-		if len(w.bell) == 0 && fits(w) {
+		if w.woken && w.room > 0 && fits(w) {
+			w.room--
+			return
+		}
+	}
+	h.wake(fits)
+}
+
+// wake wakes the first claim that fits and is not woken yet, or counts that
+// there is none. The caller holds the lock.
+func (h *Hub) wake(fits func(*waiter) bool) {
+	for _, w := range h.claims {
+		if !w.woken && fits(w) {
+			w.woken = true
+			w.room--
 			w.ring()
 			return
 		}
 	}
+	h.missed++
 }
+
+func all(*waiter) bool { return true }
 
 // Topics wakes everybody on the topics, here and at the other replicas.
 func (h *Hub) Topics(topics ...string) {
@@ -116,14 +159,16 @@ func (h *Hub) Queued(driver, region, pin string) {
 func (h *Hub) More() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.next(func(*waiter) bool { return true })
+	h.wake(all)
 }
 
 // All wakes every claim and every waiter, after wakes may have been lost.
 func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.missed++ // who comes too late for it
 	for _, w := range h.claims {
+		w.woken = true
 		w.ring()
 	}
 	for _, waiters := range h.topics {
@@ -158,7 +203,21 @@ func (h *Hub) tell(topic string) {
 func (h *Hub) Waiting() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.claims)
+	n := 0
+	for _, w := range h.claims {
+		if !w.woken {
+			n++
+		}
+	}
+	return n
+}
+
+// Missed counts the wakes of claims that no claim heard. Who looked, and finds
+// it as it was when it began to look, has missed nothing.
+func (h *Hub) Missed() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed
 }
 
 // Some wakes the first n claims. Those that find nothing wait again, behind
@@ -167,6 +226,6 @@ func (h *Hub) Some(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for range n {
-		h.next(func(*waiter) bool { return true })
+		h.wake(all)
 	}
 }

@@ -41,7 +41,7 @@ func TestQueuedWakesWhoCanTakeIt(t *testing.T) {
 			h := wake.New()
 			bells := map[string]<-chan struct{}{}
 			for _, c := range claims {
-				woken, cancel := h.WaitClaim(c.worker, []string{"other", c.driver}, []string{"", c.region})
+				woken, cancel := h.WaitClaim(c.worker, []string{"other", c.driver}, []string{"", c.region}, 1)
 				defer cancel()
 				bells[c.worker] = woken
 			}
@@ -59,8 +59,8 @@ func TestQueuedWakesWhoCanTakeIt(t *testing.T) {
 func TestAWakeIsHandedOn(t *testing.T) {
 	t.Parallel()
 	h := wake.New()
-	first, cancel := h.WaitClaim("w0", []string{"local"}, []string{"eu-1"})
-	second, cancelSecond := h.WaitClaim("w1", []string{"local"}, []string{"eu-1"})
+	first, cancel := h.WaitClaim("w0", []string{"local"}, []string{"eu-1"}, 1)
+	second, cancelSecond := h.WaitClaim("w1", []string{"local"}, []string{"eu-1"}, 1)
 	defer cancelSecond()
 	h.Queued("local", "eu-1", "")
 	if len(first) != 1 || len(second) != 0 {

@@ -27,8 +27,8 @@ FROM (SELECT unnest($4::text[]) AS id, unnest($5::int[]) AS generation, unnest($
              unnest($14::text[]) AS sandbox_id, unnest($15::text[]) AS usage,
              unnest($16::text[]) AS verdict) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = $1 AND a.status = 'running' AND a.journal_n = f.from_n
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $2 AND w.key_id = $3)
+  AND a.worker_id || '' = $1 AND a.status || '' = 'running' AND a.journal_n = f.from_n
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = $1 AND w.incarnation = $2 AND w.key_id = $3)
 `
 
 type AdvanceAttemptsParams struct {
@@ -50,7 +50,8 @@ type AdvanceAttemptsParams struct {
 	Verdicts       []string
 }
 
-// AdvanceAttempts stores what a journal batch says of each attempt.
+// AdvanceAttempts stores what a journal batch says of each attempt. || ” is as
+// above: it would otherwise go through all that the worker runs for each.
 // fence: attempt
 func (q *Queries) AdvanceAttempts(ctx context.Context, arg AdvanceAttemptsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, advanceAttempts,
@@ -378,7 +379,7 @@ UPDATE nofx.attempt a SET status = 'released', ended_at = now()
 FROM (SELECT unnest($4::text[]) AS id, unnest($5::int[]) AS generation, unnest($6::int[]) AS number,
              unnest($7::bigint[]) AS epoch) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = $1 AND a.status = 'running' AND a.started_at IS NULL
+  AND a.worker_id || '' = $1 AND a.status || '' = 'running' AND a.started_at IS NULL
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $2 AND w.key_id = $3)
 RETURNING a.id
 `

@@ -87,12 +87,18 @@ func (q *Queries) CancelOpenSteps(ctx context.Context, arg CancelOpenStepsParams
 	return items, nil
 }
 
-const ensureProject = `-- name: EnsureProject :exec
-INSERT INTO nofx.project (tenant_id, id) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT project_pk DO NOTHING
+const ensureProjects = `-- name: EnsureProjects :exec
+INSERT INTO nofx.project (tenant_id, id)
+SELECT $1, p.id FROM (SELECT unnest($2::text[]) AS id) p
+WHERE NOT EXISTS (SELECT 1 FROM nofx.project x WHERE x.tenant_id = $1 AND x.id = p.id)
+ORDER BY p.id
+ON CONFLICT ON CONSTRAINT project_pk DO NOTHING
 `
 
-func (q *Queries) EnsureProject(ctx context.Context, tenantID string, iD string) error {
-	_, err := q.db.Exec(ctx, ensureProject, tenantID, iD)
+// EnsureProjects makes those that are not there, in their order, so that two
+// that make the same ones do not wait for each other in a circle.
+func (q *Queries) EnsureProjects(ctx context.Context, tenantID string, ids []string) error {
+	_, err := q.db.Exec(ctx, ensureProjects, tenantID, ids)
 	return err
 }
 
@@ -208,60 +214,93 @@ func (q *Queries) InsertAudit(ctx context.Context, arg InsertAuditParams) error 
 	return err
 }
 
-const insertRun = `-- name: InsertRun :one
-INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget,
-                      rank, hold, start_at, concurrency_key, concurrency_most, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-        $13, $14, coalesce($15::timestamptz, now() + make_interval(secs => $16::float8)), $17, $18,
-        CASE WHEN $8::int = 0 THEN now() END)
-RETURNING created_at
+const insertAudits = `-- name: InsertAudits :exec
+INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome, request_id, detail)
+SELECT $1, a.principal, a.action, a.target, a.outcome, a.request_id, NULLIF(a.detail, '')::json
+FROM (SELECT unnest($2::text[]) AS principal, unnest($3::text[]) AS action, unnest($4::text[]) AS target,
+             unnest($5::text[]) AS outcome, unnest($6::text[]) AS request_id, unnest($7::text[]) AS detail) a
 `
 
-type InsertRunParams struct {
-	ID              string
-	TenantID        string
-	ProjectID       string
-	Goal            string
-	Status          string
-	Region          string
-	CorrelationID   string
-	StepsLeft       int32
-	StepsFailed     int32
-	StepsCancelled  int32
-	NextSeq         int64
-	RetryBudget     int32
-	Rank            int16
-	Hold            string
-	StartAt         *time.Time
-	DelaySeconds    float64
-	ConcurrencyKey  string
-	ConcurrencyMost int32
+type InsertAuditsParams struct {
+	TenantID   string
+	Principals []string
+	Actions    []string
+	Targets    []string
+	Outcomes   []string
+	RequestIds []string
+	Details    []string
 }
 
-func (q *Queries) InsertRun(ctx context.Context, arg InsertRunParams) (time.Time, error) {
-	row := q.db.QueryRow(ctx, insertRun,
-		arg.ID,
+func (q *Queries) InsertAudits(ctx context.Context, arg InsertAuditsParams) error {
+	_, err := q.db.Exec(ctx, insertAudits,
 		arg.TenantID,
-		arg.ProjectID,
-		arg.Goal,
-		arg.Status,
+		arg.Principals,
+		arg.Actions,
+		arg.Targets,
+		arg.Outcomes,
+		arg.RequestIds,
+		arg.Details,
+	)
+	return err
+}
+
+const insertRuns = `-- name: InsertRuns :exec
+INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget,
+                      rank, hold, start_at, concurrency_key, concurrency_most, ended_at)
+SELECT r.id, $1, r.project_id, r.goal, r.status, $2, r.correlation_id, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.retry_budget,
+       r.rank, r.hold, coalesce(NULLIF(r.start_at, '')::timestamptz, now() + make_interval(secs => r.delay_seconds)), r.concurrency_key, r.concurrency_most,
+       CASE WHEN r.steps_left = 0 THEN now() END
+FROM (SELECT unnest($3::text[]) AS id, unnest($4::text[]) AS project_id, unnest($5::text[]) AS goal, unnest($6::text[]) AS status,
+             unnest($7::text[]) AS correlation_id, unnest($8::int[]) AS steps_left, unnest($9::int[]) AS steps_failed,
+             unnest($10::int[]) AS steps_cancelled, unnest($11::bigint[]) AS next_seq, unnest($12::int[]) AS retry_budget,
+             unnest($13::smallint[]) AS rank, unnest($14::text[]) AS hold, unnest($15::text[]) AS start_at, unnest($16::float8[]) AS delay_seconds,
+             unnest($17::text[]) AS concurrency_key, unnest($18::int[]) AS concurrency_most) r
+`
+
+type InsertRunsParams struct {
+	TenantID         string
+	Region           string
+	Ids              []string
+	ProjectIds       []string
+	Goals            []string
+	Statuses         []string
+	CorrelationIds   []string
+	StepsLeft        []int32
+	StepsFailed      []int32
+	StepsCancelled   []int32
+	NextSeqs         []int64
+	RetryBudgets     []int32
+	Ranks            []int16
+	Holds            []string
+	StartAts         []string
+	DelaysSeconds    []float64
+	ConcurrencyKeys  []string
+	ConcurrencyMosts []int32
+}
+
+// InsertRuns stores runs of one tenant.
+func (q *Queries) InsertRuns(ctx context.Context, arg InsertRunsParams) error {
+	_, err := q.db.Exec(ctx, insertRuns,
+		arg.TenantID,
 		arg.Region,
-		arg.CorrelationID,
+		arg.Ids,
+		arg.ProjectIds,
+		arg.Goals,
+		arg.Statuses,
+		arg.CorrelationIds,
 		arg.StepsLeft,
 		arg.StepsFailed,
 		arg.StepsCancelled,
-		arg.NextSeq,
-		arg.RetryBudget,
-		arg.Rank,
-		arg.Hold,
-		arg.StartAt,
-		arg.DelaySeconds,
-		arg.ConcurrencyKey,
-		arg.ConcurrencyMost,
+		arg.NextSeqs,
+		arg.RetryBudgets,
+		arg.Ranks,
+		arg.Holds,
+		arg.StartAts,
+		arg.DelaysSeconds,
+		arg.ConcurrencyKeys,
+		arg.ConcurrencyMosts,
 	)
-	var created_at time.Time
-	err := row.Scan(&created_at)
-	return created_at, err
+	return err
 }
 
 const insertSteps = `-- name: InsertSteps :exec
@@ -269,14 +308,14 @@ INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, d
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
                        rank, concurrency_key, concurrency_most, region, regions)
-SELECT s.id, $1, $2, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
+SELECT s.id, $1, s.run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
        s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
-FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
+FROM (SELECT unnest($2::text[]) AS id, unnest($3::text[]) AS run_id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
              unnest($9::int[]) AS deps_left, unnest($10::text[]) AS depends_on,
              unnest($11::text[]) AS dependants, unnest($12::bool[]) AS shares,
@@ -298,8 +337,8 @@ FROM (SELECT unnest($3::text[]) AS id, unnest($4::int[]) AS idx, unnest($5::text
 
 type InsertStepsParams struct {
 	TenantID         string
-	RunID            string
 	Ids              []string
+	RunIds           []string
 	Idxs             []int32
 	Names            []string
 	Tools            []string
@@ -344,8 +383,8 @@ type InsertStepsParams struct {
 func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error {
 	_, err := q.db.Exec(ctx, insertSteps,
 		arg.TenantID,
-		arg.RunID,
 		arg.Ids,
+		arg.RunIds,
 		arg.Idxs,
 		arg.Names,
 		arg.Tools,

@@ -148,7 +148,7 @@ func (q *Queries) Fleet(ctx context.Context, seconds float64) ([]FleetRow, error
 	return items, nil
 }
 
-const forgetUnlisted = `-- name: ForgetUnlisted :execrows
+const forgetUnlisted = `-- name: ForgetUnlisted :exec
 UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = $1 AND status = 'running' AND id <> ALL ($2::text[])
   AND listed_at < now() - make_interval(secs => $3::float8) AND lease_until > now()
@@ -164,21 +164,25 @@ type ForgetUnlistedParams struct {
 // ForgetUnlisted ends the leases that a worker has not listed for a grace; the
 // reaper takes them from there. One that has just started anew may still ask for
 // those of its last claim.
-func (q *Queries) ForgetUnlisted(ctx context.Context, arg ForgetUnlistedParams) (int64, error) {
-	result, err := q.db.Exec(ctx, forgetUnlisted, arg.WorkerID, arg.Held, arg.GraceSeconds)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+func (q *Queries) ForgetUnlisted(ctx context.Context, arg ForgetUnlistedParams) error {
+	_, err := q.db.Exec(ctx, forgetUnlisted, arg.WorkerID, arg.Held, arg.GraceSeconds)
+	return err
 }
 
 const holding = `-- name: Holding :many
 SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
+             unnest($4::bigint[]) AS epoch) f
+CROSS JOIN LATERAL (
+  SELECT a.id, a.step_id, a.cancel_at, a.cancel_reason FROM nofx.attempt a
+  WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+    AND a.worker_id || '' = $5 AND a.status || '' = 'running'
+  LIMIT 1
+) a
+UNION ALL
+SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
 FROM nofx.attempt a
-LEFT JOIN (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS number,
-                  unnest($4::bigint[]) AS epoch) f
-  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-WHERE a.worker_id = $5 AND a.status = 'running' AND (f.id IS NOT NULL OR a.cancel_at IS NOT NULL)
+WHERE a.worker_id = $5 AND a.status = 'running' AND a.cancel_at IS NOT NULL AND a.id <> ALL ($1::text[])
 `
 
 type HoldingParams struct {
@@ -359,18 +363,19 @@ const renewLeases = `-- name: RenewLeases :many
 UPDATE nofx.attempt a
 SET lease_until = now() + make_interval(secs => $1::float8), listed_at = now()
 FROM (
-  SELECT l.id FROM nofx.attempt l
-  JOIN (SELECT unnest($5::text[]) AS id, unnest($6::int[]) AS generation, unnest($7::int[]) AS number,
-               unnest($8::bigint[]) AS epoch) f
-    ON l.id = f.id AND l.generation = f.generation AND l.number = f.number AND l.epoch = f.epoch
-  WHERE l.worker_id = $2 AND l.status = 'running'
-  ORDER BY l.id
-  FOR NO KEY UPDATE OF l
-) h, (SELECT unnest($5::text[]) AS id, unnest($6::int[]) AS generation, unnest($7::int[]) AS number,
-             unnest($8::bigint[]) AS epoch) f
-WHERE a.id = h.id AND a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = $2 AND a.status = 'running'
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = $3 AND w.key_id = $4)
+  SELECT l.id
+  FROM (SELECT unnest($5::text[]) AS id, unnest($6::int[]) AS generation, unnest($7::int[]) AS number,
+               unnest($8::bigint[]) AS epoch ORDER BY 1) f
+  CROSS JOIN LATERAL (
+    SELECT l.id FROM nofx.attempt l
+    WHERE l.id = f.id AND l.generation = f.generation AND l.number = f.number AND l.epoch = f.epoch
+      AND l.worker_id || '' = $2 AND l.status || '' = 'running'
+    LIMIT 1
+    FOR NO KEY UPDATE
+  ) l
+) h
+WHERE a.id = h.id AND a.worker_id || '' = $2 AND a.status || '' = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = $2 AND w.incarnation = $3 AND w.key_id = $4)
 RETURNING a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
 `
 
@@ -392,7 +397,9 @@ type RenewLeasesRow struct {
 	GraceMs      int64
 }
 
-// RenewLeases prolongs the leases that a worker lists.
+// RenewLeases prolongs the leases that a worker lists. Each is found by its id,
+// in their order, as in LockAttempts: a join would compare all that the worker
+// runs with all that it lists.
 // fence: attempt
 func (q *Queries) RenewLeases(ctx context.Context, arg RenewLeasesParams) ([]RenewLeasesRow, error) {
 	rows, err := q.db.Query(ctx, renewLeases,

@@ -37,7 +37,8 @@ CROSS JOIN LATERAL (
   FROM nofx.step s WHERE s.id = a.step_id LIMIT 1
 ) s;
 
--- AdvanceAttempts stores what a journal batch says of each attempt.
+-- AdvanceAttempts stores what a journal batch says of each attempt. || '' is as
+-- above: it would otherwise go through all that the worker runs for each.
 -- fence: attempt
 -- name: AdvanceAttempts :execrows
 UPDATE nofx.attempt a
@@ -56,8 +57,8 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generati
              unnest(@sandbox_ids::text[]) AS sandbox_id, unnest(@usages::text[]) AS usage,
              unnest(@verdicts::text[]) AS verdict) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = @worker_id AND a.status = 'running' AND a.journal_n = f.from_n
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
+  AND a.worker_id || '' = @worker_id AND a.status || '' = 'running' AND a.journal_n = f.from_n
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = @worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id);
 
 -- ReleaseAttempts takes back leases that were never started.
 -- fence: attempt
@@ -66,7 +67,7 @@ UPDATE nofx.attempt a SET status = 'released', ended_at = now()
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
              unnest(@epochs::bigint[]) AS epoch) f
 WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = @worker_id AND a.status = 'running' AND a.started_at IS NULL
+  AND a.worker_id || '' = @worker_id AND a.status || '' = 'running' AND a.started_at IS NULL
   AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
 RETURNING a.id;
 

@@ -1,16 +1,27 @@
 -- name: TenantExists :one
 SELECT EXISTS (SELECT 1 FROM nofx.tenant);
 
--- name: EnsureProject :exec
-INSERT INTO nofx.project (tenant_id, id) VALUES (@tenant_id, @id) ON CONFLICT ON CONSTRAINT project_pk DO NOTHING;
+-- EnsureProjects makes those that are not there, in their order, so that two
+-- that make the same ones do not wait for each other in a circle.
+-- name: EnsureProjects :exec
+INSERT INTO nofx.project (tenant_id, id)
+SELECT @tenant_id, p.id FROM (SELECT unnest(@ids::text[]) AS id) p
+WHERE NOT EXISTS (SELECT 1 FROM nofx.project x WHERE x.tenant_id = @tenant_id AND x.id = p.id)
+ORDER BY p.id
+ON CONFLICT ON CONSTRAINT project_pk DO NOTHING;
 
--- name: InsertRun :one
+-- InsertRuns stores runs of one tenant.
+-- name: InsertRuns :exec
 INSERT INTO nofx.run (id, tenant_id, project_id, goal, status, region, correlation_id, steps_left, steps_failed, steps_cancelled, next_seq, retry_budget,
                       rank, hold, start_at, concurrency_key, concurrency_most, ended_at)
-VALUES (@id, @tenant_id, @project_id, @goal, @status, @region, @correlation_id, @steps_left, @steps_failed, @steps_cancelled, @next_seq, @retry_budget,
-        @rank, @hold, coalesce(sqlc.narg(start_at)::timestamptz, now() + make_interval(secs => @delay_seconds::float8)), @concurrency_key, @concurrency_most,
-        CASE WHEN @steps_left::int = 0 THEN now() END)
-RETURNING created_at;
+SELECT r.id, @tenant_id, r.project_id, r.goal, r.status, @region, r.correlation_id, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.retry_budget,
+       r.rank, r.hold, coalesce(NULLIF(r.start_at, '')::timestamptz, now() + make_interval(secs => r.delay_seconds)), r.concurrency_key, r.concurrency_most,
+       CASE WHEN r.steps_left = 0 THEN now() END
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@project_ids::text[]) AS project_id, unnest(@goals::text[]) AS goal, unnest(@statuses::text[]) AS status,
+             unnest(@correlation_ids::text[]) AS correlation_id, unnest(@steps_left::int[]) AS steps_left, unnest(@steps_failed::int[]) AS steps_failed,
+             unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@next_seqs::bigint[]) AS next_seq, unnest(@retry_budgets::int[]) AS retry_budget,
+             unnest(@ranks::smallint[]) AS rank, unnest(@holds::text[]) AS hold, unnest(@start_ats::text[]) AS start_at, unnest(@delays_seconds::float8[]) AS delay_seconds,
+             unnest(@concurrency_keys::text[]) AS concurrency_key, unnest(@concurrency_mosts::int[]) AS concurrency_most) r;
 
 -- Names hold no line break, so one separates them.
 -- name: InsertSteps :exec
@@ -18,14 +29,14 @@ INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, d
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
                        rank, concurrency_key, concurrency_most, region, regions)
-SELECT s.id, @tenant_id, @run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
+SELECT s.id, @tenant_id, s.run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
        s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
-FROM (SELECT unnest(@ids::text[]) AS id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@run_ids::text[]) AS run_id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
              unnest(@tools::text[]) AS tool, unnest(@drivers::text[]) AS driver, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@depends_on::text[]) AS depends_on,
              unnest(@dependants::text[]) AS dependants, unnest(@shares::bool[]) AS shares,
@@ -131,3 +142,9 @@ ORDER BY name;
 -- name: InsertAudit :exec
 INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome, request_id, detail)
 VALUES (@tenant_id, @principal, @action, @target, @outcome, @request_id, @detail);
+
+-- name: InsertAudits :exec
+INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome, request_id, detail)
+SELECT @tenant_id, a.principal, a.action, a.target, a.outcome, a.request_id, NULLIF(a.detail, '')::json
+FROM (SELECT unnest(@principals::text[]) AS principal, unnest(@actions::text[]) AS action, unnest(@targets::text[]) AS target,
+             unnest(@outcomes::text[]) AS outcome, unnest(@request_ids::text[]) AS request_id, unnest(@details::text[]) AS detail) a;

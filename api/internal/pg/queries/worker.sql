@@ -48,40 +48,50 @@ WHERE e.tenant_id = @tenant_id
 ORDER BY e.id DESC
 LIMIT @most;
 
--- RenewLeases prolongs the leases that a worker lists.
+-- RenewLeases prolongs the leases that a worker lists. Each is found by its id,
+-- in their order, as in LockAttempts: a join would compare all that the worker
+-- runs with all that it lists.
 -- fence: attempt
 -- name: RenewLeases :many
 UPDATE nofx.attempt a
 SET lease_until = now() + make_interval(secs => @lease_seconds::float8), listed_at = now()
 FROM (
-  SELECT l.id FROM nofx.attempt l
-  JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
-               unnest(@epochs::bigint[]) AS epoch) f
-    ON l.id = f.id AND l.generation = f.generation AND l.number = f.number AND l.epoch = f.epoch
-  WHERE l.worker_id = @worker_id AND l.status = 'running'
-  ORDER BY l.id
-  FOR NO KEY UPDATE OF l
-) h, (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
-             unnest(@epochs::bigint[]) AS epoch) f
-WHERE a.id = h.id AND a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-  AND a.worker_id = @worker_id AND a.status = 'running'
-  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = a.worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
+  SELECT l.id
+  FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+               unnest(@epochs::bigint[]) AS epoch ORDER BY 1) f
+  CROSS JOIN LATERAL (
+    SELECT l.id FROM nofx.attempt l
+    WHERE l.id = f.id AND l.generation = f.generation AND l.number = f.number AND l.epoch = f.epoch
+      AND l.worker_id || '' = @worker_id AND l.status || '' = 'running'
+    LIMIT 1
+    FOR NO KEY UPDATE
+  ) l
+) h
+WHERE a.id = h.id AND a.worker_id || '' = @worker_id AND a.status || '' = 'running'
+  AND EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = @worker_id AND w.incarnation = @incarnation AND w.key_id = @key_id)
 RETURNING a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms;
 
 -- Holding looks at leases without renewing them: those that a worker lists,
 -- and those to be cancelled that it claimed since it made the list.
 -- name: Holding :many
 SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
+FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
+             unnest(@epochs::bigint[]) AS epoch) f
+CROSS JOIN LATERAL (
+  SELECT a.id, a.step_id, a.cancel_at, a.cancel_reason FROM nofx.attempt a
+  WHERE a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
+    AND a.worker_id || '' = @worker_id AND a.status || '' = 'running'
+  LIMIT 1
+) a
+UNION ALL
+SELECT a.id, a.cancel_at, a.cancel_reason, (SELECT s.grace_ms FROM nofx.step s WHERE s.id = a.step_id) AS grace_ms
 FROM nofx.attempt a
-LEFT JOIN (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@numbers::int[]) AS number,
-                  unnest(@epochs::bigint[]) AS epoch) f
-  ON a.id = f.id AND a.generation = f.generation AND a.number = f.number AND a.epoch = f.epoch
-WHERE a.worker_id = @worker_id AND a.status = 'running' AND (f.id IS NOT NULL OR a.cancel_at IS NOT NULL);
+WHERE a.worker_id = @worker_id AND a.status = 'running' AND a.cancel_at IS NOT NULL AND a.id <> ALL (@ids::text[]);
 
 -- ForgetUnlisted ends the leases that a worker has not listed for a grace; the
 -- reaper takes them from there. One that has just started anew may still ask for
 -- those of its last claim.
--- name: ForgetUnlisted :execrows
+-- name: ForgetUnlisted :exec
 UPDATE nofx.attempt SET lease_until = now() - interval '1 millisecond'
 WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[])
   AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now()

@@ -36,7 +36,7 @@ for name in "${names[@]}"; do
 			break
 		fi
 		echo "red       $name under seed $seed, but not with \"$red\":"
-		grep -E '_test.go' "$out" | tail -n 20
+		tail -n 40 "$out"
 	done
 	if [ -z "$found" ]; then
 		echo "NOT FOUND $name"

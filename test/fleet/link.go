@@ -131,8 +131,11 @@ func (l *Link) Heal() error {
 // connection goes while one of its pieces is held up, for goleak to leave out.
 func Abandoned() []goleak.Option {
 	var all []goleak.Option
-	for _, kind := range []string{"BandwidthToxic", "LatencyToxic", "NoopToxic", "TimeoutToxic"} {
-		all = append(all, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*"+kind+").Pipe"))
+	for _, f := range []string{
+		"/toxics.(*BandwidthToxic).Pipe", "/toxics.(*LatencyToxic).Pipe", "/toxics.(*NoopToxic).Pipe", "/toxics.(*TimeoutToxic).Pipe",
+		"/toxics.(*ToxicStub).Run", ".(*ToxicLink).read", ".(*ToxicLink).write", ".(*ToxicLink).RemoveToxic.func1",
+	} {
+		all = append(all, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2"+f))
 	}
 	return all
 }

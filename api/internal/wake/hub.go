@@ -21,8 +21,8 @@ type waiter struct {
 	worker  string
 	drivers []string
 	regions []string // of each driver; "" = not known
-	woken   bool // a claim that is about to look at the queue, and sees what is told until then
-	room    int  // for so many steps more
+	woken   bool     // a claim that is about to look at the queue, and sees what is told until then
+	room    int      // for so many steps more
 }
 
 // takes reports whether a step with this driver in this region may be for it.

@@ -120,7 +120,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	var leases []wire.Lease
 	var refused *change
 	again := false
-	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+	err := q.inTurn(ctx, func(db *pgdb.Queries) error {
 		leases, refused, again = []wire.Lease{}, nil, false
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
 			return err
@@ -194,6 +194,21 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 // busyPause is how long a claim leaves alone a run that somebody is changing,
 // and what another claim counts by.
 const busyPause = 10 * time.Millisecond
+
+// mostClaiming is how many claims look at a time. What two may take is what each
+// looks at; a third would find all of it locked.
+const mostClaiming = 2
+
+// inTurn is a claim's transaction, when it has a place.
+func (q *Queue) inTurn(ctx context.Context, do func(*pgdb.Queries) error) error {
+	select {
+	case q.claiming <- struct{}{}:
+		defer func() { <-q.claiming }()
+		return q.db.System(ctx, do)
+	case <-ctx.Done():
+		return step.Errorf(step.KindUnavailable, "the request was given up")
+	}
+}
 
 // patience bounds how long a claim tries for what others have in hand, beyond
 // its wait.

@@ -53,16 +53,17 @@ type Config struct {
 
 // Queue is safe for concurrent use.
 type Queue struct {
-	cfg   Config
-	db    *pg.DB
-	blobs *blob.Dir
-	hub   *wake.Hub
-	posts posts
-	empty empty
-	told  told
-	homes homes
-	spent spent
-	found atomic.Int64 // when a claim last found something, in ns
+	cfg      Config
+	db       *pg.DB
+	blobs    *blob.Dir
+	hub      *wake.Hub
+	posts    posts
+	empty    empty
+	told     told
+	homes    homes
+	spent    spent
+	claiming chan struct{} // a place for each claim that looks
+	found    atomic.Int64  // when a claim last found something, in ns
 	// Whom room that becomes free may concern.
 	holding holding
 	bounded few
@@ -83,7 +84,7 @@ func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger
 	if cfg.Fleet == nil {
 		cfg.Fleet = unseen{}
 	}
-	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log}
+	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log, claiming: make(chan struct{}, mostClaiming)}
 }
 
 // NewID makes an id that sorts by its time: prefix_ and 26 characters of 48

@@ -5,6 +5,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,12 +26,13 @@ import (
 
 // Options says how to reach the API.
 type Options struct {
-	BaseURL   string         // https://HOST[:PORT], without a path
-	Key       string         // API key, sent as bearer token
-	CAFile    string         // PEM file of the authorities to trust; "" = the system's
-	RootCAs   *x509.CertPool // instead of CAFile
-	UserAgent string
-	Timeout   time.Duration // of one call that does not stream; 0 = 30 s
+	BaseURL       string         // https://HOST[:PORT], without a path
+	Key           string         // API key, sent as bearer token
+	CAFile        string         // PEM file of the authorities to trust; "" = the system's
+	RootCAs       *x509.CertPool // instead of CAFile
+	UserAgent     string
+	Timeout       time.Duration // of one call that does not stream; 0 = 30 s
+	StreamSilence time.Duration // after which Events gives a stream up; 0 = a minute
 }
 
 // Client talks to one API.
@@ -39,12 +41,14 @@ type Client struct {
 	key     string
 	agent   string
 	timeout time.Duration
-	http    *http.Client // calls and streams
-	beat    *http.Client // heartbeats, on connections of their own
+	silence time.Duration // of a stream that lives; the API says something each 15 s
+	http    *http.Client  // calls and streams
+	beat    *http.Client  // heartbeats, on connections of their own
 }
 
 const (
 	defaultTimeout = 30 * time.Second
+	streamSilence  = time.Minute
 	maxAnswer      = 64 << 20 // bytes of a JSON answer
 	maxProblem     = 1 << 20
 )
@@ -76,7 +80,7 @@ func New(o Options) (*Client, error) {
 		o.UserAgent = "nofx-client"
 	}
 	return &Client{
-		base: base, key: o.Key, agent: o.UserAgent, timeout: o.Timeout,
+		base: base, key: o.Key, agent: o.UserAgent, timeout: o.Timeout, silence: cmp.Or(o.StreamSilence, streamSilence),
 		http: httpClient(roots), beat: httpClient(roots),
 	}, nil
 }

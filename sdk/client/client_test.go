@@ -146,6 +146,45 @@ func TestEventsResume(t *testing.T) {
 	}
 }
 
+// A stream whose other end says nothing any more is given up; one that is only
+// kept open is not.
+func TestSilentStream(t *testing.T) {
+	t.Parallel()
+	held := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		flush := func(text string) {
+			io.WriteString(w, text)
+			http.NewResponseController(w).Flush()
+		}
+		flush("event: init\nid: 1\ndata: [{\"seq\":1}]\n\n")
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for range 20 { // longer than the silence that is borne
+			<-tick.C
+			flush(": keep\n\n")
+		}
+		flush("event: append\nid: 2\ndata: [{\"seq\":2}]\n\n")
+		if strings.Contains(r.URL.Path, "whole") {
+			return
+		}
+		<-held
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(held) })
+	c, err := client.New(client.Options{BaseURL: server.URL, Key: "k", StreamSilence: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for run, want := range map[string]step.Kind{"whole": "", "silent": step.KindUnavailable} {
+		n := 0
+		err := c.Events(t.Context(), run, "", func(batch []step.Event) error { n += len(batch); return nil })
+		if step.KindOf(err) != want || n != 2 {
+			t.Errorf("%s: %d events, %v", run, n, err)
+		}
+	}
+}
+
 func TestArtifactUploadCarriesTheFence(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -18,7 +20,8 @@ const maxEventLine = 16 << 20
 // Events follows a run: fn gets each batch of its events after the one with
 // the id after ("" = from the first), in order. It returns nil when the
 // stream ends, which the API does once the run has ended, and fn's error when
-// fn returns one. Call it again with the last id to go on.
+// fn returns one. A stream in which nothing comes for Options.StreamSilence,
+// not even what keeps it open, is unavailable. Call it again with the last id to go on.
 func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step.Event) error) error {
 	r := call{method: http.MethodGet, path: "/api/runs/" + url.PathEscape(runID) + "/stream",
 		header: map[string]string{"Accept": "text/event-stream"}}
@@ -30,7 +33,8 @@ func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step
 		return err
 	}
 	defer resp.Body.Close()
-	err = readEvents(resp.Body, func(data string) error {
+	body := &watched{ReadCloser: resp.Body, silence: c.silence}
+	err = readEvents(body, func(data string) error {
 		var batch []step.Event
 		if err := json.Unmarshal([]byte(data), &batch); err != nil {
 			return step.Errorf(step.KindInternal, "event stream: %w", err)
@@ -40,10 +44,31 @@ func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step
 		}
 		return fn(batch)
 	})
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case body.silent.Load():
+		return step.Errorf(step.KindUnavailable, "event stream: nothing has come for %v", c.silence)
 	}
 	return err
+}
+
+// watched is a stream that is given up when a read waits for too long: its
+// other end may be stopped, or beyond a network that is gone.
+type watched struct {
+	io.ReadCloser
+	silence time.Duration
+	silent  atomic.Bool
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	timer := time.AfterFunc(w.silence, func() {
+		w.silent.Store(true)
+		_ = w.Close() // ends the read
+	})
+	defer timer.Stop()
+	return w.ReadCloser.Read(p)
 }
 
 // readEvents calls fn with the data of each server-sent event.

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -23,6 +24,7 @@ const (
 	keepAlive  = 15 * time.Second
 	streamPoll = 2 * time.Second // in case a wake was lost
 	slowReader = 30 * time.Second
+	streamLook = 10 * time.Second // for one look at the database, which may be gone without a word
 )
 
 type streamInput struct {
@@ -97,8 +99,11 @@ func (f *follower) follow(ctx context.Context, w http.ResponseWriter, woken <-ch
 			return
 		}
 		var err error
-		if events, ended, err = f.s.Runs.Events(ctx, f.tenant, f.run, f.after); err != nil {
-			if step.Is(err, step.KindUnavailable) {
+		look, cancel := context.WithTimeout(ctx, streamLook)
+		events, ended, err = f.s.Runs.Events(look, f.tenant, f.run, f.after)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil && (step.Is(err, step.KindUnavailable) || errors.Is(err, context.DeadlineExceeded)) {
 				continue // the reader is still there when the database is back
 			}
 			callOf(ctx).cause = err

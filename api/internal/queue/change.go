@@ -271,7 +271,7 @@ func (c *change) write(ctx context.Context, db *pgdb.Queries) error {
 	if err := c.events.Write(ctx, db); err != nil {
 		return err
 	}
-	back, err := c.freed.pass(ctx, db)
+	back, err := c.freed.pass(ctx, db, 0)
 	c.queued = append(c.queued, back...)
 	return err
 }

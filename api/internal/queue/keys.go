@@ -24,14 +24,14 @@ func (k *keys) add(a attemptRow) {
 
 // pass lets the next steps with these keys have their turn. Nothing that can
 // wait for another transaction may come after it in this one.
-func (k *keys) pass(ctx context.Context, db *pgdb.Queries) ([]place, error) {
+func (k *keys) pass(ctx context.Context, db *pgdb.Queries, spare int32) ([]place, error) {
 	if len(k.names) == 0 {
 		return nil, nil
 	}
 	if err := db.PassKeys(ctx, k.tenants, k.names); err != nil {
 		return nil, err
 	}
-	rows, err := db.Unpark(ctx, pgdb.UnparkParams{TenantIds: k.tenants, Keys: k.names, Most: unparkMost})
+	rows, err := db.Unpark(ctx, pgdb.UnparkParams{TenantIds: k.tenants, Keys: k.names, Most: unparkMost, Spare: spare})
 	out := make([]place, len(rows))
 	for i, r := range rows {
 		out[i] = place{r.Driver, r.Region, r.Pin}
@@ -49,7 +49,8 @@ func ensureKeys(ctx context.Context, db *pgdb.Queries, tenant string, names []st
 }
 
 // unpark looks at all keys that steps are parked for. What the ends of steps
-// have let pass may be where no worker takes it; the next in line goes then.
+// have let pass may be where no worker takes it; those behind it go then, many
+// at once, since as many may be there. Claims park again what is too many.
 func (q *Queue) unpark(ctx context.Context) error {
 	var after pgdb.ParkedKeysRow
 	for {
@@ -66,7 +67,7 @@ func (q *Queue) unpark(ctx context.Context) error {
 				k.tenants, k.names = append(k.tenants, r.TenantID), append(k.names, r.Key)
 			}
 			n, after = len(rows), rows[len(rows)-1]
-			back, err = k.pass(ctx, db)
+			back, err = k.pass(ctx, db, unparkMost)
 			return err
 		})
 		if err != nil {

@@ -69,11 +69,10 @@ func (q *Queue) placeQueued(ctx context.Context) error {
 		return err
 	}
 	errs := []error{
-		q.freeOutside(ctx),
-		untilFew(q.outsideOn, func(list func(context.Context, *pgdb.Queries) ([]move, error)) error { return q.moveRegions(ctx, list) }),
 		untilFew(q.outsideOut, func(list func(context.Context, *pgdb.Queries) ([]stuck, error)) error {
 			return q.failQueued(ctx, step.CausePolicy, list)
 		}),
+		untilFew(q.outsideOn, func(list func(context.Context, *pgdb.Queries) ([]move, error)) error { return q.moveRegions(ctx, list) }),
 	}
 	if q.cfg.RegionWait > 0 {
 		errs = append(errs, untilFew(q.displaced, func(list func(context.Context, *pgdb.Queries) ([]move, error)) error { return q.moveRegions(ctx, list) }))
@@ -108,8 +107,31 @@ func (q *Queue) outsideOn(ctx context.Context, db *pgdb.Queries) ([]move, error)
 	return out, err
 }
 
+// outsideOut gives up workspaces outside their tenant's residency that hold
+// nothing yet, since their steps can go elsewhere. The other steps can not.
 func (q *Queue) outsideOut(ctx context.Context, db *pgdb.Queries) ([]stuck, error) {
 	rows, err := db.Outside(ctx, true, reapMost)
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	runs, hosted := make([]string, len(rows)), []string{}
+	for i, r := range rows {
+		if runs[i] = r.RunID; r.Host != "" {
+			hosted = append(hosted, r.RunID)
+		}
+	}
+	if _, err := db.LockRuns(ctx, runs); err != nil { // all that failQueued is to lock, in one order
+		return nil, err
+	}
+	freed, err := db.UnpinEmpty(ctx, hosted)
+	if err != nil {
+		return nil, err
+	}
+	if len(freed) > 0 {
+		if _, err := db.UnpinQueued(ctx, freed); err != nil {
+			return nil, err
+		}
+	}
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
 		only := strings.Join(r.Residency, ", ")
@@ -118,35 +140,7 @@ func (q *Queue) outsideOut(ctx context.Context, db *pgdb.Queries) ([]stuck, erro
 			out[i].why = "the run's workspace is on a worker in " + r.Host + ", outside the tenant's residency (" + only + ")"
 		}
 	}
-	return out, err
-}
-
-// freeOutside gives up workspaces outside their tenant's residency that hold
-// nothing yet: their steps can go elsewhere.
-func (q *Queue) freeOutside(ctx context.Context) error {
-	return q.db.System(ctx, func(db *pgdb.Queries) error {
-		rows, err := db.Outside(ctx, true, reapMost)
-		if err != nil {
-			return err
-		}
-		var ids []string
-		for _, r := range rows {
-			if r.Host != "" {
-				ids = append(ids, r.RunID)
-			}
-		}
-		if len(ids) == 0 {
-			return nil
-		}
-		if _, err := db.LockRuns(ctx, ids); err != nil {
-			return err
-		}
-		if ids, err = db.UnpinEmpty(ctx, ids); err != nil || len(ids) == 0 {
-			return err
-		}
-		_, err = db.UnpinQueued(ctx, ids)
-		return err
-	})
+	return slices.DeleteFunc(out, func(s stuck) bool { return slices.Contains(freed, s.runID) }), nil
 }
 
 // moveRegions gives steps another region, with an event that says why.

@@ -75,8 +75,16 @@ func (q *Queue) Turns(ctx context.Context) error {
 	}
 	q.holding.tenants.Store(&tenants)
 	var errs []error
-	for _, t := range tenants {
-		errs = append(errs, q.turnsOf(ctx, t))
+	for len(tenants) > 0 { // some of each in turn
+		var rest []string
+		for _, t := range tenants {
+			more, err := q.turnsOf(ctx, t)
+			errs = append(errs, err)
+			if more {
+				rest = append(rest, t)
+			}
+		}
+		tenants = rest
 	}
 	return errors.Join(errs...)
 }
@@ -86,41 +94,41 @@ func (q *Queue) Turns(ctx context.Context) error {
 func (q *Queue) letGo(ctx context.Context, tenant string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := q.turnsOf(ctx, tenant); err != nil {
+	more, err := true, error(nil)
+	for more && err == nil {
+		more, err = q.turnsOf(ctx, tenant)
+	}
+	if err != nil {
 		q.log.LogAttrs(ctx, slog.LevelWarn, "held runs", slog.String("tenant", tenant), slog.Any("err", pg.Cause(err)))
 	}
 }
 
-// turnsOf lets the runs of a tenant go whose turn it is.
-func (q *Queue) turnsOf(ctx context.Context, tenant string) error {
-	for {
-		c := noChange()
-		n := 0
-		err := q.db.System(ctx, func(db *pgdb.Queries) error {
-			c, n = noChange(), 0
-			if err := db.LockTurns(ctx, tenant); err != nil {
-				return err
-			}
-			ids, err := db.NextRuns(ctx, tenant, goMost)
-			if err != nil || len(ids) == 0 {
-				return err
-			}
-			n = len(ids)
-			runs, err := db.LockRuns(ctx, ids)
-			if err != nil {
-				return err
-			}
-			c = newChange(runs)
-			return c.letGo(ctx, db, ids)
-		})
+// turnsOf lets some runs of a tenant go whose turn it is; more tells that there
+// may be others.
+func (q *Queue) turnsOf(ctx context.Context, tenant string) (more bool, err error) {
+	c := noChange()
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
+		c, more = noChange(), false
+		if err := db.LockTurns(ctx, tenant); err != nil {
+			return err
+		}
+		ids, err := db.NextRuns(ctx, tenant, goMost)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		more = len(ids) == goMost
+		runs, err := db.LockRuns(ctx, ids)
 		if err != nil {
 			return err
 		}
-		q.announce(ctx, c)
-		if n < goMost {
-			return nil
-		}
+		c = newChange(runs)
+		return c.letGo(ctx, db, ids)
+	})
+	if err != nil {
+		return false, err
 	}
+	q.announce(ctx, c)
+	return more, nil
 }
 
 // letGo queues what of these runs can begin.

@@ -51,7 +51,7 @@ WITH RECURSIVE tenants AS (
   WHERE h.lane IS NULL OR h.ready_at <= now()
 ), near AS (
   SELECT c.id, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
-         row_number() OVER (PARTITION BY l.probe, l.lane, l.driver ORDER BY l.rank, c.due_at, c.id) AS nth,
+         row_number() OVER (PARTITION BY l.probe, l.lane, l.driver, l.tenant_id ORDER BY l.rank, c.due_at, c.id) AS own_nth,
          row_number() OVER (PARTITION BY l.tenant_id, c.key ORDER BY l.rank, c.due_at, c.id) AS key_nth
   FROM lanes l
   CROSS JOIN LATERAL (
@@ -61,6 +61,8 @@ WITH RECURSIVE tenants AS (
     ORDER BY s.due_at, s.id
     LIMIT CASE WHEN l.probe THEN 1 ELSE $6::int END
   ) c
+), first AS ( -- of each breaker's steps: that of the tenant that has waited the longest with its first
+  SELECT DISTINCT ON (n.lane, n.driver) n.id FROM near n WHERE n.probe AND n.own_nth = 1 ORDER BY n.lane, n.driver, n.due_at, n.id
 ), room AS ( -- breakers whose probe this claim may take
   SELECT h.lane, h.driver FROM nofx.handler_health h
   WHERE (h.lane, h.driver) IN (SELECT n.lane, n.driver FROM near n WHERE n.probe) AND h.state <> 'closed' AND h.ready_at <= now()
@@ -80,16 +82,16 @@ WITH RECURSIVE tenants AS (
   ) c
   WHERE c.version = k.version
 ), may AS (
-  SELECT n.id, n.due_at, n.key, n.most, n.tenant_id, n.home, n.rank, n.lane, n.driver, n.probe, n.nth, n.key_nth, t.running, t.max_steps, row_number() OVER (PARTITION BY n.tenant_id ORDER BY n.rank, n.due_at, n.id) AS turn
+  SELECT n.id, n.due_at, n.key, n.most, n.tenant_id, n.home, n.rank, n.lane, n.driver, n.probe, n.own_nth, n.key_nth, t.running, t.max_steps, least(t.running, 100) AS busy, row_number() OVER (PARTITION BY n.tenant_id ORDER BY n.rank, n.due_at, n.id) AS turn
   FROM near n
   JOIN share t ON t.tenant_id = n.tenant_id
   LEFT JOIN doors k ON k.tenant_id = n.tenant_id AND k.key = n.key AND n.key <> ''
-  WHERE (NOT n.probe OR n.nth = 1 AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
+  WHERE (NOT n.probe OR n.id IN (SELECT f.id FROM first f) AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
 ), held AS ( -- one by one, in their order, until there are enough
-  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.running + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
-  FROM (SELECT id, due_at, key, most, tenant_id, home, rank, lane, driver, probe, nth, key_nth, running, max_steps, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.running + m.turn, m.due_at, m.id) n
+  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
+  FROM (SELECT id, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.busy + m.turn, m.due_at, m.id) n
   CROSS JOIN LATERAL (
     SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin
     FROM nofx.step s

@@ -158,7 +158,7 @@ FROM (
           WHERE p.status = 'queued' AND p.parked AND p.tenant_id = k.tenant_id AND p.concurrency_key = k.key
           ORDER BY p.rank, p.due_at, p.id LIMIT $3::int FOR NO KEY UPDATE SKIP LOCKED) n
   ) f
-  WHERE f.nth <= f.most - f.running
+  WHERE f.nth <= f.most - f.running + CASE WHEN f.running < f.most THEN $4::int ELSE 0 END
 ) u
 WHERE s.id = u.id AND s.status || '' = 'queued' AND s.parked
 RETURNING s.driver, s.region, s.pin
@@ -168,6 +168,7 @@ type UnparkParams struct {
 	TenantIds []string
 	Keys      []string
 	Most      int32
+	Spare     int32
 }
 
 type UnparkRow struct {
@@ -177,9 +178,15 @@ type UnparkRow struct {
 }
 
 // Unpark brings back the first of the steps that are parked for keys, as many
-// of each as the key has room for. Its caller has the keys' locks.
+// of each as the key has room for, and of a key that has room so many to spare.
+// Its caller has the keys' locks.
 func (q *Queries) Unpark(ctx context.Context, arg UnparkParams) ([]UnparkRow, error) {
-	rows, err := q.db.Query(ctx, unpark, arg.TenantIds, arg.Keys, arg.Most)
+	rows, err := q.db.Query(ctx, unpark,
+		arg.TenantIds,
+		arg.Keys,
+		arg.Most,
+		arg.Spare,
+	)
 	if err != nil {
 		return nil, err
 	}

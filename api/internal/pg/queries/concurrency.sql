@@ -18,7 +18,8 @@ FROM (SELECT x.tenant_id, x.key FROM nofx.concurrency x
 WHERE c.tenant_id = k.tenant_id AND c.key = k.key;
 
 -- Unpark brings back the first of the steps that are parked for keys, as many
--- of each as the key has room for. Its caller has the keys' locks.
+-- of each as the key has room for, and of a key that has room so many to spare.
+-- Its caller has the keys' locks.
 -- name: Unpark :many
 UPDATE nofx.step s SET parked = false
 FROM (
@@ -31,7 +32,7 @@ FROM (
           WHERE p.status = 'queued' AND p.parked AND p.tenant_id = k.tenant_id AND p.concurrency_key = k.key
           ORDER BY p.rank, p.due_at, p.id LIMIT @most::int FOR NO KEY UPDATE SKIP LOCKED) n
   ) f
-  WHERE f.nth <= f.most - f.running
+  WHERE f.nth <= f.most - f.running + CASE WHEN f.running < f.most THEN @spare::int ELSE 0 END
 ) u
 WHERE s.id = u.id AND s.status || '' = 'queued' AND s.parked
 RETURNING s.driver, s.region, s.pin;

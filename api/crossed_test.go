@@ -1,0 +1,119 @@
+package api_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// stepsOf is a plan's list of n steps.
+func stepsOf(n int, fields string) string {
+	steps := make([]string, n)
+	for i := range steps {
+		steps[i] = fmt.Sprintf(`{"name":"s%d",%s}`, i, fields)
+	}
+	return "[" + strings.Join(steps, ",") + "]"
+}
+
+// Workspaces outside a residency that hold nothing are given up, however many
+// steps wait for them.
+func TestManyWorkspacesOutside(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second })
+	us, eu := r.workerIn("us-1"), r.workerIn("eu-1")
+	begin := func(n, hours int) wire.RunCreated { // pins the run, and leaves its workspace empty
+		run := r.submit(stepsOf(n, `"tool":"test:echo"`))
+		leases := us.claim(1, 0)
+		if len(leases) != 1 || leases[0].RunID != run.ID {
+			t.Fatalf("%+v", leases)
+		}
+		if _, err := us.Release(t.Context(), wire.ReleaseRequest{WorkerID: us.id, Incarnation: us.incarnation, Leases: []wire.Fence{leases[0].Fence}}); err != nil {
+			t.Fatal(err)
+		}
+		r.sql("UPDATE nofx.step SET due_at = now() + make_interval(hours => $2) WHERE run_id = $1", run.ID, hours)
+		return run
+	}
+	begin(210, 1)
+	few := begin(1, 2)
+	r.reside("eu-1")
+	got := r.untilBeating(us, few.ID, func(d wire.RunDetail) bool {
+		eu.beat()
+		return d.Run.EndedAt != nil || r.column("SELECT count(*)::text FROM nofx.step WHERE pin <> ''")[0] == "0"
+	})
+	if got.Run.EndedAt != nil {
+		t.Errorf("%+v", got.Steps[0].Verdict)
+	}
+}
+
+// What is parked at the head of a key and can be had by nobody does not keep
+// what is behind it from a key that is free.
+func TestParkedBehindTheUnserved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second }) // a tick each 200 ms
+	w := r.worker("host")
+	head := r.submit(stepsOf(100, alone+`,"concurrency":{"key":"k"},"priority":1`))
+	r.sql("UPDATE nofx.step SET parked = true, driver = 'gone' WHERE run_id = $1", head.ID)
+	tail := r.submit(`[{"name":"tail",` + alone + `,"concurrency":{"key":"k"}}]`)
+	r.sql("UPDATE nofx.step SET parked = true WHERE run_id = $1", tail.ID)
+	if got := names(w.claim(1, 5*time.Second)); len(got) != 1 {
+		t.Errorf("nothing of a key that nothing runs of")
+	}
+}
+
+// Runs of a tenant with many that can be let go do not wait for all of another's.
+func TestTurnsAreFair(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.client("beta", "user")
+	many := r.plan(`,"delay_ms":3600000`, `[{"name":"a",`+alone+`}]`)
+	r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","delay_ms":3600000,"steps":[{"name":"b",`+alone+`}]}}`))
+	r.sql(`INSERT INTO nofx.run SELECT (jsonb_populate_record(r, jsonb_build_object('id', r.id || '-' || n))).* FROM nofx.run r, generate_series(1, 600) n WHERE r.id = $1`, many.ID)
+	r.sql(`INSERT INTO nofx.step SELECT (jsonb_populate_record(s, jsonb_build_object('id', s.id || '-' || n, 'run_id', s.run_id || '-' || n))).* FROM nofx.step s, generate_series(1, 600) n WHERE s.run_id = $1`, many.ID)
+	r.sql("UPDATE nofx.run SET start_at = now()")
+	r.eventually("all are let go", func() bool {
+		return r.column("SELECT count(*)::text FROM nofx.step WHERE status = 'queued'")[0] == "602"
+	})
+	before := r.column("SELECT count(*)::text FROM nofx.step s WHERE s.tenant_id = 'acme' AND s.due_at < (SELECT b.due_at FROM nofx.step b WHERE b.tenant_id = 'beta')")[0]
+	if before != "0" && before != "100" {
+		t.Errorf("%s of acme's were let go before the one of beta's", before)
+	}
+}
+
+// A quota of steps does not put its tenant behind those that have none.
+func TestFairnessAndQuota(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	r.client("beta", "user")
+	r.concurrency("beta", 0, 1000)
+	resp, raw := r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","steps":`+stepsOf(121, alone)+`}}`))
+	if resp.StatusCode != 201 {
+		t.Fatalf("%s", raw)
+	}
+	r.submit(stepsOf(150, alone))
+	r.sql("UPDATE nofx.step SET status = 'running' WHERE tenant_id = 'beta' AND idx < 120 OR tenant_id = 'acme' AND idx < 140")
+	if l := w.one(); l.TenantID != "beta" {
+		t.Errorf("the first went to %s, which has more running, and came later", l.TenantID)
+	}
+}
+
+// A priority does not give a tenant another tenant's place at a breaker's probe.
+func TestProbeAndPriority(t *testing.T) {
+	t.Parallel()
+	r, w, straggler := opened(t, counting)
+	w.finish(straggler, exit(0))
+	r.client("rival", "user")
+	resp, raw := r.call("POST", "/api/runs", r.keys["rival user"], []byte(`{"plan":{"goal":"g","steps":`+flaky+`}}`))
+	if resp.StatusCode != 201 {
+		t.Fatalf("%s", raw)
+	}
+	r.plan(`,"priority":10`, flaky)
+	r.cooled()
+	if l := w.one(); l.TenantID != "rival" {
+		t.Errorf("the probe is %s's", l.TenantID)
+	}
+}

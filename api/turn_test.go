@@ -37,6 +37,53 @@ func names(leases []wire.Lease) []string {
 	return out
 }
 
+// drain has four workers run steps until so many have ended, and gives how many
+// of those that count ran at once.
+func (r *rig) drain(total int, counts func(wire.Lease) bool) (most int) {
+	r.t.Helper()
+	var mu sync.Mutex
+	running, ended := 0, 0
+	begin := func(leases []wire.Lease) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, l := range leases {
+			if counts(l) {
+				running++
+			}
+		}
+		most = max(most, running)
+	}
+	end := func(l wire.Lease) {
+		mu.Lock()
+		defer mu.Unlock()
+		if counts(l) {
+			running--
+		}
+		ended++
+	}
+	done := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return ended == total
+	}
+	var wg sync.WaitGroup
+	for i := range 4 {
+		w := r.worker(fmt.Sprint("host-", i))
+		wg.Go(func() {
+			for !done() {
+				leases := w.claim(3, time.Second)
+				begin(leases)
+				for _, l := range leases {
+					end(l) // before the API hears of it
+					w.finish(l, exit(0))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return most
+}
+
 const alone = `"tool":"test:echo","workspace":"step"`
 
 // Of what waits the highest priority goes first, then the oldest; a step's own
@@ -92,41 +139,7 @@ func TestConcurrencyKeys(t *testing.T) {
 	}
 	run := r.submit("[" + strings.Join(append(steps, `{"name":"free",`+alone+`}`), ",") + "]")
 	other := r.submit(`[{"name":"other",` + alone + `,"concurrency":{"key":"else"}}]`)
-	var mu sync.Mutex
-	most, running, ended := 0, 0, 0
-	var wg sync.WaitGroup
-	for i := range 4 {
-		w := r.worker(fmt.Sprint("host-", i))
-		wg.Go(func() {
-			for {
-				leases := w.claim(2, 2*time.Second)
-				mu.Lock()
-				for _, l := range leases {
-					if strings.HasPrefix(l.StepName, "k") {
-						running++
-					}
-				}
-				most = max(most, running)
-				mu.Unlock()
-				for _, l := range leases {
-					mu.Lock()
-					if strings.HasPrefix(l.StepName, "k") {
-						running--
-					}
-					ended++
-					mu.Unlock()
-					w.finish(l, exit(0))
-				}
-				mu.Lock()
-				done := ended == 32
-				mu.Unlock()
-				if done {
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
+	most := r.drain(32, func(l wire.Lease) bool { return strings.HasPrefix(l.StepName, "k") })
 	for _, id := range []string{run.ID, other.ID} {
 		if d := r.run(id); d.Run.Status != step.RunSucceeded {
 			t.Errorf("%+v", d.Run)
@@ -214,35 +227,7 @@ func TestStepQuota(t *testing.T) {
 		steps = append(steps, fmt.Sprintf(`{"name":"s%02d",%s}`, i, alone))
 	}
 	run := r.submit("[" + strings.Join(steps, ",") + "]")
-	var mu sync.Mutex
-	most, running, ended := 0, 0, 0
-	var wg sync.WaitGroup
-	for i := range 4 {
-		w := r.worker(fmt.Sprint("host-", i))
-		wg.Go(func() {
-			for {
-				leases := w.claim(4, time.Second)
-				mu.Lock()
-				running += len(leases)
-				most = max(most, running)
-				mu.Unlock()
-				for _, l := range leases {
-					mu.Lock()
-					running--
-					ended++
-					mu.Unlock()
-					w.finish(l, exit(0))
-				}
-				mu.Lock()
-				done := ended == 40
-				mu.Unlock()
-				if done {
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
+	most := r.drain(40, func(wire.Lease) bool { return true })
 	if most > 5 || most == 0 {
 		t.Errorf("%d ran at once", most)
 	}

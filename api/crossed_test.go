@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -115,5 +118,93 @@ func TestProbeAndPriority(t *testing.T) {
 	r.cooled()
 	if l := w.one(); l.TenantID != "rival" {
 		t.Errorf("the probe is %s's", l.TenantID)
+	}
+}
+
+// holding runs statements in a transaction that stays open until done.
+func (r *rig) holding(text string, args ...any) (done func()) {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.db.Admin)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	tx, err := conn.Begin(r.t.Context())
+	if err == nil {
+		_, err = tx.Exec(r.t.Context(), text, args...)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return func() {
+		if err := tx.Commit(context.Background()); err != nil {
+			r.t.Error(err)
+		}
+		_ = conn.Close(context.Background())
+	}
+}
+
+// waiters is how many statements wait for a lock of another.
+func (r *rig) waiters() string {
+	return r.column("SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")[0]
+}
+
+// A claim waits for no other claim, or two of them could wait for each other:
+// what it cannot have of a run that another one begins it does not lock.
+func TestClaimsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b := r.worker("a"), r.worker("b")
+	one, two := r.submit(stepsOf(3, `"tool":"test:echo"`)), r.submit(stepsOf(3, `"tool":"test:echo"`))
+	for i, minutes := range []int{1, 9, 6} { // s1 of both, then s2 of both
+		r.sql("UPDATE nofx.step SET due_at = now() - make_interval(mins => $3) WHERE run_id IN ($1, $2) AND idx = $4", one.ID, two.ID, minutes, i)
+	}
+	step := r.holding("SELECT 1 FROM nofx.step WHERE run_id = $1 AND idx = 0 FOR UPDATE", one.ID)
+	run := r.holding("SELECT 1 FROM nofx.run WHERE id = $1 FOR UPDATE", two.ID)
+	first := make(chan []wire.Lease, 1)
+	go func() { first <- a.claim(2, 0) }()
+	r.eventually("a claim pins the first run", func() bool { return r.waiters() == "1" })
+	run()
+	second := make(chan []wire.Lease, 1)
+	go func() { second <- b.claim(2, 0) }()
+	waits := false
+	var got []wire.Lease
+	r.eventually("the second claim goes on", func() bool {
+		select {
+		case got = <-second:
+			return true
+		default:
+			waits = r.waiters() == "2"
+			return waits
+		}
+	})
+	step()
+	if waits {
+		t.Error("a claim waits for another one")
+		got = <-second
+	}
+	if l := <-first; len(l) == 0 || len(got) == 0 {
+		t.Errorf("claimed %v and %v", l, got)
+	}
+}
+
+// Who has waited for a quota or a key is not sent to another driver because its
+// own is not healthy for a moment.
+func TestFallbackAfterALongWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease, c.Heartbeat = 4*time.Second, 2*time.Second })
+	w := r.worker("host", two()...)
+	run := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `}]`)
+	r.sql("UPDATE nofx.step SET due_at = now() - interval '1 hour', parked = true WHERE run_id = $1", run.ID)
+	ticks := func(n int) {
+		for range n {
+			last := r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0]
+			r.eventually("a tick", func() bool { w.beat(); return r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0] != last })
+		}
+	}
+	ticks(2)
+	w.drivers = two(false, true)
+	ticks(3)
+	if got := r.run(run.ID).Steps[0]; got.Driver != "first" {
+		t.Errorf("it went to %s: %s", got.Driver, got.Fallback)
 	}
 }

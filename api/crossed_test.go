@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -158,7 +159,7 @@ func TestClaimsDoNotWaitForEachOther(t *testing.T) {
 	for i, minutes := range []int{1, 9, 6} { // s1 of both, then s2 of both
 		r.sql("UPDATE nofx.step SET due_at = now() - make_interval(mins => $3) WHERE run_id IN ($1, $2) AND idx = $4", one.ID, two.ID, minutes, i)
 	}
-	step := r.holding("SELECT 1 FROM nofx.step WHERE run_id = $1 AND idx = 0 FOR UPDATE", one.ID)
+	row := r.holding("SELECT 1 FROM nofx.step WHERE run_id = $1 AND idx = 0 FOR UPDATE", one.ID)
 	run := r.holding("SELECT 1 FROM nofx.run WHERE id = $1 FOR UPDATE", two.ID)
 	first := make(chan []wire.Lease, 1)
 	go func() { first <- a.claim(2, 0) }()
@@ -177,7 +178,7 @@ func TestClaimsDoNotWaitForEachOther(t *testing.T) {
 			return waits
 		}
 	})
-	step()
+	row()
 	if waits {
 		t.Error("a claim waits for another one")
 		got = <-second
@@ -206,5 +207,24 @@ func TestFallbackAfterALongWait(t *testing.T) {
 	ticks(3)
 	if got := r.run(run.ID).Steps[0]; got.Driver != "first" {
 		t.Errorf("it went to %s: %s", got.Driver, got.Fallback)
+	}
+}
+
+// A run that is cancelled while it is about to be let go does not keep back
+// those that are with it.
+func TestTurnOfACancelledRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.concurrency("acme", 1, 0)
+	r.submit(`[{"name":"a",` + alone + `}]`)
+	gone, next := r.submit(`[{"name":"a",`+alone+`}]`), r.submit(`[{"name":"a",`+alone+`}]`)
+	cancelled := r.holding(`WITH x AS (UPDATE nofx.run SET status = 'cancelled', ended_at = now(), steps_left = 0, steps_cancelled = 1 WHERE id = $1)
+		UPDATE nofx.step SET status = 'cancelled', ended_at = now() WHERE run_id = $1`, gone.ID)
+	r.concurrency("acme", 9, 0)
+	r.eventually("somebody lets them go", func() bool { return r.waiters() == "1" })
+	cancelled()
+	r.until(next.ID, func(d wire.RunDetail) bool { return d.Steps[0].Status == step.StepQueued })
+	if strings.Contains(r.log.String(), "a run has ended already") {
+		t.Error("the others were put off")
 	}
 }

@@ -89,9 +89,10 @@ WITH RECURSIVE tenants AS (
   WHERE (NOT n.probe OR n.id IN (SELECT f.id FROM first f) AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
-), held AS ( -- one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
+), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
   SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
-  FROM (SELECT id, run_id, shares, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.busy + m.turn, m.due_at, m.id) n
+  FROM (SELECT id, run_id, shares, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
+        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || $7::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
     SELECT a.id, a.run_status, a.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
@@ -108,7 +109,7 @@ WITH RECURSIVE tenants AS (
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
   ) s
-  LIMIT $7::int
+  LIMIT $8::int
 ), crowd AS ( -- steps whose key has no room
   SELECT s.id
   FROM near n
@@ -147,7 +148,7 @@ WITH RECURSIVE tenants AS (
         CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
   WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
-  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($8::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($9::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
 ), lent AS (
   UPDATE nofx.handler_health h
   SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),
@@ -158,7 +159,7 @@ WITH RECURSIVE tenants AS (
 ), begun AS (
   INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, region, moved, probe, breaker_generation)
   SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
-         $4, $9, now() + make_interval(secs => $10::float8), n.driver, n.home, n.moved, n.probe,
+         $4, $7, now() + make_interval(secs => $10::float8), n.driver, n.home, n.moved, n.probe,
          coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
                   (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
   FROM numbered n
@@ -176,9 +177,9 @@ type ClaimParams struct {
 	WorkerID     string
 	Region       string
 	Reach        int32
+	ClaimID      string
 	Most         int32
 	AttemptIds   []string
-	ClaimID      string
 	LeaseSeconds float64
 }
 
@@ -211,9 +212,9 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 		arg.WorkerID,
 		arg.Region,
 		arg.Reach,
+		arg.ClaimID,
 		arg.Most,
 		arg.AttemptIds,
-		arg.ClaimID,
 		arg.LeaseSeconds,
 	)
 	if err != nil {

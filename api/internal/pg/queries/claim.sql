@@ -105,9 +105,10 @@ WITH RECURSIVE tenants AS (
   WHERE (NOT n.probe OR n.id IN (SELECT f.id FROM first f) AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
-), held AS ( -- one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
+), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
   SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
-  FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.busy + m.turn, m.due_at, m.id) n
+  FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
+        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || @claim_id::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
     SELECT a.id, a.run_status, a.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r

@@ -1,12 +1,16 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -83,24 +87,6 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 }
 
-// A quota of steps does not put its tenant behind those that have none.
-func TestFairnessAndQuota(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	w := r.worker("host")
-	r.client("beta", "user")
-	r.concurrency("beta", 0, 1000)
-	resp, raw := r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","steps":`+stepsOf(121, alone)+`}}`))
-	if resp.StatusCode != 201 {
-		t.Fatalf("%s", raw)
-	}
-	r.submit(stepsOf(150, alone))
-	r.sql("UPDATE nofx.step SET status = 'running' WHERE tenant_id = 'beta' AND idx < 120 OR tenant_id = 'acme' AND idx < 140")
-	if l := w.one(); l.TenantID != "beta" {
-		t.Errorf("the first went to %s, which has more running, and came later", l.TenantID)
-	}
-}
-
 // A priority does not give a tenant another tenant's place at a breaker's probe.
 func TestProbeAndPriority(t *testing.T) {
 	t.Parallel()
@@ -115,5 +101,137 @@ func TestProbeAndPriority(t *testing.T) {
 	r.cooled()
 	if l := w.one(); l.TenantID != "rival" {
 		t.Errorf("the probe is %s's", l.TenantID)
+	}
+}
+
+// holding runs statements in a transaction that stays open until done.
+func (r *rig) holding(text string, args ...any) (done func()) {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.db.Admin)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	tx, err := conn.Begin(r.t.Context())
+	if err == nil {
+		_, err = tx.Exec(r.t.Context(), text, args...)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return func() {
+		if err := tx.Commit(context.Background()); err != nil {
+			r.t.Error(err)
+		}
+		_ = conn.Close(context.Background())
+	}
+}
+
+// waiters is how many statements wait for a lock of another.
+func (r *rig) waiters() string {
+	return r.column("SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")[0]
+}
+
+// A claim waits for no other claim, or two of them could wait for each other:
+// what it cannot have of a run that another one begins it does not lock.
+func TestClaimsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b := r.worker("a"), r.worker("b")
+	one, two := r.submit(stepsOf(3, `"tool":"test:echo"`)), r.submit(stepsOf(3, `"tool":"test:echo"`))
+	for i, minutes := range []int{1, 9, 6} { // s1 of both, then s2 of both
+		r.sql("UPDATE nofx.step SET due_at = now() - make_interval(mins => $3) WHERE run_id IN ($1, $2) AND idx = $4", one.ID, two.ID, minutes, i)
+	}
+	row := r.holding("SELECT 1 FROM nofx.step WHERE run_id = $1 AND idx = 0 FOR UPDATE", one.ID)
+	run := r.holding("SELECT 1 FROM nofx.run WHERE id = $1 FOR UPDATE", two.ID)
+	first := make(chan []wire.Lease, 1)
+	go func() { first <- a.claim(2, 0) }()
+	r.eventually("a claim pins the first run", func() bool { return r.waiters() == "1" })
+	run()
+	second := make(chan []wire.Lease, 1)
+	go func() { second <- b.claim(2, 0) }()
+	waits := false
+	var got []wire.Lease
+	r.eventually("the second claim goes on", func() bool {
+		select {
+		case got = <-second:
+			return true
+		default:
+			waits = r.waiters() == "2"
+			return waits
+		}
+	})
+	row()
+	if waits {
+		t.Error("a claim waits for another one")
+		got = <-second
+	}
+	if l := <-first; len(l) == 0 || len(got) == 0 {
+		t.Errorf("claimed %v and %v", l, got)
+	}
+}
+
+// Who has waited for a quota or a key is not sent to another driver because its
+// own is not healthy for a moment.
+func TestFallbackAfterALongWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease, c.Heartbeat = 4*time.Second, 2*time.Second })
+	w := r.worker("host", two()...)
+	run := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `}]`)
+	r.sql("UPDATE nofx.step SET due_at = now() - interval '1 hour', parked = true WHERE run_id = $1", run.ID)
+	ticks := func(n int) {
+		for range n {
+			last := r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0]
+			r.eventually("a tick", func() bool { w.beat(); return r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0] != last })
+		}
+	}
+	ticks(2)
+	w.drivers = two(false, true)
+	ticks(3)
+	if got := r.run(run.ID).Steps[0]; got.Driver != "first" {
+		t.Errorf("it went to %s: %s", got.Driver, got.Fallback)
+	}
+}
+
+// A run that is cancelled while it is about to be let go does not keep back
+// those that are with it.
+func TestTurnOfACancelledRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.concurrency("acme", 1, 0)
+	r.submit(`[{"name":"a",` + alone + `}]`)
+	gone, next := r.submit(`[{"name":"a",`+alone+`}]`), r.submit(`[{"name":"a",`+alone+`}]`)
+	cancelled := r.holding(`WITH x AS (UPDATE nofx.run SET status = 'cancelled', ended_at = now(), steps_left = 0, steps_cancelled = 1 WHERE id = $1)
+		UPDATE nofx.step SET status = 'cancelled', ended_at = now() WHERE run_id = $1`, gone.ID)
+	r.concurrency("acme", 9, 0)
+	r.eventually("somebody lets them go", func() bool { return r.waiters() == "1" })
+	cancelled()
+	r.until(next.ID, func(d wire.RunDetail) bool { return d.Steps[0].Status == step.StepQueued })
+	if strings.Contains(r.log.String(), "a run has ended already") {
+		t.Error("the others were put off")
+	}
+}
+
+// A tenant that has much running does not keep out another that has, with a quota
+// or without: the age of what waits is no tenant's advantage.
+func TestFairnessOfTheBig(t *testing.T) {
+	t.Parallel()
+	for _, quota := range []int32{0, 1000} {
+		r := newRig(t)
+		w := r.worker("host")
+		r.submit(stepsOf(200, alone))
+		r.client("beta", "user")
+		r.concurrency("beta", 0, quota)
+		resp, raw := r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","steps":`+stepsOf(121, alone)+`}}`))
+		if resp.StatusCode != 201 {
+			t.Fatalf("%s", raw)
+		}
+		r.sql("UPDATE nofx.step SET status = 'running' WHERE tenant_id = 'beta' AND idx < 120 OR tenant_id = 'acme' AND idx < 130")
+		got := false
+		for range 30 { // by lot
+			got = got || w.one().TenantID == "beta"
+		}
+		if !got {
+			t.Errorf("with a quota of %d, 30 claims gave beta nothing", quota)
+		}
 	}
 }

@@ -317,6 +317,9 @@ func (c *change) dependants(ctx context.Context, db *pgdb.Queries) error {
 func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 	var p pgdb.UpdateRunsParams
 	for _, r := range c.runs {
+		if !r.dirty && step.RunStatus(r.Status).Terminal() {
+			continue // it ended before its row was locked
+		}
 		ended := r.StepsLeft == 0
 		if ended {
 			status, t := step.RunSucceeded, step.EventRunSucceeded

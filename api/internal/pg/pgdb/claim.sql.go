@@ -50,12 +50,12 @@ WITH RECURSIVE tenants AS (
   LEFT JOIN nofx.handler_health h ON h.lane = w.lane AND h.driver = w.driver AND h.state <> 'closed'
   WHERE h.lane IS NULL OR h.ready_at <= now()
 ), near AS (
-  SELECT c.id, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
+  SELECT c.id, c.run_id, c.shares, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
          row_number() OVER (PARTITION BY l.probe, l.lane, l.driver, l.tenant_id ORDER BY l.rank, c.due_at, c.id) AS own_nth,
          row_number() OVER (PARTITION BY l.tenant_id, c.key ORDER BY l.rank, c.due_at, c.id) AS key_nth
   FROM lanes l
   CROSS JOIN LATERAL (
-    SELECT s.id, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
+    SELECT s.id, s.run_id, s.shares, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
       AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now()
     ORDER BY s.due_at, s.id
@@ -82,25 +82,34 @@ WITH RECURSIVE tenants AS (
   ) c
   WHERE c.version = k.version
 ), may AS (
-  SELECT n.id, n.due_at, n.key, n.most, n.tenant_id, n.home, n.rank, n.lane, n.driver, n.probe, n.own_nth, n.key_nth, t.running, t.max_steps, least(t.running, 100) AS busy, row_number() OVER (PARTITION BY n.tenant_id ORDER BY n.rank, n.due_at, n.id) AS turn
+  SELECT n.id, n.run_id, n.shares, n.due_at, n.key, n.most, n.tenant_id, n.home, n.rank, n.lane, n.driver, n.probe, n.own_nth, n.key_nth, t.running, t.max_steps, least(t.running, 100) AS busy, row_number() OVER (PARTITION BY n.tenant_id ORDER BY n.rank, n.due_at, n.id) AS turn
   FROM near n
   JOIN share t ON t.tenant_id = n.tenant_id
   LEFT JOIN doors k ON k.tenant_id = n.tenant_id AND k.key = n.key AND n.key <> ''
   WHERE (NOT n.probe OR n.id IN (SELECT f.id FROM first f) AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
-), held AS ( -- one by one, in their order, until there are enough
-  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
-  FROM (SELECT id, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.busy + m.turn, m.due_at, m.id) n
+), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
+  SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
+  FROM (SELECT id, run_id, shares, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
+        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || $7::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
-    SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin
-    FROM nofx.step s
-    JOIN nofx.run r ON r.id = s.run_id
-    WHERE s.id = n.id AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', $4))
+    SELECT a.id, a.run_status, a.run_pin FROM (
+      SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
+      WHERE r.id = n.run_id AND r.status <> 'queued' AND (NOT n.shares OR r.pin = $4) LIMIT 1) a
+    UNION ALL
+    SELECT b.id, b.run_status, b.run_pin FROM (
+      SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
+      WHERE r.id = n.run_id AND (r.status = 'queued' OR n.shares AND r.pin = '') AND (NOT n.shares OR r.pin IN ('', $4))
+      LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) b
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT s.id, s.run_id, s.shares FROM nofx.step s
+    WHERE s.id = n.id AND s.status || '' = 'queued' AND s.run_id || '' = r.id AND s.shares = n.shares
     LIMIT 1
-    FOR NO KEY UPDATE OF s SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
   ) s
-  LIMIT $7::int
+  LIMIT $8::int
 ), crowd AS ( -- steps whose key has no room
   SELECT s.id
   FROM near n
@@ -139,7 +148,7 @@ WITH RECURSIVE tenants AS (
         CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
   WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
-  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($8::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($9::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
 ), lent AS (
   UPDATE nofx.handler_health h
   SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),
@@ -150,7 +159,7 @@ WITH RECURSIVE tenants AS (
 ), begun AS (
   INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, region, moved, probe, breaker_generation)
   SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
-         $4, $9, now() + make_interval(secs => $10::float8), n.driver, n.home, n.moved, n.probe,
+         $4, $7, now() + make_interval(secs => $10::float8), n.driver, n.home, n.moved, n.probe,
          coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
                   (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
   FROM numbered n
@@ -168,9 +177,9 @@ type ClaimParams struct {
 	WorkerID     string
 	Region       string
 	Reach        int32
+	ClaimID      string
 	Most         int32
 	AttemptIds   []string
-	ClaimID      string
 	LeaseSeconds float64
 }
 
@@ -203,9 +212,9 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 		arg.WorkerID,
 		arg.Region,
 		arg.Reach,
+		arg.ClaimID,
 		arg.Most,
 		arg.AttemptIds,
-		arg.ClaimID,
 		arg.LeaseSeconds,
 	)
 	if err != nil {
@@ -410,7 +419,7 @@ WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
 `
 
 // PinQueued brings the other queued steps of runs that a claim has pinned to
-// the same worker.
+// the same worker. No other claim has them: it would have had to lock their run.
 func (q *Queries) PinQueued(ctx context.Context, workerID string, claimID string) error {
 	_, err := q.db.Exec(ctx, pinQueued, workerID, claimID)
 	return err

@@ -66,12 +66,12 @@ WITH RECURSIVE tenants AS (
   LEFT JOIN nofx.handler_health h ON h.lane = w.lane AND h.driver = w.driver AND h.state <> 'closed'
   WHERE h.lane IS NULL OR h.ready_at <= now()
 ), near AS (
-  SELECT c.id, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
+  SELECT c.id, c.run_id, c.shares, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
          row_number() OVER (PARTITION BY l.probe, l.lane, l.driver, l.tenant_id ORDER BY l.rank, c.due_at, c.id) AS own_nth,
          row_number() OVER (PARTITION BY l.tenant_id, c.key ORDER BY l.rank, c.due_at, c.id) AS key_nth
   FROM lanes l
   CROSS JOIN LATERAL (
-    SELECT s.id, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
+    SELECT s.id, s.run_id, s.shares, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
       AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now()
     ORDER BY s.due_at, s.id
@@ -105,16 +105,25 @@ WITH RECURSIVE tenants AS (
   WHERE (NOT n.probe OR n.id IN (SELECT f.id FROM first f) AND (n.lane, n.driver) IN (SELECT m.lane, m.driver FROM room m))
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
-), held AS ( -- one by one, in their order, until there are enough
-  SELECT s.id, s.run_id, s.shares, s.run_status, s.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
-  FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps ORDER BY m.busy + m.turn, m.due_at, m.id) n
+), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
+  SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
+  FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
+        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || @claim_id::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
-    SELECT s.id, s.run_id, s.shares, r.status AS run_status, r.pin AS run_pin
-    FROM nofx.step s
-    JOIN nofx.run r ON r.id = s.run_id
-    WHERE s.id = n.id AND s.status || '' = 'queued' AND (NOT s.shares OR r.pin IN ('', @worker_id))
+    SELECT a.id, a.run_status, a.run_pin FROM (
+      SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
+      WHERE r.id = n.run_id AND r.status <> 'queued' AND (NOT n.shares OR r.pin = @worker_id) LIMIT 1) a
+    UNION ALL
+    SELECT b.id, b.run_status, b.run_pin FROM (
+      SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
+      WHERE r.id = n.run_id AND (r.status = 'queued' OR n.shares AND r.pin = '') AND (NOT n.shares OR r.pin IN ('', @worker_id))
+      LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) b
+  ) r
+  CROSS JOIN LATERAL (
+    SELECT s.id, s.run_id, s.shares FROM nofx.step s
+    WHERE s.id = n.id AND s.status || '' = 'queued' AND s.run_id || '' = r.id AND s.shares = n.shares
     LIMIT 1
-    FOR NO KEY UPDATE OF s SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
   ) s
   LIMIT @most::int
 ), crowd AS ( -- steps whose key has no room
@@ -177,7 +186,7 @@ UNION ALL
 SELECT '', false, false WHERE EXISTS (SELECT 1 FROM aside) OR EXISTS (SELECT 1 FROM counted k WHERE (k.tenant_id, k.key) NOT IN (SELECT d.tenant_id, d.key FROM doors d));
 
 -- PinQueued brings the other queued steps of runs that a claim has pinned to
--- the same worker.
+-- the same worker. No other claim has them: it would have had to lock their run.
 -- name: PinQueued :exec
 UPDATE nofx.step s SET pin = @worker_id
 WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''

@@ -147,6 +147,13 @@ WITH healthy AS (
   SELECT d ->> 'name' AS name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d ->> 'region', ''), w.region) AS region
   FROM nofx.worker w, jsonb_array_elements(w.drivers::jsonb) d
   WHERE w.status = 'live' AND (d ->> 'healthy')::bool
+), served AS MATERIALIZED ( -- a while ago, too: what has waited for its turn has not waited for a driver
+  SELECT h.name, w.id AS worker_id, w.region AS host, coalesce(NULLIF(d.info ->> 'region', ''), w.region) AS region
+  FROM nofx.driver_seen h
+  JOIN nofx.worker w ON w.id = h.worker_id
+  LEFT JOIN LATERAL (SELECT e AS info FROM jsonb_array_elements(w.drivers::jsonb) e WHERE e ->> 'name' = h.name LIMIT 1) d ON true
+  WHERE h.healthy_at > now() - make_interval(secs => @wait_seconds::float8)
+  UNION ALL SELECT * FROM healthy
 )
 SELECT s.id, s.run_id, s.driver, s.place, s.pin, n.place AS next,
        (CASE WHEN s.region = '' THEN '' ELSE coalesce((
@@ -165,7 +172,7 @@ CROSS JOIN LATERAL (
 ) n
 WHERE s.status = 'queued' AND (s.on_open <> 'wait' OR cardinality(s.drivers) > 1) AND n.place IS NOT NULL
   AND s.due_at < now() - make_interval(secs => @wait_seconds::float8)
-  AND NOT EXISTS (SELECT 1 FROM healthy v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id)
+  AND NOT EXISTS (SELECT 1 FROM served v WHERE v.name = s.driver AND s.pin IN ('', v.worker_id)
     AND (cardinality(s.regions) = 0 OR v.region = ANY (s.regions))
     AND (cardinality(t.residency) = 0 OR v.region = ANY (t.residency) AND v.host = ANY (t.residency)))
   AND (s.idempotent OR NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.step_id = s.id AND a.generation = s.generation AND a.started_at IS NOT NULL))

@@ -363,7 +363,7 @@ func (q *Queue) announce(ctx context.Context, c *change) {
 	}
 	for _, tenant := range c.stopped {
 		if q.bounded.has(tenant) {
-			q.hub.More() // there is room for one of its steps that waits
+			q.hub.Room() // for one of its steps that waits
 		}
 	}
 	for _, tenant := range c.ended() {

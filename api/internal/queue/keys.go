@@ -22,8 +22,8 @@ func (k *keys) add(a attemptRow) {
 	}
 }
 
-// pass lets the next steps with these keys have their turn. Nothing that can
-// wait for another transaction may come after it in this one.
+// pass lets the next steps with these keys have their turn. Whoever has passed
+// keys may wait after that only for what nobody holds who waits for a key.
 func (k *keys) pass(ctx context.Context, db *pgdb.Queries, spare int32) ([]place, error) {
 	if len(k.names) == 0 {
 		return nil, nil

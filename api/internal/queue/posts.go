@@ -254,7 +254,7 @@ func (q *Queue) storePost(ctx context.Context, db *pgdb.Queries, p *post, rules 
 	if spent != nil {
 		return spent
 	}
-	n := newRun(p.who, s, holdOf(s.Turn, rules.bounded, time.Now()))
+	n := newRun(p.who, s, holdOf(s.Turn, rules.bounded))
 	if err := n.store(to); err != nil {
 		return err
 	}

@@ -35,9 +35,9 @@ func rank(priority int) int16 { return int16(-priority) } //nolint:gosec // pack
 
 // holdOf says what a new run waits for. What is bounded is let go by one way
 // only, so it is always held at first.
-func holdOf(t plan.Turn, bounded bool, now time.Time) string {
+func holdOf(t plan.Turn, bounded bool) string {
 	switch {
-	case t.Delay > 0 || t.StartAt != nil && t.StartAt.After(now):
+	case t.Delay > 0 || t.StartAt != nil: // whether that is over, the database's clock says
 		return holdTime
 	case bounded || t.Concurrency.Key != "":
 		return holdTurn

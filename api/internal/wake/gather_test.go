@@ -1,6 +1,7 @@
 package wake
 
 import (
+	"log/slog"
 	"testing"
 )
 
@@ -60,6 +61,27 @@ func TestPinnedStepWakesItsWorker(t *testing.T) {
 	h.Queued("local", "", "b")
 	if !woken(b) {
 		t.Error("the worker is not woken for its own step")
+	}
+}
+
+// Room is told to the other replicas, too, and wakes one claim of each.
+func TestRoomWakesOneEverywhere(t *testing.T) {
+	t.Parallel()
+	h, other := New(), New()
+	relay := &Relay{Hub: other, Replica: "other", Log: slog.New(slog.DiscardHandler)}
+	for _, x := range []*Hub{h, other} {
+		a, leaveA := x.WaitClaim("a", []string{"local"}, make([]string, 1), 1)
+		b, leaveB := x.WaitClaim("b", []string{"local"}, make([]string, 1), 1)
+		defer leaveA()
+		defer leaveB()
+		if x == h {
+			h.Room()
+		} else {
+			relay.Receive("me\n" + <-h.out)
+		}
+		if !woken(a) || woken(b) {
+			t.Error("not just the first is woken")
+		}
 	}
 }
 

@@ -137,6 +137,9 @@ func (h *Hub) wake(fits func(*waiter) bool) {
 	h.missed++
 }
 
+// room is the topic of Room.
+const room = "m:"
+
 func all(*waiter) bool { return true }
 
 // Topics wakes everybody on the topics, here and at the other replicas.
@@ -162,6 +165,13 @@ func (h *Hub) More() {
 	h.wake(all)
 }
 
+// Room wakes a claim, here and at each of the other replicas: a step may begin
+// now that was held back, and nobody knows whose it is.
+func (h *Hub) Room() {
+	h.ring(room)
+	h.tell(room)
+}
+
 // All wakes every claim and every waiter, after wakes may have been lost.
 func (h *Hub) All() {
 	h.mu.Lock()
@@ -185,6 +195,10 @@ func (h *Hub) ring(topic string) {
 		region, rest, _ := strings.Cut(rest, ":")
 		pin, driver, _ := strings.Cut(rest, ":")
 		h.next(func(w *waiter) bool { return (pin == "" || pin == w.worker) && w.takes(driver, region) })
+		return
+	}
+	if topic == room {
+		h.wake(all)
 		return
 	}
 	for w := range h.topics[topic] {

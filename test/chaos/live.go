@@ -276,7 +276,7 @@ func (l *load) read(ctx context.Context, s Story, d wire.RunDetail) {
 			continue
 		}
 		l.rec.with(func(h *invariant.History) {
-			h.Outputs = append(h.Outputs, invariant.Output{RunID: d.Run.ID, StepID: st.ID, Text: digest(text), Want: digest(want.Output)})
+			h.Outputs = append(h.Outputs, invariant.Output{RunID: d.Run.ID, StepID: st.ID, Text: digest(text), Want: digest(kept(want.Output, st.Verdict))})
 		})
 		if want.Artifact == "" {
 			continue
@@ -287,6 +287,15 @@ func (l *load) read(ctx context.Context, s Story, d wire.RunDetail) {
 			l.rec.violated("%s: step %s succeeded, its artifact is %q, %v", s.Plan.Goal, st.ID, got, err)
 		}
 	}
+}
+
+// kept is what must be stored of a step's output: all of it, unless its verdict
+// owns up to a disk that was full, and says how much there is.
+func kept(output string, v *step.Verdict) string {
+	if v == nil || !v.Output.Truncated || !strings.Contains(v.Message, "output could not be stored") || v.Output.TotalBytes != int64(len(output)) {
+		return output
+	}
+	return output[:min(v.Output.StoredBytes, v.Output.TotalBytes)]
 }
 
 // digest stands for a text in the history: its end, and what tells it from

@@ -18,12 +18,21 @@ type Signalling []struct {
 	Wait   time.Duration
 }
 
-// EndStale ends the process called name that an earlier supervisor recorded
-// in runDir, if it still lives, and removes its files. It acts through a
-// pidfd on a process whose start time and boot match the record, so it can
-// never hit another one that got the same number. It reports whether there
-// was one.
+// EndStale ends the process called name that an earlier supervisor started for
+// runDir, if it still lives, and removes its files: the one that it recorded,
+// and one that it died too soon to record. It reports whether there was one.
 func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, error) {
+	found, err := endRecorded(ctx, runDir, name, how)
+	if err != nil {
+		return found, err
+	}
+	more, err := endMarked(ctx, runDir, name, how)
+	return found || more, err
+}
+
+// endRecorded acts through a pidfd on a process whose start time and boot match
+// the record, so it can never hit another one that got the same number.
+func endRecorded(ctx context.Context, runDir, name string, how Signalling) (bool, error) {
 	want, err := readIdentity(runDir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, removePid(runDir, name)
@@ -43,22 +52,30 @@ func EndStale(ctx context.Context, runDir, name string, how Signalling) (bool, e
 	if is, err := identify(want.Pid); err != nil || is != want {
 		return false, removePid(runDir, name)
 	}
+	if err := end(ctx, fd, want.Pid, how); err != nil {
+		return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+	}
+	return true, removePid(runDir, name)
+}
+
+// end ends the process behind fd and waits until it is gone.
+func end(ctx context.Context, fd, pid int, how Signalling) error {
 	for _, h := range how {
 		if err := unix.PidfdSendSignal(fd, h.Signal, nil, 0); err != nil {
 			if errors.Is(err, unix.ESRCH) {
-				return true, errors.Join(reaped(ctx, want.Pid), removePid(runDir, name))
+				return reaped(ctx, pid)
 			}
-			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+			return err
 		}
 		ended, err := waitPidfd(ctx, fd, h.Wait)
 		if err != nil {
-			return true, fmt.Errorf("stale %s (pid %d): %w", name, want.Pid, err)
+			return err
 		}
 		if ended {
-			return true, errors.Join(reaped(ctx, want.Pid), removePid(runDir, name))
+			return reaped(ctx, pid)
 		}
 	}
-	return true, fmt.Errorf("stale %s (pid %d) does not die", name, want.Pid)
+	return errors.New("it does not die")
 }
 
 // waitPidfd waits until the process behind fd has ended, at most d.

@@ -135,6 +135,10 @@ func (c *Child) start(logfile *os.File) (*process, error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Setpgid = true
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = append(cmd.Env, mark(c.runDir, c.spec.Name))
 
 	size, err := logfile.Seek(0, 2)
 	if err != nil {

@@ -223,6 +223,36 @@ func TestEndStale(t *testing.T) {
 	}
 }
 
+// One that its supervisor died too soon to record is found, and its namesake of
+// another installation is not.
+func TestEndStaleWithoutARecord(t *testing.T) {
+	t.Parallel()
+	dir, other := t.TempDir(), t.TempDir()
+	start := func(env string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), "sleep", "600")
+		cmd.Env = []string{env}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = cmd.Wait() }() // it is killed
+		return cmd
+	}
+	stale, mine, stranger := start(mark(dir, "old")), start(mark(dir, "older")), start(mark(other, "old"))
+	found, err := EndStale(t.Context(), dir, "old", Signalling{{syscall.SIGTERM, 10 * time.Second}})
+	if err != nil || !found {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	if err := syscall.Kill(stale.Process.Pid, 0); err == nil {
+		t.Error("it lives")
+	}
+	for _, cmd := range []*exec.Cmd{mine, stranger} {
+		if err := syscall.Kill(cmd.Process.Pid, 0); err != nil {
+			t.Errorf("%v: %v", cmd.Env, err)
+		}
+		_ = cmd.Process.Kill() // its end is waited for above
+	}
+}
+
 // A process that merely has the recorded number is left alone.
 func TestEndStaleSparesStrangers(t *testing.T) {
 	t.Parallel()

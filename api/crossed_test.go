@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -94,7 +95,7 @@ func TestProbeAndPriority(t *testing.T) {
 	w.finish(straggler, exit(0))
 	r.client("rival", "user")
 	resp, raw := r.call("POST", "/api/runs", r.keys["rival user"], []byte(`{"plan":{"goal":"g","steps":`+flaky+`}}`))
-	if resp.StatusCode != 201 {
+	if resp.StatusCode != http.StatusCreated {
 		t.Fatalf("%s", raw)
 	}
 	r.plan(`,"priority":10`, flaky)
@@ -222,7 +223,7 @@ func TestFairnessOfTheBig(t *testing.T) {
 		r.client("beta", "user")
 		r.concurrency("beta", 0, quota)
 		resp, raw := r.call("POST", "/api/runs", r.keys["beta user"], []byte(`{"plan":{"goal":"g","steps":`+stepsOf(121, alone)+`}}`))
-		if resp.StatusCode != 201 {
+		if resp.StatusCode != http.StatusCreated {
 			t.Fatalf("%s", raw)
 		}
 		r.sql("UPDATE nofx.step SET status = 'running' WHERE tenant_id = 'beta' AND idx < 120 OR tenant_id = 'acme' AND idx < 130")

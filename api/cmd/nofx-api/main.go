@@ -278,15 +278,16 @@ func setQuota(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(atOnce) > 0 {
-		if err := api.SetTenantConcurrency(ctx, url, *tenant, atOnce["runs"], atOnce["steps"]); err != nil {
+	// The minutes first: of the two only they can still be refused.
+	if *minutes != "" {
+		if err := api.SetTenantQuota(ctx, url, *tenant, most); err != nil {
 			return err
 		}
 	}
-	if *minutes == "" {
+	if len(atOnce) == 0 {
 		return nil
 	}
-	return api.SetTenantQuota(ctx, url, *tenant, most)
+	return api.SetTenantConcurrency(ctx, url, *tenant, atOnce["runs"], atOnce["steps"])
 }
 
 func setNetwork(ctx context.Context, args []string) error {

@@ -31,10 +31,7 @@ func (q *Queue) Heartbeat(ctx context.Context, who auth.Principal, in wire.Heart
 	woken, cancel := q.hub.Wait(wake.Worker(in.WorkerID))
 	defer cancel()
 	b := beat{q: q, who: who, in: in, fences: split(in.Held)}
-	if err := b.renew(ctx); err != nil {
-		return wire.HeartbeatAnswer{}, err
-	}
-	if err := b.ended(ctx); err != nil {
+	if err := b.see(ctx); err != nil {
 		return wire.HeartbeatAnswer{}, err
 	}
 	end := time.NewTimer(time.Duration(in.WaitMS) * time.Millisecond)
@@ -80,6 +77,19 @@ func (b *beat) heard() []wire.CancelOrder {
 		}
 	}
 	return out
+}
+
+// see notes what the worker says, and begins the answer.
+func (b *beat) see(ctx context.Context) error {
+	if nothing(b.in) {
+		if done, err := b.idle(ctx); done || err != nil {
+			return err
+		}
+	}
+	if err := b.renew(ctx); err != nil {
+		return err
+	}
+	return b.ended(ctx)
 }
 
 func (b *beat) renew(ctx context.Context) error {

@@ -59,6 +59,7 @@ type Queue struct {
 	hub      *wake.Hub
 	posts    posts
 	empty    empty
+	idle     idle
 	told     told
 	homes    homes
 	spent    spent

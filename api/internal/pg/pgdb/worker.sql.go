@@ -435,6 +435,58 @@ func (q *Queries) RenewLeases(ctx context.Context, arg RenewLeasesParams) ([]Ren
 	return items, nil
 }
 
+const seeIdle = `-- name: SeeIdle :many
+WITH seen AS (
+  SELECT w.id
+  FROM (SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS incarnation, unnest($3::text[]) AS key_id,
+               unnest($4::text[]) AS drivers, unnest($5::text[]) AS status) f
+  JOIN nofx.worker w ON w.id = f.id
+  WHERE w.incarnation = f.incarnation AND w.key_id = f.key_id AND w.status = f.status AND w.held = 0 AND w.drivers::text = f.drivers
+    AND NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.worker_id = w.id AND a.status = 'running')
+  ORDER BY w.id
+  FOR NO KEY UPDATE OF w SKIP LOCKED
+)
+UPDATE nofx.worker w SET last_seen = now() FROM seen WHERE w.id = seen.id
+RETURNING w.id
+`
+
+type SeeIdleParams struct {
+	Ids          []string
+	Incarnations []string
+	KeyIds       []string
+	Drivers      []string
+	Statuses     []string
+}
+
+// SeeIdle notes that workers are there which hold nothing and say of themselves
+// what they said before. Those of which anything else is known it leaves out, and
+// those that somebody is changing.
+func (q *Queries) SeeIdle(ctx context.Context, arg SeeIdleParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, seeIdle,
+		arg.Ids,
+		arg.Incarnations,
+		arg.KeyIds,
+		arg.Drivers,
+		arg.Statuses,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const seeWorker = `-- name: SeeWorker :one
 WITH before AS (
   SELECT b.id, b.status, b.drivers FROM nofx.worker b

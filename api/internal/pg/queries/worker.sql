@@ -29,6 +29,23 @@ FROM before
 WHERE w.id = before.id
 RETURNING w.tenant_id, before.status, before.drivers;
 
+-- SeeIdle notes that workers are there which hold nothing and say of themselves
+-- what they said before. Those of which anything else is known it leaves out, and
+-- those that somebody is changing.
+-- name: SeeIdle :many
+WITH seen AS (
+  SELECT w.id
+  FROM (SELECT unnest(@ids::text[]) AS id, unnest(@incarnations::text[]) AS incarnation, unnest(@key_ids::text[]) AS key_id,
+               unnest(@drivers::text[]) AS drivers, unnest(@statuses::text[]) AS status) f
+  JOIN nofx.worker w ON w.id = f.id
+  WHERE w.incarnation = f.incarnation AND w.key_id = f.key_id AND w.status = f.status AND w.held = 0 AND w.drivers::text = f.drivers
+    AND NOT EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.worker_id = w.id AND a.status = 'running')
+  ORDER BY w.id
+  FOR NO KEY UPDATE OF w SKIP LOCKED
+)
+UPDATE nofx.worker w SET last_seen = now() FROM seen WHERE w.id = seen.id
+RETURNING w.id;
+
 -- WorkerBefore is what a worker last said of its drivers.
 -- name: WorkerBefore :one
 SELECT drivers FROM nofx.worker WHERE tenant_id = @tenant_id AND name = @name FOR UPDATE;

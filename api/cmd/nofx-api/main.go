@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
@@ -99,6 +100,9 @@ func serve(ctx context.Context, out io.Writer) error {
 		if err := level.UnmarshalText([]byte(text)); err != nil {
 			return fmt.Errorf("NOFX_LOG_LEVEL: %w", err)
 		}
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200) // what lives is small and what is thrown away is much: a tenth less work for some tens of MiB
 	}
 	a, err := api.New(ctx, cfg, slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level})))
 	if err != nil {

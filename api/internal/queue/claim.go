@@ -120,7 +120,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	var leases []wire.Lease
 	var refused *change
 	again := false
-	err := q.inTurn(ctx, func(db *pgdb.Queries) error {
+	err := q.inTurn(ctx, in.Max, func(db *pgdb.Queries) error {
 		leases, refused, again = []wire.Lease{}, nil, false
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
 			return err
@@ -195,19 +195,27 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 // and what another claim counts by.
 const busyPause = 10 * time.Millisecond
 
-// mostClaiming is how many claims look at a time. What two may take is what each
-// looks at; a third would find all of it locked.
-const mostClaiming = 2
+const (
+	// mostClaiming is how many claims look at a time. What two may take is what
+	// each looks at; a third would find all of it locked.
+	mostClaiming = 2
+	// fewSteps is what a claim takes at most that looks beside another. One that
+	// takes more looks alone: the other would find what is left by passing over
+	// all that is locked, and the two would cost more than one after the other.
+	fewSteps = 8
+)
 
-// inTurn is a claim's transaction, when it has a place.
-func (q *Queue) inTurn(ctx context.Context, do func(*pgdb.Queries) error) error {
-	select {
-	case q.claiming <- struct{}{}:
-		defer func() { <-q.claiming }()
-		return q.db.System(ctx, do)
-	case <-ctx.Done():
+// inTurn is the transaction of a claim for up to most steps, when it has a place.
+func (q *Queue) inTurn(ctx context.Context, most int, do func(*pgdb.Queries) error) error {
+	places := int64(1)
+	if most > fewSteps {
+		places = mostClaiming
+	}
+	if q.claiming.Acquire(ctx, places) != nil {
 		return step.Errorf(step.KindUnavailable, "the request was given up")
 	}
+	defer q.claiming.Release(places)
+	return q.db.System(ctx, do)
 }
 
 // patience bounds how long a claim tries for what others have in hand, beyond

@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/nofx-run/nofx/api/internal/blob"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/wake"
@@ -63,8 +65,8 @@ type Queue struct {
 	told     told
 	homes    homes
 	spent    spent
-	claiming chan struct{} // a place for each claim that looks
-	found    atomic.Int64  // when a claim last found something, in ns
+	claiming *semaphore.Weighted // places for claims that look
+	found    atomic.Int64        // when a claim last found something, in ns
 	// Whom room that becomes free may concern.
 	holding holding
 	bounded few
@@ -85,7 +87,7 @@ func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger
 	if cfg.Fleet == nil {
 		cfg.Fleet = unseen{}
 	}
-	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log, claiming: make(chan struct{}, mostClaiming)}
+	return &Queue{cfg: cfg, db: db, blobs: blobs, hub: hub, log: log, claiming: semaphore.NewWeighted(mostClaiming)}
 }
 
 // NewID makes an id that sorts by its time: prefix_ and 26 characters of 48

@@ -69,6 +69,27 @@ func (h *Handler) Redact(inputs json.RawMessage) (redacted json.RawMessage, foun
 	return out, found
 }
 
+// ForPeople is the command for people of inputs that were checked before. shown
+// is what it was; it stays when nothing sensitive can be in it.
+func (h *Handler) ForPeople(inputs json.RawMessage, shown string) string {
+	if !h.m.Shown.all && !slices.Contains(h.sensitive, h.m.Shown.input) {
+		return shown
+	}
+	var plain map[string]any
+	if json.Unmarshal(inputs, &plain) != nil {
+		return wire.Sealed
+	}
+	raw, plain, err := h.forPeople(inputs, plain)
+	if err != nil {
+		return wire.Sealed
+	}
+	text, _, err := h.m.Shown.text(scope{inputs: plain, raw: raw})
+	if err != nil {
+		return wire.Sealed
+	}
+	return strings.ReplaceAll(text, "\x00", "")
+}
+
 // forPeople are checked inputs without what is sensitive. A member that people
 // see in place of an object or a list is one word.
 func (h *Handler) forPeople(raw json.RawMessage, inputs map[string]any) (json.RawMessage, map[string]any, error) {

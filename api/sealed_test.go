@@ -282,7 +282,12 @@ func TestSealedBesideOthers(t *testing.T) {
 	if sealed := r.column(`SELECT name FROM nofx.step WHERE sealed IS NOT NULL ORDER BY 1`); !slices.Equal(sealed, []string{"s2", "s5"}) {
 		t.Errorf("sealed are %v", sealed)
 	}
-	for _, l := range w.claim(7, 0) {
+	first := w.claimAs("claim-1", 7, 0)
+	again := w.claimAs("claim-1", 7, 0) // the answer was lost
+	if len(first) != 7 || len(again) != 7 {
+		t.Fatalf("%d and %d leases", len(first), len(again))
+	}
+	for _, l := range slices.Concat(first, again) {
 		n := strings.TrimPrefix(l.StepName, "s")
 		want := map[string]string{"2": "secret-2", "5": "secret-5"}[n]
 		if l.Command.Argv[2] != "echo "+n || l.Command.Env["N"] != want {

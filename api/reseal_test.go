@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -122,7 +123,7 @@ func TestSwappedCiphertext(t *testing.T) {
 	b := r.submit(fmt.Sprintf(withEnv, "canary-of-b"))
 	c := r.submit(fmt.Sprintf(withEnv, "canary-of-c"))
 	resp, raw := r.call("POST", "/api/runs", r.keys["other user"], []byte(`{"plan":{"goal":"test","steps":`+fmt.Sprintf(withEnv, "canary-of-other")+`}}`))
-	if resp.StatusCode != 201 {
+	if resp.StatusCode != http.StatusCreated {
 		t.Fatalf("%d %s", resp.StatusCode, raw)
 	}
 	keep := r.column(`SELECT encode(sealed, 'hex') FROM nofx.step WHERE run_id = '` + a.ID + `'`)[0]

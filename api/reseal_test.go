@@ -211,8 +211,52 @@ func TestLostKey(t *testing.T) {
 	if _, err := r.user.RequeueDead(t.Context(), dead[0].ID, wire.RequeueDead{}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if l := w.one(); l.Command.Env["TOKEN"] != "canary" {
+	l := w.one()
+	if l.Command.Env["TOKEN"] != "canary" {
 		t.Errorf("%+v", l)
+	}
+	// Inputs that have nothing to hide any more lie in clear; the entries keep theirs.
+	w.finish(l, exit(1))
+	w.finish(w.one(), exit(1))
+	if _, err := r.user.RequeueDead(t.Context(), r.dead(wire.DeadFilter{})[0].ID, wire.RequeueDead{Inputs: []byte(`{"command":"true"}`)}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if l := w.one(); l.Command.Env["TOKEN"] != "" || l.Command.Argv[2] != "true" {
+		t.Errorf("%+v", l)
+	}
+	if n := r.column(`SELECT count(sealed)::text FROM nofx.step UNION ALL SELECT count(sealed)::text FROM nofx.step_dlq`); !slices.Equal(n, []string{"0", "2"}) {
+		t.Errorf("sealed in step and step_dlq: %v", n)
+	}
+}
+
+// A receiver whose ciphertext is another one's is not called; people see why,
+// and it is tried again.
+func TestSwappedReceiver(t *testing.T) {
+	t.Parallel()
+	r, in := alertRig(t, "127.0.0.0/8")
+	for _, name := range []string{"one", "two"} {
+		if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: name, Kind: "webhook", URL: in.URL + "/" + name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep := r.column(`SELECT encode(sealed, 'hex') FROM nofx.alert_receiver WHERE name = 'one'`)[0]
+	r.sql(`UPDATE nofx.alert_receiver SET sealed = (SELECT o.sealed FROM nofx.alert_receiver o WHERE o.name = 'two') WHERE name = 'one'`)
+	for _, name := range []string{"one", "two"} {
+		if _, err := r.user.TestAlert(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := in.next(t); m.path != "/two" {
+		t.Errorf("%+v", m)
+	}
+	r.eventually("what is wrong is told", func() bool {
+		list, err := r.user.Alerts(t.Context())
+		return err == nil && strings.HasPrefix(list.Receivers[0].Last, "test on its way: its url is sealed: what is sealed was changed, or copied")
+	})
+	r.sql(`UPDATE nofx.alert_receiver SET sealed = decode($1, 'hex') WHERE name = 'one'`, keep)
+	r.hurry()
+	if m := in.next(t); m.path != "/one" {
+		t.Errorf("%+v", m)
 	}
 }
 

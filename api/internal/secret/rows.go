@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"encoding/json"
 )
 
@@ -50,11 +51,13 @@ func (k *Keys) OpenReceiver(tenant, name string, sealed []byte) (Receiver, error
 }
 
 func seal(k *Keys, at Place, v any) ([]byte, error) {
-	raw, err := json.Marshal(v)
-	if err != nil {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // inputs stay as they came in, also within
+	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
-	return k.Seal(at, raw)
+	return k.Seal(at, text.Bytes())
 }
 
 func open[T any](k *Keys, at Place, sealed []byte) (v T, err error) {

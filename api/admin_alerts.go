@@ -14,6 +14,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/alert"
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/secret"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -23,6 +24,7 @@ type AlertReceiver struct {
 	Kind         string // slack or webhook
 	URL          string
 	Secret       string // a webhook's; "" = one is made
+	KeysetFile   string // with which both are sealed
 }
 
 // AlertRule is when they are.
@@ -54,7 +56,7 @@ var alertName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
 
 // SetAlertReceiver adds or replaces a receiver as the schema's owner, and the
 // usual rules where the tenant lacks them. It returns a webhook's secret.
-func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (secret string, err error) {
+func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (signing string, err error) {
 	if !alertName.MatchString(r.Name) {
 		return "", fmt.Errorf("name %.80q: 1 to 63 of a-z 0-9 _ . -", r.Name)
 	}
@@ -67,8 +69,16 @@ func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (se
 	if err != nil {
 		return "", err
 	}
+	keys, err := secret.Load(r.KeysetFile)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := keys.SealReceiver(r.Tenant, r.Name, secret.Receiver{URL: r.URL, Secret: r.Secret})
+	if err != nil {
+		return "", fmt.Errorf("a receiver's url is a secret and is not kept in clear: %w", err)
+	}
 	err = alertChange(ctx, ownerURL, r.Tenant, "alert.receiver", r.Name, map[string]any{"kind": r.Kind, "host": host}, func(q *pgdb.Queries) error {
-		if err := q.SetReceiver(ctx, pgdb.SetReceiverParams{TenantID: r.Tenant, Name: r.Name, Kind: r.Kind, Url: r.URL, Secret: r.Secret, Place: host}); err != nil {
+		if err := q.SetReceiver(ctx, pgdb.SetReceiverParams{TenantID: r.Tenant, Name: r.Name, Kind: r.Kind, Sealed: sealed, Place: host}); err != nil {
 			return err
 		}
 		for _, d := range defaultRules() {

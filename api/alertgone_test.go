@@ -10,7 +10,7 @@ import (
 // fires sets up a receiver and a rule that holds, and waits for its message.
 func (r *rig) fires(t *testing.T, in *inbox) {
 	t.Helper()
-	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL}); err != nil {
+	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL}); err != nil {
 		t.Fatal(err)
 	}
 	if err := api.SetAlertRule(t.Context(), r.db.Admin, api.AlertRule{Tenant: "acme", Name: "deep", Metric: "queue_depth"}); err != nil {

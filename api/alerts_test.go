@@ -127,7 +127,7 @@ func (r *rig) eventually(what string, f func() bool) {
 func TestAlertEpisode(t *testing.T) {
 	t.Parallel()
 	r, in := alertRig(t, "127.0.0.0/8")
-	secret, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL + "/hook"})
+	secret, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL + "/hook"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestAlertEpisode(t *testing.T) {
 func TestAlertRetries(t *testing.T) {
 	t.Parallel()
 	r, in := alertRig(t, "127.0.0.0/8")
-	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL}); err != nil {
+	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: "ops", Kind: "webhook", URL: in.URL}); err != nil {
 		t.Fatal(err)
 	}
 	in.mu.Lock()
@@ -284,7 +284,7 @@ func TestAlertReceivers(t *testing.T) {
 	t.Parallel()
 	r, in := alertRig(t, "127.0.0.0/8")
 	const token = "/services/T000/B000/verysecret"
-	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "chat", Kind: "slack", URL: in.URL + token}); err != nil {
+	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: "chat", Kind: "slack", URL: in.URL + token}); err != nil {
 		t.Fatal(err)
 	}
 	if err := api.SetAlertRule(t.Context(), r.db.Admin, api.AlertRule{Tenant: "acme", Name: "deep", Metric: "queue_depth"}); err != nil {
@@ -309,7 +309,7 @@ func TestAlertReceivers(t *testing.T) {
 	}
 
 	private, in := alertRig(t, "")
-	if _, err := api.SetAlertReceiver(t.Context(), private.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "chat", Kind: "slack", URL: in.URL + token}); err != nil {
+	if _, err := api.SetAlertReceiver(t.Context(), private.db.Admin, api.AlertReceiver{KeysetFile: private.cfg.KeysetFile, Tenant: "acme", Name: "chat", Kind: "slack", URL: in.URL + token}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := private.user.TestAlert(t.Context(), "chat"); err != nil {
@@ -333,6 +333,7 @@ func TestAlertReceivers(t *testing.T) {
 		{Tenant: "acme", Name: "x", Kind: "webhook", URL: "https://example.com/", Secret: "whsec_c2hvcnQ="},
 		{Tenant: "nobody", Name: "x", Kind: "slack", URL: "https://example.com/"},
 	} {
+		bad.KeysetFile = r.cfg.KeysetFile
 		if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, bad); err == nil || strings.Contains(err.Error(), "internal") {
 			t.Errorf("%+v: %v", bad, err)
 		}

@@ -30,6 +30,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/queue"
 	"github.com/nofx-run/nofx/api/internal/retention"
 	"github.com/nofx-run/nofx/api/internal/runs"
+	"github.com/nofx-run/nofx/api/internal/secret"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/configs"
 )
@@ -72,21 +73,24 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	if err := cfg.check(); err != nil {
 		return a, err
 	}
-	dir, err := handlersDir(cfg.HandlersDir)
-	if err != nil {
-		return a, err
-	}
 	sizes, err := profiles(cfg.ProfilesFile)
 	if err != nil {
 		return a, err
 	}
-	handlers, err := handler.Load(dir, sizes)
+	handlers, err := handlersOf(cfg.HandlersDir, sizes)
 	if err != nil {
 		return a, err
 	}
 	presets, err := networkPresets(cfg.NetworkPresetsFile)
 	if err != nil {
 		return a, err
+	}
+	secrets, err := secret.Load(cfg.KeysetFile)
+	if err != nil {
+		return a, err
+	}
+	if err := secrets.Ready(); err != nil {
+		log.LogAttrs(ctx, slog.LevelWarn, "steps with sensitive inputs are refused", slog.String("why", err.Error()))
 	}
 	cert, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
 	if err != nil {
@@ -107,12 +111,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	registry.MustRegister(queueMetrics{a.db})
 	workers := &fleet.Workers{DB: a.db}
 	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait, Pressure: cfg.QueuePressure,
-		Rules: handlers, Observer: seen, Fleet: workers, Points: cfg.Points}, a.db, a.blobs, a.hub, log)
+		Rules: handlers, Observer: seen, Fleet: workers, Points: cfg.Points, Secrets: secrets}, a.db, a.blobs, a.hub, log)
 	alerts, err := alertClient(cfg)
 	if err != nil {
 		return a, err
 	}
-	a.alerts = &alert.Service{DB: a.db, Client: alerts, Log: log}
+	a.alerts = &alert.Service{DB: a.db, Client: alerts, Keys: secrets, Log: log}
 	h, err := httpapi.New(httpapi.Services{
 		Auth: &auth.Checker{Keys: keys{a.db}}, Handlers: handlers, Presets: presets, Profiles: sizes, Drivers: workers, Fleet: workers, Queue: a.queue, Runs: &runs.Reader{DB: a.db, Blobs: a.blobs, Fleet: workers}, Alerts: a.alerts, Hub: a.hub,
 		Health: a.health, Tick: a.tick, TickToken: cfg.TickToken, Registry: registry, Log: log, Stopping: a.stopping,
@@ -129,6 +133,14 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return a, nil
+}
+
+func handlersOf(path string, sizes profile.Set) (*handler.Set, error) {
+	dir, err := handlersDir(path)
+	if err != nil {
+		return nil, err
+	}
+	return handler.Load(dir, sizes)
 }
 
 func handlersDir(path string) (fs.FS, error) {

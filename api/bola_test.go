@@ -32,7 +32,7 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 	dead := r.dead(wire.DeadFilter{})[0].ID
 	running := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	mine := w.one()
-	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{Tenant: "acme", Name: "ops", Kind: "webhook", URL: "https://127.0.0.1:1/"}); err != nil {
+	if _, err := api.SetAlertReceiver(t.Context(), r.db.Admin, api.AlertReceiver{KeysetFile: r.cfg.KeysetFile, Tenant: "acme", Name: "ops", Kind: "webhook", URL: "https://127.0.0.1:1/"}); err != nil {
 		t.Fatal(err)
 	}
 	r.client("rival", "user")

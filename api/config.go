@@ -21,8 +21,11 @@ type Config struct {
 	Listen            string `env:"NOFX_LISTEN" envDefault:"127.0.0.1:7443"`
 	TLSCertFile       string `env:"NOFX_TLS_CERT_FILE,required,notEmpty"`
 	TLSKeyFile        string `env:"NOFX_TLS_KEY_FILE,required,notEmpty"`
-	BlobDir           string `env:"NOFX_BLOB_DIR,required,notEmpty"`
-	HandlersDir       string `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
+	// KeysetFile holds the keys with which what is sensitive is sealed; "" = none,
+	// and what is sensitive is refused.
+	KeysetFile  string `env:"NOFX_KEYSET_FILE"`
+	BlobDir     string `env:"NOFX_BLOB_DIR,required,notEmpty"`
+	HandlersDir string `env:"NOFX_HANDLERS_DIR"` // "" = the manifests that NOFX ships
 	// ProfilesFile holds the named sizes of steps; "" = those that NOFX ships.
 	ProfilesFile string `env:"NOFX_PROFILES_FILE"`
 	// NetworkPresetsFile holds the names that a step's network list may use; ""

@@ -157,7 +157,7 @@ func TestRequeueEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := r.run(run.ID)
-	if s := d.Steps[0]; s.Driver != "other" || string(s.Inputs) != `{"command":"exit 0","env":{"FEED":"8"}}` || s.IdempotencyKey == key || !strings.HasPrefix(s.IdempotencyKey, run.ID+":a:") {
+	if s := d.Steps[0]; s.Driver != "other" || string(s.Inputs) != `{"command":"exit 0","env":{"FEED":"[sealed]"}}` || s.IdempotencyKey == key || !strings.HasPrefix(s.IdempotencyKey, run.ID+":a:") {
 		t.Errorf("%+v", s)
 	}
 	l := w.one()
@@ -169,7 +169,7 @@ func TestRequeueEdited(t *testing.T) {
 	// Each entry has the inputs that its generation ran with.
 	for _, open := range r.dead(wire.DeadFilter{State: client.AnyState}) {
 		full, err := r.user.DeadStep(t.Context(), open.ID)
-		want := map[int]string{1: `{"command":"exit 1","env":{"FEED":"7"}}`, 2: `{"command":"exit 0","env":{"FEED":"8"}}`}[open.Generation]
+		want := map[int]string{1: `{"command":"exit 1","env":{"FEED":"[sealed]"}}`, 2: `{"command":"exit 0","env":{"FEED":"[sealed]"}}`}[open.Generation]
 		if err != nil || string(full.Inputs) != want {
 			t.Errorf("%+v %v", full, err)
 		}
@@ -179,7 +179,7 @@ func TestRequeueEdited(t *testing.T) {
 	if _, err := r.user.RequeueDead(t.Context(), open.ID, wire.RequeueDead{Driver: "local"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if l := w.one(); l.Driver != "local" || l.Command.Argv[2] != "exit 0" {
+	if l := w.one(); l.Driver != "local" || l.Command.Argv[2] != "exit 0" || l.Command.Env["FEED"] != "8" {
 		t.Errorf("%+v", l)
 	}
 }

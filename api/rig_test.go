@@ -70,6 +70,10 @@ func newRig(t testing.TB, change ...func(*api.Config)) *rig {
 	r.cfg = api.Config{DatabaseURL: r.db.API, SystemDatabaseURL: r.db.System, Listen: "127.0.0.1:0", TLSCertFile: cert, TLSKeyFile: key,
 		BlobDir: filepath.Join(dir, "blobs"), Lease: 60 * time.Second, Heartbeat: 100 * time.Millisecond, Region: "test", DBConns: 5,
 		DrainTimeout: 10 * time.Second, WorkspaceWait: time.Minute, WorkspaceKeep: time.Minute}
+	r.cfg.KeysetFile = filepath.Join(dir, "keyset.json")
+	if _, err := api.NewKeyset(r.cfg.KeysetFile); err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range change {
 		f(&r.cfg)
 	}

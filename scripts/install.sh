@@ -1,7 +1,8 @@
 #!/bin/bash
 # install.sh: puts the built binaries (make build) and the systemd units on this
-# host, or below $DESTDIR. Configuration that is there already stays. It starts
-# and enables nothing; docs/operators.md says what comes next.
+# host, or below $DESTDIR. Configuration that is there already stays, and so does
+# the keyset, which this host alone gets: what is below $DESTDIR may be an image
+# for many. It starts and enables nothing; docs/operators.md says what comes next.
 set -euo pipefail
 from=$(cd "$(dirname "$0")/.." && pwd)
 d=${DESTDIR:-}
@@ -28,6 +29,7 @@ for f in nofxd.yaml api.env; do
 	[ -e "$d/etc/nofx/$f" ] || put 640 "$from/systemd/$f" "$d/etc/nofx/$f"
 done
 [ -n "$d" ] || {
+	[ -e /etc/nofx/keyset.json ] || /usr/local/sbin/nofx-api keys new /etc/nofx/keyset.json
 	systemd-sysusers /etc/sysusers.d/nofx.conf
 	systemctl daemon-reload
 }

@@ -193,6 +193,7 @@ func TestOneImporterPerHeavyLibrary(t *testing.T) {
 		"github.com/danielgtaylor/huma":  {"./api/internal/httpapi"},
 		"github.com/spf13/cobra":         {"./cmd/nofx/internal/cli"},
 		"go.etcd.io/bbolt":               {"./daemon/internal/ledger"},
+		"github.com/tink-crypto":         {"./api/internal/secret"},
 	} {
 		for _, p := range all {
 			for _, imp := range p.imports {

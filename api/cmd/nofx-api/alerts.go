@@ -45,7 +45,7 @@ func setReceiver(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("--url-file: %w", err)
 	}
-	r.URL = strings.TrimSpace(raw)
+	r.URL, r.KeysetFile = strings.TrimSpace(raw), os.Getenv("NOFX_KEYSET_FILE")
 	secret, err := api.SetAlertReceiver(ctx, owner, r)
 	if err != nil || r.Kind != "webhook" {
 		return err

@@ -25,7 +25,12 @@ import (
 
 const usage = `usage: nofx-api serve
        nofx-api migrate
-       nofx-api keys create --tenant T --name N --role user|worker
+       nofx-api keys create --tenant T --name N --role user|worker|operator
+       nofx-api keys new FILE
+       nofx-api keys list FILE
+       nofx-api keys rotate [--stage] FILE
+       nofx-api keys drop FILE ID
+       nofx-api keys reseal
        nofx-api tenants network --tenant T --most none|allow|open [--private RULE]...
        nofx-api tenants limits --tenant T [--cpu N] [--memory-mb N] [--pids N] [--disk-mb N]
                                [--io-mb-s N] [--output-kb N] [--timeout D] [--clip]
@@ -68,7 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "migrate":
 		return migrate(ctx, out)
 	case "keys":
-		return createKey(ctx, args[1:], out)
+		return keys(ctx, args[1:], out)
 	case "tenants":
 		return tenants(ctx, args[1:])
 	case "retention":
@@ -132,9 +137,6 @@ func migrate(ctx context.Context, out io.Writer) error {
 }
 
 func createKey(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) == 0 || args[0] != "create" {
-		return errUsage
-	}
 	flags := flag.NewFlagSet("nofx-api keys create", flag.ContinueOnError)
 	var k api.NewKey
 	flags.StringVar(&k.Tenant, "tenant", "", "the tenant's id; made if it is not there")

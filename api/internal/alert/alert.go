@@ -16,6 +16,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/secret"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -36,6 +37,7 @@ const (
 type Service struct {
 	DB     *pg.DB
 	Client *Client
+	Keys   *secret.Keys // with which receivers are sealed; nil = none can be opened
 	Log    *slog.Logger
 }
 
@@ -91,8 +93,12 @@ func (s *Service) send(ctx context.Context, d pgdb.TakeDeliveriesRow) error {
 			return err
 		}
 	}
-	r := Receiver{Kind: d.ReceiverKind, URL: d.Url, Secret: d.Secret}
-	out := s.Client.post(ctx, r, m)
+	var out outcome
+	if r, err := s.receiver(d); err != nil {
+		out.said = cut("its url is sealed: "+err.Error(), maxSaid)
+	} else {
+		out = s.Client.post(ctx, r, m)
+	}
 	return s.DB.System(context.WithoutCancel(ctx), func(db *pgdb.Queries) error {
 		switch {
 		case out.taken:
@@ -110,6 +116,16 @@ func (s *Service) send(ctx context.Context, d pgdb.TakeDeliveriesRow) error {
 		}
 		return db.DeliveryFailed(ctx, pgdb.DeliveryFailedParams{ID: d.ID, Said: out.said, WaitSeconds: wait})
 	})
+}
+
+// receiver opens a receiver for one try. One that was set before receivers were
+// sealed lies in clear.
+func (s *Service) receiver(d pgdb.TakeDeliveriesRow) (Receiver, error) {
+	if len(d.Sealed) == 0 {
+		return Receiver{Kind: d.ReceiverKind, URL: d.Url, Secret: d.Secret}, nil
+	}
+	was, err := s.Keys.OpenReceiver(d.TenantID, d.Receiver, d.Sealed)
+	return Receiver{Kind: d.ReceiverKind, URL: was.URL, Secret: was.Secret}, err
 }
 
 // nextTry is how many seconds after the nth try the next one is: soon at first,

@@ -3,7 +3,8 @@
 // A handler is a manifest, one YAML file: the tool's name (or a prefix that
 // ends in "*"), a JSON Schema of its inputs, defaults, how the inputs become
 // argv, environment, stdin and files, and how its outputs are read. Adding a
-// tool needs no Go code. Whatever the manifest says, a command's working
+// tool needs no Go code. An input that its schema marks x-sensitive is kept
+// sealed, and nobody is shown it. Whatever the manifest says, a command's working
 // folder and files stay in the workspace, and its environment is complete:
 // nothing of a host's is added to it.
 package handler
@@ -58,10 +59,11 @@ type commandManifest struct {
 
 // Handler is what a tool's name resolves to.
 type Handler struct {
-	info   wire.HandlerInfo
-	m      manifest
-	schema *jsonschema.Resolved
-	rules  breaker.Rules
+	info      wire.HandlerInfo
+	m         manifest
+	schema    *jsonschema.Resolved
+	sensitive []string // inputs whose values must not lie in clear
+	rules     breaker.Rules
 }
 
 // Info is the handler as the API shows it.
@@ -153,6 +155,9 @@ func parse(raw []byte, sizes profile.Set) (*Handler, error) {
 	}
 	if schema.Type != "object" {
 		return nil, errors.New("inputs: the schema's type must be object")
+	}
+	if h.sensitive, err = marked(&schema); err != nil {
+		return nil, err
 	}
 	if h.schema, err = schema.Resolve(nil); err != nil {
 		return nil, fmt.Errorf("inputs: %w", err)

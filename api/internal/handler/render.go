@@ -20,7 +20,7 @@ const Workspace = "/workspace"
 // Rendered is what a step's inputs come to.
 type Rendered struct {
 	Command   wire.Command
-	Shown     string // the command, for people
+	Shown     string // the command, for people: without what is sensitive
 	TimeoutMS int64  // the inputs' own; 0 = none
 }
 
@@ -50,7 +50,7 @@ func (h *Handler) Render(tool string, raw json.RawMessage, allowed []string) (Re
 	}
 	if err := h.schema.Validate(inputs); err != nil {
 		where, message := schemaFault(err)
-		return refuse("inputs"+where, "%s", message)
+		return refuse("inputs"+where, "%s", h.discreet(where, message, inputs))
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, raw); err != nil {
@@ -108,6 +108,9 @@ func (h *Handler) Render(tool string, raw json.RawMessage, allowed []string) (Re
 			seen[file.Path] = true
 		}
 		out.Command.Files = append(out.Command.Files, files...)
+	}
+	if s.raw, s.inputs, err = h.forPeople(s.raw, inputs); err != nil {
+		return refuse("inputs", "%v", err)
 	}
 	if out.Shown, _, err = h.m.Shown.text(s); err != nil {
 		return refuse("inputs", "%v", err)

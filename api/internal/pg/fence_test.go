@@ -28,6 +28,8 @@ var unfenced = map[string]string{
 	"FailQueued":      "queued steps have no lease",
 	"ReopenSteps":     "a user's wish: compares the generation, and that the step has ended",
 	"EditStep":        "the same",
+	"SealStep":        "an operator's: changes how the step's inputs are kept, and compares them",
+	"ResealStep":      "the same",
 	"DropAttempts":    "retention's: of runs that have ended and are gone for their tenant",
 	"DropSteps":       "the same",
 	"MoveQueued":      "the same; compares the step's place among its drivers",

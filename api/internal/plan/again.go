@@ -15,7 +15,8 @@ type Change struct {
 }
 
 // Again renders a step anew that was submitted before: spec is what it was, old
-// its inputs. The checks are those of a submission. Its place among the steps
+// its inputs, in clear: where new ones have a sealed value's place holder, the
+// old value stays. The checks are those of a submission. Its place among the steps
 // of its run stays what it is.
 func Again(ctx context.Context, spec wire.PlanStep, old json.RawMessage, to Change, have Catalog) (Step, error) {
 	if spec.Name == "" {
@@ -40,6 +41,8 @@ func Again(ctx context.Context, spec wire.PlanStep, old json.RawMessage, to Chan
 			return Step{}, step.Errorf(step.KindInternal, "inputs of step %s: %w", spec.Name, err)
 		}
 		spec.Inputs = without(spec.Inputs)
+	} else {
+		c.before = old
 	}
 	out, _ := c.one(ctx, "body", spec)
 	switch {
@@ -51,7 +54,10 @@ func Again(ctx context.Context, spec wire.PlanStep, old json.RawMessage, to Chan
 		return Step{}, step.Errorf(step.KindForbidden, "%s", out.Denied)
 	}
 	if to.Inputs == nil {
-		out.Inputs = old
+		out.Inputs, out.Redacted = old, nil
+		if h, known := have.Handlers.Find(out.Tool); known {
+			out.Redacted = redacted(h, old)
+		}
 	}
 	return out, nil
 }

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/nofx-run/nofx/api/internal/handler"
 	"github.com/nofx-run/nofx/api/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -91,6 +92,25 @@ func (c compiler) split(at string, in *wire.PlanStep) ownInputs {
 		out.plain = without(all)
 	}
 	return out
+}
+
+// fill puts back what stands in before in the place of what is sensitive.
+func (o *ownInputs) fill(h *handler.Handler, before json.RawMessage) []step.FieldError {
+	same := bytes.Equal(o.plain, o.all)
+	all, faults := h.Fill(o.all, before)
+	if o.all, o.plain = all, all; !same {
+		o.plain = without(all)
+	}
+	return faults
+}
+
+// redacted are inputs without what is sensitive to their handler; nil = nothing
+// is.
+func redacted(h *handler.Handler, inputs json.RawMessage) json.RawMessage {
+	if out, found := h.Redact(inputs); found {
+		return out
+	}
+	return nil
 }
 
 // merge decodes raw into *target, which may be set to the same already.

@@ -53,6 +53,7 @@ type Step struct {
 	Region       string          // of them, where it is placed; "" = anywhere
 	DependsOn    []int           // places in the plan
 	Inputs       json.RawMessage // compact, in the order that they came in
+	Redacted     json.RawMessage // the inputs without what is sensitive; nil = nothing is, and they may lie in clear
 	InputsHash   string          // first 12 hex digits, for the idempotency key
 	Command      wire.Command
 	Reads        string // how the outputs are read, see package handler
@@ -181,8 +182,9 @@ type compiler struct {
 	offers     *offers
 	presets    Presets
 	profiles   profile.Set
-	priority   int   // the plan's
-	everywhere named // regions of the steps that name none
+	priority   int             // the plan's
+	everywhere named           // regions of the steps that name none
+	before     json.RawMessage // the inputs that edited ones refer to; nil = none
 }
 
 func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, []string) {
@@ -210,7 +212,11 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 	for _, d := range out.Drivers {
 		out.Image = c.image(at, in.Image, d.Name)
 	}
+	for _, b := range own.fill(h, c.before) {
+		c.add(at+"."+b.Location, b.Value, "%s", b.Message)
+	}
 	out.Inputs = own.all
+	out.Redacted = redacted(h, own.all)
 	out.InputsHash = inputsHash(own.all, in, own.hasPolicy)
 	rendered, bad := h.Render(in.Tool, own.plain, in.EnvAllowed)
 	for _, b := range bad {

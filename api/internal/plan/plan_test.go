@@ -197,7 +197,7 @@ func TestInputFaults(t *testing.T) {
 		`{"argv":["x"],"colour":1}`: `inputs: unexpected additional properties ["colour"]`,
 		`{"argv":["x"],"files":[{"path":"a","mode":"0755"}]}`: `inputs.files[].mode: type: 0755 has type "string", want "integer"`,
 		`{"argv":["x"],"files":[{"path":"a"},{"mode":1}]}`:    `inputs.files[]: required: missing properties: ["path"]`,
-		`{"argv":["x"],"env":{"A":5}}`:                        `inputs.env.*: type: 5 has type "integer", want "string"`,
+		`{"argv":["x"],"env":{"A":5}}`:                        `inputs.env.*: type: it has type "integer", want "string"`,
 	} {
 		_, err := compile(t, `[{"name":"a","tool":"exec","inputs":`+inputs+`}]`)
 		if err == nil || err.Error() != "body.plan.steps[0]."+want {

@@ -58,23 +58,30 @@ func toldOf(names []string, have map[string]offer) (drivers, regions []string) {
 	return drivers, regions
 }
 
-// refusal is a lease that its worker's driver must not have.
+// refusal is a lease that its worker must not have.
 type refusal struct {
 	lease   wire.Lease
-	missing driver.Capability
+	verdict step.Verdict
+	why     string // that no other try would fare better
 }
 
-// admit tells the leases that the worker can do from those that it cannot.
-// Those that a claim took before are judged already.
-func admit(rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (good []wire.Lease, bad []refusal, err error) {
+// judgeLeases tells the leases that the worker can do from those that it cannot,
+// and from those whose command cannot be opened. What a claim took before is
+// judged already, but for that.
+func (q *Queue) judgeLeases(rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (good []wire.Lease, bad []refusal, err error) {
 	good = make([]wire.Lease, 0, len(rows))
 	for _, r := range rows {
 		l, err := leaseOf(r)
 		if err != nil {
 			return nil, nil, err
 		}
+		if l.Command, err = q.commandOf(r); err != nil {
+			bad = append(bad, unopened(l, err))
+			continue
+		}
 		if missing := admission.Missing(l, r.Shares, have[l.Driver].caps); missing != "" && !judged {
-			bad = append(bad, refusal{l, missing})
+			bad = append(bad, refusal{l, step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,
+				Message: "the driver " + l.Driver + " lacks the capability " + string(missing)}, "no other try would fare better"})
 			continue
 		}
 		good = append(good, l)
@@ -82,15 +89,20 @@ func admit(rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (go
 	return good, bad, nil
 }
 
+// unopened refuses a lease whose command is not there any more. It is the API that
+// refuses: no driver has failed, and no breaker counts it.
+func unopened(l wire.Lease, why error) refusal {
+	text := "its sealed inputs cannot be opened: " + why.Error()
+	return refusal{l, step.Verdict{Cause: step.CausePolicy, Attested: step.AttestedKernel, Message: text}, text}
+}
+
 // refuse ends leases that a claim has just taken, for good: the next worker
 // with that driver would get them no sooner.
 func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, bad []refusal) (*change, error) {
 	fences := make([]wire.Fence, len(bad))
-	why := make(map[string]step.Verdict, len(bad))
+	why := make(map[string]refusal, len(bad))
 	for i, r := range bad {
-		fences[i] = r.lease.Fence
-		why[r.lease.AttemptID] = step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,
-			Message: "the driver " + r.lease.Driver + " lacks the capability " + string(r.missing)}
+		fences[i], why[r.lease.AttemptID] = r.lease.Fence, r
 	}
 	f := split(fences)
 	runs, err := db.LockRunsNow(ctx, f.ids)
@@ -108,7 +120,7 @@ func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, 
 	}
 	for _, row := range rows {
 		v := why[row.ID]
-		raw, err := json.Marshal(v)
+		raw, err := json.Marshal(v.verdict)
 		if err != nil {
 			return nil, err
 		}
@@ -130,10 +142,11 @@ func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, 
 
 // refused ends the step of an attempt that must not begin. No other try would
 // fare better, unless its run is on its way out anyway.
-func (c *change) refused(a attemptRow, v step.Verdict) error {
-	d := decision{status: step.StepFailed, lost: true, dead: true, why: "no other try would fare better"}
+func (c *change) refused(a attemptRow, r refusal) error {
+	lost := r.verdict.Cause.Infrastructure()
+	d := decision{status: step.StepFailed, lost: lost, dead: true, why: r.why}
 	if c.runs[a.RunID].CancelAt != nil {
-		d = decision{status: step.StepCancelled, lost: true}
+		d = decision{status: step.StepCancelled, lost: lost}
 	}
-	return c.conclude(a, wire.VerdictRecord{Verdict: v}, d)
+	return c.conclude(a, wire.VerdictRecord{Verdict: r.verdict}, d)
 }

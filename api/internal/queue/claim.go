@@ -164,7 +164,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
-		good, bad, err := admit(rows, have, used)
+		good, bad, err := q.judgeLeases(rows, have, used)
 		if err != nil {
 			return err
 		}
@@ -241,6 +241,7 @@ func egress(r pgdb.LeasesOfClaimRow) step.Egress {
 	return step.Egress{Allow: r.NetworkAllow, Private: r.NetworkPrivate}
 }
 
+// leaseOf gives the lease without its command, which may be sealed.
 func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 	l := wire.Lease{
 		Fence:    wire.Fence{AttemptID: r.ID, Generation: int(r.Generation), Attempt: int(r.Number), Epoch: r.Epoch},
@@ -248,9 +249,6 @@ func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 		OnOutput: step.OutputMode(r.OnOutput), Network: step.Network(r.Network), Egress: egress(r), Image: r.Image, Workspace: step.WorkspaceMode(r.Workspace),
 		TimeoutMS: r.TimeoutMs, GraceMS: r.GraceMs, Artifacts: r.Artifacts, LeaseMS: max(r.LeaseMs, 0), CorrelationID: r.CorrelationID,
 		Lane: r.Lane, BreakerGeneration: r.BreakerGeneration,
-	}
-	if err := json.Unmarshal(r.Command, &l.Command); err != nil {
-		return l, step.Errorf(step.KindInternal, "command of step %s: %w", r.StepID, err)
 	}
 	if err := json.Unmarshal(r.Resources, &l.Resources); err != nil {
 		return l, step.Errorf(step.KindInternal, "resources of step %s: %w", r.StepID, err)

@@ -139,7 +139,12 @@ func (q *Queue) render(ctx context.Context, who auth.Principal, r *Requeue) (map
 		if err := json.Unmarshal(row.Spec, &spec); err != nil {
 			return nil, step.Errorf(step.KindInternal, "step %s: %w", row.StepID, err)
 		}
-		st, err := r.Render(ctx, spec, row.Inputs)
+		inputs, err := q.inputsOf(who.TenantID, row)
+		if err != nil && r.Change.Inputs == nil {
+			out[row.ID] = rendering{row.Generation, plan.Step{}, conflict("the inputs of the step cannot be opened: %v", err)}
+			continue
+		}
+		st, err := r.Render(ctx, spec, inputs)
 		out[row.ID] = rendering{row.Generation, st, err}
 	}
 	return out, err

@@ -31,7 +31,14 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 	if err := o.shareDisk(s, &to); err != nil {
 		return err
 	}
-	p := pgdb.EditStepParams{TenantID: o.who.TenantID, ID: s.ID, Generation: s.Generation, Driver: to.Driver, Shares: to.Shares(), Inputs: to.Inputs,
+	if err := o.q.sealable(steps, func(int) string { return "body" }); err != nil {
+		return err
+	}
+	body, err := o.q.keep(o.who.TenantID, s.ID, to)
+	if err != nil {
+		return err
+	}
+	p := pgdb.EditStepParams{TenantID: o.who.TenantID, ID: s.ID, Generation: s.Generation, Driver: to.Driver, Shares: to.Shares(), Inputs: body.inputs, Command: body.command, Sealed: body.sealed,
 		Reads: to.Reads, Shown: to.Shown, Image: to.Image, Workspace: string(to.Workspace), Network: string(to.Network), NetworkAllow: to.NetworkAllow,
 		OnOutput: string(to.OnOutput), TimeoutMs: to.TimeoutMS, Artifacts: to.Artifacts, Idempotent: to.Idempotent,
 		Tries: i32(to.Retry.Attempts), BackoffMs: to.Retry.BackoffMS}
@@ -50,7 +57,7 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 	for _, f := range []struct {
 		to   *[]byte
 		from any
-	}{{&p.Command, to.Command}, {&p.Resources, to.Resources}, {&p.Retry, to.Retry}, {&p.Spec, to.Spec}} {
+	}{{&p.Resources, to.Resources}, {&p.Retry, to.Retry}, {&p.Spec, to.Spec}} {
 		raw, err := json.Marshal(f.from)
 		if err != nil {
 			return err

@@ -255,7 +255,7 @@ func (q *Queue) storePost(ctx context.Context, db *pgdb.Queries, p *post, rules 
 		return spent
 	}
 	n := newRun(p.who, s, holdOf(s.Turn, rules.bounded))
-	if err := n.store(to); err != nil {
+	if err := n.store(q, to); err != nil {
 		return err
 	}
 	p.queued, p.held, p.answer = n.queued, n.hold, wire.RunCreated{ID: n.id, Status: n.status, ProjectID: s.ProjectID}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/blob"
 	"github.com/nofx-run/nofx/api/internal/pg"
+	"github.com/nofx-run/nofx/api/internal/secret"
 	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/internal/failpoint"
 )
@@ -51,6 +52,7 @@ type Config struct {
 	Rules      Rules    // of breakers; nil = the defaults for all
 	Observer   Observer // nil = nobody
 	Points     failpoint.Points
+	Secrets    *secret.Keys // what must not lie in clear is sealed with; nil = it is refused
 }
 
 // Queue is safe for concurrent use.

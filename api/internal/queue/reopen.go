@@ -211,7 +211,7 @@ func (o *reopening) withinMonth(ctx context.Context, db *pgdb.Queries) error {
 func (o *reopening) write(ctx context.Context, db *pgdb.Queries, why string) (map[string][]wire.ReopenedStep, error) {
 	for _, e := range o.edits {
 		if o.moved[e.ID] {
-			if err := db.KeepInputs(ctx, o.who.TenantID, e.ID); err != nil {
+			if err := o.keepInputs(ctx, db, e.ID); err != nil {
 				return nil, err
 			}
 		}

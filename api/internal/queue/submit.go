@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ const (
 // Submit stores a run. A repeat with the same idempotency key gives the first
 // answer again, and replayed is true.
 func (q *Queue) Submit(ctx context.Context, who auth.Principal, s Submission) (answer wire.RunCreated, replayed bool, err error) {
+	if err := q.sealable(s.Steps, func(i int) string { return fmt.Sprintf("body.plan.steps[%d]", i) }); err != nil {
+		return wire.RunCreated{}, false, err
+	}
 	p := newPost(who, s, ctx.Done())
 	q.posts.join(p)
 	if batch := <-p.turn; batch != nil {
@@ -159,7 +163,7 @@ func newRun(who auth.Principal, s Submission, hold string) *fresh {
 }
 
 // store adds the run to what is to be written.
-func (n *fresh) store(to *posting) error {
+func (n *fresh) store(q *Queue, to *posting) error {
 	seq := int64(1)
 	add := func(e event.Entry) error { return to.events.Add(n.who.TenantID, n.id, &seq, e) }
 	about := map[string]any{"steps": len(n.s.Steps)}
@@ -169,7 +173,7 @@ func (n *fresh) store(to *posting) error {
 	if err := add(event.Entry{Type: step.EventRunCreated, Payload: about}); err != nil {
 		return err
 	}
-	if err := n.rows(&to.steps); err != nil {
+	if err := n.rows(q, &to.steps); err != nil {
 		return err
 	}
 	for i, st := range n.s.Steps {
@@ -234,7 +238,7 @@ func (n *fresh) audit(to *pgdb.InsertAuditsParams) error {
 }
 
 // rows adds the steps.
-func (n *fresh) rows(p *pgdb.InsertStepsParams) error {
+func (n *fresh) rows(q *Queue, p *pgdb.InsertStepsParams) error {
 	dependants := make([][]string, len(n.s.Steps))
 	for i, st := range n.s.Steps {
 		for _, on := range st.DependsOn {
@@ -242,7 +246,7 @@ func (n *fresh) rows(p *pgdb.InsertStepsParams) error {
 		}
 	}
 	for i, st := range n.s.Steps {
-		command, err := json.Marshal(st.Command)
+		body, err := q.keep(n.who.TenantID, n.ids[i], st)
 		if err != nil {
 			return err
 		}
@@ -276,8 +280,11 @@ func (n *fresh) rows(p *pgdb.InsertStepsParams) error {
 		p.DependsOn = append(p.DependsOn, strings.Join(names, "\n"))
 		p.Dependants = append(p.Dependants, strings.Join(dependants[i], "\n"))
 		p.Shares = append(p.Shares, st.Shares())
-		p.Inputs = append(p.Inputs, string(st.Inputs))
-		p.Commands = append(p.Commands, string(command))
+		p.Inputs = append(p.Inputs, string(body.inputs))
+		p.Commands = append(p.Commands, string(body.command))
+		if body.sealed != nil {
+			p.Sealeds = append(append(p.Sealeds, make([][]byte, len(p.Ids)-1-len(p.Sealeds))...), body.sealed)
+		}
 		p.Reads = append(p.Reads, st.Reads)
 		p.Shown = append(p.Shown, st.Shown)
 		p.Resources = append(p.Resources, string(resources))

@@ -56,6 +56,15 @@ step_succeeds() {
 	echo "hello, exit 0, own cgroup namespace"
 }
 
+sealed_at_rest() {
+	. /root/client
+	[ "$(stat -c '%U %a' /etc/nofx/keyset.json)" = "root 600" ]
+	[ "$(nofx exec --tool bash --env TOKEN=canary-5d1f -- 'echo ${#TOKEN}')" = 11 ]
+	[ "$(runuser -u postgres -- psql -At nofx -c "SELECT count(*) FROM nofx.step WHERE sealed IS NOT NULL AND inputs::text LIKE '%[sealed]%'")" = 1 ]
+	if runuser -u postgres -- pg_dump nofx | grep -q canary-5d1f; then fail "the value is in the database"; fi
+	echo "a variable reaches its step, and is nowhere in a dump of the database"
+}
+
 # verdict ARG...: the last line of nofx exec --json.
 verdict() {
 	. /root/client
@@ -275,6 +284,7 @@ check "certificates" certificates
 check "keys" keys
 check "both units enabled and up" start_it
 check "a step succeeds" step_succeeds
+check "what is sensitive is sealed at rest" sealed_at_rest
 check "units' hardening" hardened
 check "memory cap: cause oom" memory_cap
 check "pids cap: cause pids" pids_cap

@@ -344,18 +344,17 @@ func (q *Queries) ReceiverGone(ctx context.Context, tenantID string, name string
 }
 
 const setReceiver = `-- name: SetReceiver :exec
-INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, secret, place)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)
+VALUES ($1, $2, $3, '', $4, $5)
 ON CONFLICT ON CONSTRAINT alert_receiver_pk DO UPDATE
-SET kind = excluded.kind, url = excluded.url, secret = excluded.secret, place = excluded.place, disabled_at = NULL
+SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL
 `
 
 type SetReceiverParams struct {
 	TenantID string
 	Name     string
 	Kind     string
-	Url      string
-	Secret   string
+	Sealed   []byte
 	Place    string
 }
 
@@ -364,8 +363,7 @@ func (q *Queries) SetReceiver(ctx context.Context, arg SetReceiverParams) error 
 		arg.TenantID,
 		arg.Name,
 		arg.Kind,
-		arg.Url,
-		arg.Secret,
+		arg.Sealed,
 		arg.Place,
 	)
 	return err
@@ -430,7 +428,7 @@ WHERE d.id IN (
                                                WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
     ORDER BY x.next_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
   AND a.tenant_id = d.tenant_id AND a.name = d.receiver
-RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret
+RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed
 `
 
 type TakeDeliveriesRow struct {
@@ -444,6 +442,7 @@ type TakeDeliveriesRow struct {
 	ReceiverKind string
 	Url          string
 	Secret       string
+	Sealed       []byte
 }
 
 // TakeDeliveries takes messages that are due and notes a try of each: whoever
@@ -469,6 +468,7 @@ func (q *Queries) TakeDeliveries(ctx context.Context, leaseSeconds float64, most
 			&i.ReceiverKind,
 			&i.Url,
 			&i.Secret,
+			&i.Sealed,
 		); err != nil {
 			return nil, err
 		}

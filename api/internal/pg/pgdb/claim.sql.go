@@ -249,7 +249,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
-       s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
+       s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
        r.correlation_id, s.lane, a.breaker_generation,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
@@ -273,6 +273,7 @@ type LeasesOfClaimRow struct {
 	Driver            string
 	Shares            bool
 	Command           []byte
+	Sealed            []byte
 	Resources         []byte
 	Image             string
 	OnOutput          string
@@ -313,6 +314,7 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.Driver,
 			&i.Shares,
 			&i.Command,
+			&i.Sealed,
 			&i.Resources,
 			&i.Image,
 			&i.OnOutput,

@@ -46,7 +46,7 @@ func (q *Queries) DeadDetails(ctx context.Context, tenantID string, ids []string
 }
 
 const deadPlaces = `-- name: DeadPlaces :many
-SELECT d.id, d.run_id, d.step_id, d.generation, s.spec, s.inputs
+SELECT d.id, d.run_id, d.step_id, d.generation, s.spec, s.inputs, s.sealed
 FROM nofx.step_dlq d
 JOIN nofx.step s ON s.id = d.step_id
 WHERE d.tenant_id = $1 AND d.id = ANY ($2::text[])
@@ -59,6 +59,7 @@ type DeadPlacesRow struct {
 	Generation int32
 	Spec       []byte
 	Inputs     []byte
+	Sealed     []byte
 }
 
 // DeadPlaces tells whose entries these are, and what it takes to render their
@@ -79,6 +80,7 @@ func (q *Queries) DeadPlaces(ctx context.Context, tenantID string, ids []string)
 			&i.Generation,
 			&i.Spec,
 			&i.Inputs,
+			&i.Sealed,
 		); err != nil {
 			return nil, err
 		}
@@ -92,11 +94,11 @@ func (q *Queries) DeadPlaces(ctx context.Context, tenantID string, ids []string)
 
 const editStep = `-- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = $1, lane = $2, drivers = $3::text[], lanes = $4::text[], place = 1, moved = '', on_open = $5, regions = $6::text[], shares = $7, inputs = $8, command = $9, reads = $10, shown = $11, resources = $12, image = $13,
-    workspace = $14, network = $15, network_allow = $16::text[], on_output = $17, timeout_ms = $18,
-    artifacts = $19::text[], idempotent = $20, tries = $21, backoff_ms = $22, retry = $23, spec = $24,
-    idempotency_key = CASE WHEN $25::text = '' THEN s.idempotency_key ELSE $25 END
-WHERE s.tenant_id = $26 AND s.id = $27 AND s.generation = $28 AND s.ended_at IS NOT NULL
+SET driver = $1, lane = $2, drivers = $3::text[], lanes = $4::text[], place = 1, moved = '', on_open = $5, regions = $6::text[], shares = $7, inputs = $8, command = $9, sealed = $10, reads = $11, shown = $12, resources = $13, image = $14,
+    workspace = $15, network = $16, network_allow = $17::text[], on_output = $18, timeout_ms = $19,
+    artifacts = $20::text[], idempotent = $21, tries = $22, backoff_ms = $23, retry = $24, spec = $25,
+    idempotency_key = CASE WHEN $26::text = '' THEN s.idempotency_key ELSE $26 END
+WHERE s.tenant_id = $27 AND s.id = $28 AND s.generation = $29 AND s.ended_at IS NOT NULL
 `
 
 type EditStepParams struct {
@@ -109,6 +111,7 @@ type EditStepParams struct {
 	Shares         bool
 	Inputs         []byte
 	Command        []byte
+	Sealed         []byte
 	Reads          string
 	Shown          string
 	Resources      []byte
@@ -142,6 +145,7 @@ func (q *Queries) EditStep(ctx context.Context, arg EditStepParams) (int64, erro
 		arg.Shares,
 		arg.Inputs,
 		arg.Command,
+		arg.Sealed,
 		arg.Reads,
 		arg.Shown,
 		arg.Resources,
@@ -216,16 +220,53 @@ func (q *Queries) GetDead(ctx context.Context, tenantID string, iD string) (GetD
 	return i, err
 }
 
-const keepInputs = `-- name: KeepInputs :exec
+const keepInputs = `-- name: KeepInputs :many
 UPDATE nofx.step_dlq d SET inputs = s.inputs
 FROM nofx.step s
 WHERE s.id = d.step_id AND d.tenant_id = $1 AND d.step_id = $2 AND d.inputs IS NULL
+RETURNING d.id, s.sealed
 `
 
+type KeepInputsRow struct {
+	ID     string
+	Sealed []byte
+}
+
 // KeepInputs moves the inputs of a step that is about to get other ones into
-// the entries of its generations so far.
-func (q *Queries) KeepInputs(ctx context.Context, tenantID string, stepID string) error {
-	_, err := q.db.Exec(ctx, keepInputs, tenantID, stepID)
+// the entries of its generations so far. What is sealed of them is sealed for the
+// step's row and comes back, to be sealed for each entry: see KeepSealed.
+func (q *Queries) KeepInputs(ctx context.Context, tenantID string, stepID string) ([]KeepInputsRow, error) {
+	rows, err := q.db.Query(ctx, keepInputs, tenantID, stepID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []KeepInputsRow{}
+	for rows.Next() {
+		var i KeepInputsRow
+		if err := rows.Scan(&i.ID, &i.Sealed); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const keepSealed = `-- name: KeepSealed :exec
+UPDATE nofx.step_dlq SET sealed = $1 WHERE tenant_id = $2 AND id = $3
+`
+
+type KeepSealedParams struct {
+	Sealed   []byte
+	TenantID string
+	ID       string
+}
+
+func (q *Queries) KeepSealed(ctx context.Context, arg KeepSealedParams) error {
+	_, err := q.db.Exec(ctx, keepSealed, arg.Sealed, arg.TenantID, arg.ID)
 	return err
 }
 

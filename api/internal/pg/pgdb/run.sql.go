@@ -307,14 +307,14 @@ const insertSteps = `-- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
-                       rank, concurrency_key, concurrency_most, region, regions)
+                       rank, concurrency_key, concurrency_most, region, regions, sealed)
 SELECT s.id, $1, s.run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
-       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
+       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n'), s.sealed
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::text[]) AS run_id, unnest($4::int[]) AS idx, unnest($5::text[]) AS name,
              unnest($6::text[]) AS tool, unnest($7::text[]) AS driver, unnest($8::text[]) AS status,
              unnest($9::int[]) AS deps_left, unnest($10::text[]) AS depends_on,
@@ -332,7 +332,8 @@ FROM (SELECT unnest($2::text[]) AS id, unnest($3::text[]) AS run_id, unnest($4::
              unnest($35::text[]) AS lanes_listed, unnest($36::text[]) AS on_open,
              unnest($37::smallint[]) AS rank, unnest($38::text[]) AS concurrency_key,
              unnest($39::int[]) AS concurrency_most,
-             unnest($40::text[]) AS region, unnest($41::text[]) AS regions) s
+             unnest($40::text[]) AS region, unnest($41::text[]) AS regions,
+             unnest($42::bytea[]) AS sealed) s
 `
 
 type InsertStepsParams struct {
@@ -377,9 +378,11 @@ type InsertStepsParams struct {
 	ConcurrencyMosts []int32
 	Regions          []string
 	RegionsListed    []string
+	Sealeds          [][]byte
 }
 
-// Names hold no line break, so one separates them.
+// Names hold no line break, so one separates them. sealeds may be shorter than
+// the others: what it does not reach is NULL.
 func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error {
 	_, err := q.db.Exec(ctx, insertSteps,
 		arg.TenantID,
@@ -423,6 +426,7 @@ func (q *Queries) InsertSteps(ctx context.Context, arg InsertStepsParams) error 
 		arg.ConcurrencyMosts,
 		arg.Regions,
 		arg.RegionsListed,
+		arg.Sealeds,
 	)
 	return err
 }

@@ -29,7 +29,7 @@ WHERE d.id IN (
                                                WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
     ORDER BY x.next_at LIMIT @most FOR NO KEY UPDATE SKIP LOCKED)
   AND a.tenant_id = d.tenant_id AND a.name = d.receiver
-RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret;
+RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed;
 
 -- name: GetAlert :one
 SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = @id;
@@ -86,10 +86,10 @@ INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind)
 SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver;
 
 -- name: SetReceiver :exec
-INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, secret, place)
-VALUES (@tenant_id, @name, @kind, @url, @secret, @place)
+INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)
+VALUES (@tenant_id, @name, @kind, '', @sealed, @place)
 ON CONFLICT ON CONSTRAINT alert_receiver_pk DO UPDATE
-SET kind = excluded.kind, url = excluded.url, secret = excluded.secret, place = excluded.place, disabled_at = NULL;
+SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL;
 
 -- name: DropReceiver :execrows
 DELETE FROM nofx.alert_receiver WHERE tenant_id = @tenant_id AND name = @name;

@@ -34,7 +34,7 @@ LIMIT @most;
 -- DeadPlaces tells whose entries these are, and what it takes to render their
 -- steps anew.
 -- name: DeadPlaces :many
-SELECT d.id, d.run_id, d.step_id, d.generation, s.spec, s.inputs
+SELECT d.id, d.run_id, d.step_id, d.generation, s.spec, s.inputs, s.sealed
 FROM nofx.step_dlq d
 JOIN nofx.step s ON s.id = d.step_id
 WHERE d.tenant_id = @tenant_id AND d.id = ANY (@ids::text[]);
@@ -60,11 +60,16 @@ UPDATE nofx.step_dlq d SET state = 'requeued', resolved_at = now(), resolved_by 
 WHERE d.tenant_id = @tenant_id AND d.step_id = ANY (@step_ids::text[]) AND d.state = 'open';
 
 -- KeepInputs moves the inputs of a step that is about to get other ones into
--- the entries of its generations so far.
--- name: KeepInputs :exec
+-- the entries of its generations so far. What is sealed of them is sealed for the
+-- step's row and comes back, to be sealed for each entry: see KeepSealed.
+-- name: KeepInputs :many
 UPDATE nofx.step_dlq d SET inputs = s.inputs
 FROM nofx.step s
-WHERE s.id = d.step_id AND d.tenant_id = @tenant_id AND d.step_id = @step_id AND d.inputs IS NULL;
+WHERE s.id = d.step_id AND d.tenant_id = @tenant_id AND d.step_id = @step_id AND d.inputs IS NULL
+RETURNING d.id, s.sealed;
+
+-- name: KeepSealed :exec
+UPDATE nofx.step_dlq SET sealed = @sealed WHERE tenant_id = @tenant_id AND id = @id;
 
 -- LockReopen locks runs that steps are to be reopened of. stale: their workers
 -- were told, or may be at any time, that their workspaces can go.
@@ -111,7 +116,7 @@ WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;
 -- EditStep gives a step that has ended another command, in its run's locked row.
 -- name: EditStep :execrows
 UPDATE nofx.step s
-SET driver = @driver, lane = @lane, drivers = @drivers::text[], lanes = @lanes::text[], place = 1, moved = '', on_open = @on_open, regions = @regions::text[], shares = @shares, inputs = @inputs, command = @command, reads = @reads, shown = @shown, resources = @resources, image = @image,
+SET driver = @driver, lane = @lane, drivers = @drivers::text[], lanes = @lanes::text[], place = 1, moved = '', on_open = @on_open, regions = @regions::text[], shares = @shares, inputs = @inputs, command = @command, sealed = @sealed, reads = @reads, shown = @shown, resources = @resources, image = @image,
     workspace = @workspace, network = @network, network_allow = @network_allow::text[], on_output = @on_output, timeout_ms = @timeout_ms,
     artifacts = @artifacts::text[], idempotent = @idempotent, tries = @tries, backoff_ms = @backoff_ms, retry = @retry, spec = @spec,
     idempotency_key = CASE WHEN @idempotency_key::text = '' THEN s.idempotency_key ELSE @idempotency_key END

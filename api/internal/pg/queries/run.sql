@@ -23,19 +23,20 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@project_ids::text[]) AS project
              unnest(@ranks::smallint[]) AS rank, unnest(@holds::text[]) AS hold, unnest(@start_ats::text[]) AS start_at, unnest(@delays_seconds::float8[]) AS delay_seconds,
              unnest(@concurrency_keys::text[]) AS concurrency_key, unnest(@concurrency_mosts::int[]) AS concurrency_most) r;
 
--- Names hold no line break, so one separates them.
+-- Names hold no line break, so one separates them. sealeds may be shorter than
+-- the others: what it does not reach is NULL.
 -- name: InsertSteps :exec
 INSERT INTO nofx.step (id, tenant_id, run_id, idx, name, tool, driver, status, deps_left, depends_on, dependants, shares,
                        inputs, command, reads, shown, resources, image, workspace, network, network_allow, on_output, timeout_ms, grace_ms,
                        artifacts, idempotent, tries, backoff_ms, retry, spec, idempotency_key, verdict, ended_at, lane, drivers, lanes, on_open,
-                       rank, concurrency_key, concurrency_most, region, regions)
+                       rank, concurrency_key, concurrency_most, region, regions, sealed)
 SELECT s.id, @tenant_id, s.run_id, s.idx, s.name, s.tool, s.driver, s.status, s.deps_left,
        string_to_array(s.depends_on, E'\n'), string_to_array(s.dependants, E'\n'), s.shares,
        s.inputs::json, s.command::json, s.reads, s.shown, s.resources::json, s.image, s.workspace, s.network, string_to_array(s.network_allow, E'\n'), s.on_output, s.timeout_ms, s.grace_ms,
        string_to_array(s.artifacts, E'\n'), s.idempotent, s.tries, s.backoff_ms, s.retry::json, s.spec::json, s.idempotency_key,
        NULLIF(s.verdict, '')::json, CASE WHEN s.verdict <> '' THEN now() END,
        s.lane, string_to_array(s.drivers_listed, chr(31)), string_to_array(s.lanes_listed, chr(31)), s.on_open,
-       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n')
+       s.rank, s.concurrency_key, s.concurrency_most, s.region, string_to_array(s.regions, E'\n'), s.sealed
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@run_ids::text[]) AS run_id, unnest(@idxs::int[]) AS idx, unnest(@names::text[]) AS name,
              unnest(@tools::text[]) AS tool, unnest(@drivers::text[]) AS driver, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@depends_on::text[]) AS depends_on,
@@ -53,7 +54,8 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@run_ids::text[]) AS run_id, unn
              unnest(@lanes_listed::text[]) AS lanes_listed, unnest(@on_opens::text[]) AS on_open,
              unnest(@ranks::smallint[]) AS rank, unnest(@concurrency_keys::text[]) AS concurrency_key,
              unnest(@concurrency_mosts::int[]) AS concurrency_most,
-             unnest(@regions::text[]) AS region, unnest(@regions_listed::text[]) AS regions) s;
+             unnest(@regions::text[]) AS region, unnest(@regions_listed::text[]) AS regions,
+             unnest(@sealeds::bytea[]) AS sealed) s;
 
 -- name: ListRuns :many
 SELECT id, project_id, goal, status, created_at, ended_at FROM nofx.run

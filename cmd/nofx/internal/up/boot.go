@@ -112,10 +112,18 @@ func (s *System) shortSocket() error {
 	return nil
 }
 
+// keysetFile has the keys with which the API seals what is sensitive.
+const keysetFile = "keyset.json"
+
 // migrate brings the schema up to date and makes the keys that are missing.
 func (s *System) migrate(ctx context.Context) error {
 	if _, err := s.admin(ctx, "migrate"); err != nil {
 		return err
+	}
+	if _, err := os.Stat(s.path(keysetFile)); errors.Is(err, os.ErrNotExist) {
+		if _, err := s.admin(ctx, "keys", "new", s.path(keysetFile)); err != nil {
+			return err
+		}
 	}
 	env, err := ReadClientEnv(s.path(ClientEnv))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -166,6 +174,7 @@ func (s *System) apiEnv(listen string) []string {
 		"NOFX_DATABASE_URL=" + pglocal.URL(s.socketDir, "nofx_api", database),
 		"NOFX_SYSTEM_DATABASE_URL=" + pglocal.URL(s.socketDir, "nofx_system", database),
 		"NOFX_BLOB_DIR=" + s.path("blobs"),
+		"NOFX_KEYSET_FILE=" + s.path(keysetFile),
 	}
 	if listen == "" {
 		return env

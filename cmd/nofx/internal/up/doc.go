@@ -14,6 +14,7 @@
 //	blobs/          output and artifacts
 //	worker/         the daemon's ledger, journals and workspaces
 //	worker.token    the daemon's key
+//	keyset.json     the keys with which the API seals what is sensitive
 //	plugins/        the driver plugins, copied here so that root owns them
 //	nofxd.yaml      the daemon's configuration
 //

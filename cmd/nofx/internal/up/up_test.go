@@ -190,7 +190,7 @@ func TestUpRunsSupervisesAndEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "migrate\nkey operator\nkey worker\ndaemon ends\npurge\napi ends\n"; string(order) != want {
+	if want := "migrate\nkeyset\nkey operator\nkey worker\ndaemon ends\npurge\napi ends\n"; string(order) != want {
 		t.Errorf("order: got %q, want %q", order, want)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "run", "*"))
@@ -212,8 +212,8 @@ func TestUpRunsSupervisesAndEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(order), "key "); n != 2 {
-		t.Errorf("%d keys were made, want 2", n)
+	if n, sets := strings.Count(string(order), "key "), strings.Count(string(order), "keyset"); n != 2 || sets != 1 {
+		t.Errorf("%d keys and %d keysets were made, want 2 and 1", n, sets)
 	}
 }
 

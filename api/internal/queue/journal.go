@@ -238,6 +238,9 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 		if err := q.keepArtifacts(a, &files); err != nil {
 			return err
 		}
+		if err := q.keptLayer(a); err != nil {
+			return err
+		}
 		if err := advance(&p, a); err != nil {
 			return err
 		}

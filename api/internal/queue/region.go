@@ -107,8 +107,8 @@ func (q *Queue) outsideOn(ctx context.Context, db *pgdb.Queries) ([]move, error)
 	return out, err
 }
 
-// outsideOut gives up workspaces outside their tenant's residency that hold
-// nothing yet, since their steps can go elsewhere. The other steps can not.
+// outsideOut gives up workspaces outside their tenant's residency that can be had
+// elsewhere, empty or from their layers. The steps of the others can go nowhere.
 func (q *Queue) outsideOut(ctx context.Context, db *pgdb.Queries) ([]stuck, error) {
 	rows, err := db.Outside(ctx, true, reapMost)
 	if err != nil || len(rows) == 0 {
@@ -123,9 +123,13 @@ func (q *Queue) outsideOut(ctx context.Context, db *pgdb.Queries) ([]stuck, erro
 	if _, err := db.LockRuns(ctx, runs); err != nil { // all that failQueued is to lock, in one order
 		return nil, err
 	}
-	freed, err := db.UnpinEmpty(ctx, hosted)
+	unpinned, err := db.UnpinRuns(ctx, hosted)
 	if err != nil {
 		return nil, err
+	}
+	freed := make([]string, len(unpinned))
+	for i, r := range unpinned {
+		freed[i] = r.ID
 	}
 	if len(freed) > 0 {
 		if _, err := db.UnpinQueued(ctx, freed); err != nil {

@@ -146,8 +146,11 @@ func TestAnyTree(t *testing.T) {
 		defer os.RemoveAll(dir)
 		c := &chain{dir: filepath.Join(dir, "work")}
 		must(t, os.Mkdir(c.dir, 0o700))
+		tree, err := os.OpenRoot(c.dir) // what is written to a link must not reach the host's files
+		must(t, err)
+		defer tree.Close()
 		path := func() string {
-			p := c.dir
+			p := ""
 			for range rapid.IntRange(1, 3).Draw(rt, "depth") {
 				p = filepath.Join(p, rapid.SampledFrom(names).Draw(rt, "name"))
 			}
@@ -159,21 +162,21 @@ func TestAnyTree(t *testing.T) {
 				// What cannot be done is not: the parent may not be there.
 				switch rapid.IntRange(0, 9).Draw(rt, "what") {
 				case 0, 1, 2:
-					_ = os.WriteFile(at, []byte(rapid.StringN(0, 3, 8).Draw(rt, "content")), 0o644)
+					_ = tree.WriteFile(at, []byte(rapid.StringN(0, 3, 8).Draw(rt, "content")), 0o644)
 				case 3, 4:
-					_ = os.Mkdir(at, 0o755)
+					_ = tree.Mkdir(at, 0o755)
 				case 5:
-					_ = os.RemoveAll(at)
+					_ = tree.RemoveAll(at)
 				case 6:
-					_ = os.Symlink(rapid.SampledFrom([]string{"a", "/etc/passwd", "..", "\xff"}).Draw(rt, "target"), at)
+					_ = tree.Symlink(rapid.SampledFrom([]string{"a", "/etc/passwd", "..", "\xff"}).Draw(rt, "target"), at)
 				case 7:
-					_ = os.Rename(at, path())
+					_ = tree.Rename(at, path())
 				case 8:
-					if info, err := os.Lstat(at); err == nil && info.Mode()&fs.ModeSymlink == 0 {
-						_ = os.Chmod(at, fs.FileMode(rapid.SampledFrom([]int{0o600, 0o755, 0o777, 0o000}).Draw(rt, "mode")))
+					if info, err := tree.Lstat(at); err == nil && info.Mode()&fs.ModeSymlink == 0 {
+						_ = tree.Chmod(at, fs.FileMode(rapid.SampledFrom([]int{0o600, 0o755, 0o777, 0o000}).Draw(rt, "mode")))
 					}
 				case 9:
-					_ = os.Link(at, path())
+					_ = tree.Link(at, path())
 				}
 			}
 			if _, err := c.save(t.Context(), room); err != nil {

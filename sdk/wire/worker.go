@@ -301,4 +301,7 @@ type JournalAck struct {
 	AttemptID string `json:"attempt_id"`
 	N         int64  `json:"n"`
 	Ended     bool   `json:"ended"` // the verdict is stored and applied
+	// Saved says that the layer of a verdict in the request counts. A repeat of
+	// the request is not told.
+	Saved bool `json:"saved,omitempty"`
 }

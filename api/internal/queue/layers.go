@@ -17,25 +17,24 @@ type layers struct {
 	anew     []string // runs whose chain begins anew, and
 	anewSeqs []int32  // the layer with which it does
 	covered  []string // runs all of whose work is saved
+	saved    []string // attempts whose layers count
 }
 
 // save takes what a run's workspace was saved as after a step that succeeded in
 // it, and reports whether the step's work is saved. A layer counts only as the
-// next one of its run: it is what has changed since the last.
+// next one of its run, since it is what has changed since the last; a full one as
+// any that comes after it.
 func (c *change) save(a attemptRow, v wire.VerdictRecord) (bool, error) {
 	r, l := c.runs[a.RunID], v.Layer
 	if l == nil || !a.Shares {
 		return false, nil
 	}
-	next := l.Seq
-	if l.SHA256 != "" {
-		next--
-	}
-	if next != int(r.Layers) {
+	last := int(r.Layers)
+	if l.SHA256 == "" && l.Seq != last || l.SHA256 != "" && l.Seq != last+1 && (!l.Full || l.Seq <= last) {
 		return false, c.event(a.RunID, event.Entry{Type: eventNote, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region,
 			Payload: map[string]any{"name": wire.NoteNotSaved, "payload": map[string]any{"reason": "out_of_order", "layer": l.Seq, "last": r.Layers}}})
 	}
-	c.layers.covered = append(c.layers.covered, a.RunID)
+	c.layers.covered, c.layers.saved = append(c.layers.covered, a.RunID), append(c.layers.saved, a.ID)
 	if l.SHA256 == "" {
 		return true, nil
 	}

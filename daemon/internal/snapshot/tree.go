@@ -206,9 +206,11 @@ func entryOf(st *unix.Stat_t) entry {
 // change after that might not show.
 func (e entry) fresh(now time.Time) bool { return e.ctime > now.Add(-tick).UnixNano() }
 
-// same reports whether nothing shows a change since.
+// same reports whether nothing shows a change since. Of a folder all that is
+// saved is compared; the daemon itself moves the last change of the workspace's.
 func (e entry) same(old entry) bool {
-	return e.kind == old.kind && e.mode == old.mode && e.size == old.size && e.mtime == old.mtime && e.ctime == old.ctime && e.inode == old.inode
+	return e.kind == old.kind && e.mode == old.mode && e.size == old.size && e.mtime == old.mtime &&
+		(e.kind == folder || e.ctime == old.ctime && e.inode == old.inode)
 }
 
 // Scan is the index of a tree that has just been put together and that nobody

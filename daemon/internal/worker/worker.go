@@ -64,6 +64,7 @@ type Config struct {
 	Slots      int
 	Most       step.Resources // that any step gets on this host; zero = no limit
 	MostTime   time.Duration  // likewise
+	LayerBytes int64          // of files in one layer of a workspace; 0 = workspaces are not saved
 	Points     failpoint.Points
 }
 
@@ -81,6 +82,10 @@ type Worker struct {
 	idle     *idle // counts attempts that have not ended
 
 	artifactRoom int64 // bytes of one step's artifacts in all
+
+	placing keyed         // runs whose workspace is looked for or put together
+	saving  keyed         // runs whose workspace is saved, until the API has the verdict
+	shots   chan struct{} // one token per workspace that is being read
 
 	slots      chan struct{} // one token per running sandbox
 	unanswered bool          // the claim with the ledger's id may have taken leases that are not in it; claim's alone
@@ -102,8 +107,8 @@ func New(cfg Config) *Worker {
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
-		artifactRoom: maxArtifactsSize,
-		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
+		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots),
+		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
 	}
 }
 
@@ -205,6 +210,7 @@ func (w *Worker) forget(a *attempt) {
 	w.mu.Lock()
 	delete(w.attempts, a.id)
 	w.mu.Unlock()
+	close(a.gone)
 	w.idle.done()
 }
 

@@ -341,3 +341,27 @@ func TestLayerIsChecked(t *testing.T) {
 	}
 	w.finish(a, good)
 }
+
+// What is saved lets a step go to a worker that has its driver, when the one with
+// the run's workspace has not.
+func TestRunMovesToTheDriver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 2*time.Second, 2*time.Second })
+	w, other := r.worker("host"), r.worker("other", offering("container", able...))
+	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","driver":"container","depends_on":["a"]}]`)
+	a := w.one()
+	w.finish(a, w.save(a, 1, true, "all of it"))
+	var b []wire.Lease
+	r.untilBeating(w, run.ID, func(wire.RunDetail) bool {
+		other.beat()
+		b = other.claim(1, 0)
+		return len(b) > 0
+	})
+	if len(b[0].Layers) != 1 || b[0].WorkspaceNo != 2 {
+		t.Errorf("%+v", b[0])
+	}
+	other.finish(b[0], exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded || !slices.Contains(r.types(run.ID), step.EventRunMoved) {
+		t.Errorf("%s: %v", d.Run.Status, r.types(run.ID))
+	}
+}

@@ -28,17 +28,18 @@ type change struct {
 	runs   map[string]*runState
 	events event.Batch
 
-	ends   pgdb.EndStepsParams
-	tries  pgdb.RetryStepsParams
-	moves  pgdb.MoveRetriedParams
-	dead   pgdb.InsertDeadParams
-	health results
-	green  []string // ids of dependants, once for each step that succeeded
-	red    []string // ids of steps that did not succeed
-	layers layers
-	queued []place // what workers can take after the commit
-	later  bool    // something is queued for later
-	freed  keys    // steps with these do not run any more
+	ends     pgdb.EndStepsParams
+	tries    pgdb.RetryStepsParams
+	moves    pgdb.MoveRetriedParams
+	dead     pgdb.InsertDeadParams
+	health   results
+	green    []string // ids of dependants, once for each step that succeeded
+	red      []string // ids of steps that did not succeed
+	layers   layers
+	queued   []place // what workers can take after the commit
+	later    bool    // something is queued for later
+	anywhere bool    // others may take now what was bound to one worker
+	freed    keys    // steps with these do not run any more
 	// tenants of steps that do not run any more, once for each
 	stopped []string
 }
@@ -378,6 +379,9 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 func (q *Queue) announce(ctx context.Context, c *change) {
 	for _, p := range c.queued {
 		q.hub.Queued(p.driver, p.region, p.pin)
+	}
+	if c.anywhere {
+		q.hub.All()
 	}
 	for _, tenant := range c.stopped {
 		if q.bounded.has(tenant) {

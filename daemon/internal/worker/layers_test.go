@@ -244,7 +244,9 @@ func TestNotSaved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig) { r.most = 1000 }, works(map[string]func(string) error{
 		"a": write("big", strings.Repeat("x", 2000)),
-		"b": func(dir string) error { return errors.Join(os.Remove(filepath.Join(dir, "big")), write("small", "x")(dir)) },
+		"b": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "big")), write("small", "x")(dir))
+		},
 	}))
 	r.api.submit(sharing("a", 1))
 	if v := r.api.verdict("a").verdict; !v.Verdict.Success() || v.Layer != nil {

@@ -41,8 +41,9 @@ type attempt struct {
 	stopping bool              // somebody sees to Stop already
 	saved    bool              // the API counts the layer that the verdict names
 
-	inside bool   // it is, or may be, at work in the run's workspace; under the worker's lock
-	settle func() // what is to be done about its layer once the API has the verdict, or has closed it; nil = nothing
+	asked  driver.Deadline // when the claim was sent that gave the lease; 0 = by an earlier process
+	inside bool            // it is, or may be, at work in the run's workspace; under the worker's lock
+	settle func()          // what is to be done about its layer once the API has the verdict, or has closed it; nil = nothing
 
 	confirmed chan struct{} // closed once the API has said that the lease is ours
 	confirm1  sync.Once
@@ -72,6 +73,7 @@ func (a *attempt) reported(saved bool) {
 		a.mu.Lock()
 		a.saved = saved
 		a.mu.Unlock()
+		a.w.noteEnd(a)
 		close(a.acked)
 	})
 }

@@ -164,26 +164,31 @@ func TestWorkspaceIsPutBack(t *testing.T) {
 		"c": sees(map[string]string{"one": "1"}),
 		"d": func(dir string) error { close(running); <-goOn; return write("two", "2")(dir) },
 		"e": sees(map[string]string{"one": "1", "more": "junk"}),
+		"f": sees(map[string]string{"one": "1", "more": "junk", "two": "2"}),
 	}))
 	first := r.saved(sharing("a", 1))
 	b := sharing("b", 1, first)
 	b.Snapshot = false
 	r.api.submit(b)
 	r.api.verdict("b")
-	c := sharing("c", 1, first)
-	c.Restore = true
-	r.saved(c)
+	again := func(id, of string) wire.Lease {
+		l := sharing(id, 1, first)
+		l.StepID, l.Attempt, l.Restore = "s-"+of, 2, true
+		return l
+	}
+	r.saved(again("c", "b"))
 	r.left()
 	r.api.submit(sharing("d", 1, first))
 	<-running
 	if err := write("more", "junk")(filepath.Join(r.dir, "work", "run-1")); err != nil {
 		t.Fatal(err)
 	}
-	e := sharing("e", 1, first)
-	e.Restore = true
-	r.saved(e)
+	r.saved(again("e", "b"))
 	close(goOn)
 	r.api.verdict("d")
+	r.left()
+	// Nor when another step was at work after the lease was made.
+	r.saved(again("f", "b"))
 	r.left()
 }
 

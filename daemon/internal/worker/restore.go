@@ -13,6 +13,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/snapshot"
 	"github.com/nofx-run/nofx/internal/failpoint"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -25,7 +26,7 @@ const (
 // workspace is the run's shared folder and the uid that it belongs to. Where this
 // host has none, or an old one, it is put together of the lease's layers; and so
 // it is when the step is tried again because infrastructure ended it in the
-// middle, unless another step is at work in it.
+// middle, unless other steps of the run are, or have been, at work in it.
 func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	w, l := a.w, a.lease
 	unlock, err := w.placing.lock(ctx, l.RunID)
@@ -40,16 +41,12 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	if err != nil {
 		return "", 0, err
 	}
-	old := run.Restoring || run.No < l.WorkspaceNo
-	if old || l.Restore {
-		alone, err := a.alone(ctx, old)
-		if err != nil {
+	if run.Restoring || run.No < l.WorkspaceNo || l.Restore && !a.disturbs() {
+		if err := a.alone(ctx); err != nil {
 			return "", 0, err
 		}
-		if alone {
-			if err := a.rebuild(ctx, run); err != nil {
-				return "", 0, step.Errorf(step.KindUnavailable, "the run's workspace: %w", err)
-			}
+		if err := a.rebuild(ctx, run); err != nil {
+			return "", 0, step.Errorf(step.KindUnavailable, "the run's workspace: %w", err)
 		}
 	}
 	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
@@ -59,40 +56,78 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	return path, run.UID, err
 }
 
-// company are the other attempts that are in the run's workspace.
-func (a *attempt) company() []*attempt {
-	a.w.mu.Lock()
-	defer a.w.mu.Unlock()
-	var out []*attempt
-	for _, b := range a.w.attempts {
-		if b != a && b.inside && b.lease.RunID == a.lease.RunID {
-			out = append(out, b)
-		}
+// noteEnd notes that the API has the verdict of an attempt.
+func (w *Worker) noteEnd(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.runs[a.lease.RunID]; !ok {
+		return
 	}
-	return out
+	steps := w.ends[a.lease.RunID]
+	if steps == nil {
+		steps = map[string]driver.Deadline{}
+		w.ends[a.lease.RunID] = steps
+	}
+	steps[a.lease.StepID] = driver.Now()
 }
 
-// alone waits until nobody else is in the run's workspace. It does not wait for a
-// step at work there, and reports false, unless the workspace is old: then the
-// attempts in it are, too, though they may not have heard so.
-func (a *attempt) alone(ctx context.Context, old bool) (bool, error) {
-	for {
-		others := a.company()
-		if len(others) == 0 {
-			return true, nil
+// disturbs reports whether putting the workspace back would take from other
+// steps: one is here, or one may have succeeded since the lease was made, whose
+// layers do not have its work.
+func (a *attempt) disturbs() bool {
+	if a.asked == 0 {
+		return true // what was before is not known
+	}
+	w := a.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.attempts {
+		if b.lease.RunID == a.lease.RunID && b.lease.StepID != a.lease.StepID && b.lease.Workspace != step.WorkspaceStep && !b.over() {
+			return true
 		}
-		for _, b := range others {
-			if old && b.lease.WorkspaceNo < a.lease.WorkspaceNo {
-				b.fence()
+	}
+	for id, at := range w.ends[a.lease.RunID] {
+		if id != a.lease.StepID && at >= a.asked {
+			return true
+		}
+	}
+	return false
+}
+
+// over reports whether the API has the attempt's verdict, or has closed it.
+func (a *attempt) over() bool {
+	select {
+	case <-a.acked:
+	case <-a.closed:
+	default:
+		return false
+	}
+	return true
+}
+
+// alone waits until nobody else is in the run's workspace. Those that are there
+// have ended for the API, though they may not have heard so.
+func (a *attempt) alone(ctx context.Context) error {
+	for {
+		var last *attempt
+		a.w.mu.Lock()
+		for _, b := range a.w.attempts {
+			if b != a && b.inside && b.lease.RunID == a.lease.RunID {
+				last = b
 			}
-			if !old && !b.isFenced() && !b.journal.Position().Verdict {
-				return false, nil
-			}
+		}
+		a.w.mu.Unlock()
+		if last == nil {
+			return nil
+		}
+		if !last.over() {
+			a.log.Warn("a stale attempt is ended", "stale", last.id)
+			last.fence()
 		}
 		select {
-		case <-others[0].gone:
+		case <-last.gone:
 		case <-ctx.Done():
-			return false, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }

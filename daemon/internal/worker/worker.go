@@ -96,9 +96,10 @@ type Worker struct {
 	told       string // what the API knows of the drivers, see offer
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
-	going      map[string]chan struct{} // runs whose workspace is being removed, each closed when it is
-	swept      []wire.SweepItem         // that the API does not know of
-	barriers   map[gate]int64           // generations of breakers that let nothing through
+	ends       map[string]map[string]driver.Deadline // of the steps of those runs: when the API was known to have the last verdict
+	going      map[string]chan struct{}              // runs whose workspace is being removed, each closed when it is
+	swept      []wire.SweepItem                      // that the API does not know of
+	barriers   map[gate]int64                        // generations of breakers that let nothing through
 }
 
 // New makes a worker. It does nothing yet.
@@ -108,7 +109,7 @@ func New(cfg Config) *Worker {
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
 		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots),
-		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
+		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, ends: map[string]map[string]driver.Deadline{}, going: map[string]chan struct{}{},
 	}
 }
 

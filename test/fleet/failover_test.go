@@ -178,16 +178,22 @@ func TestFailover(t *testing.T) {
 	w.eventually("nobody has the workspace any more", func() bool { return len(workspaces(host))+len(workspaces(other)) == 0 })
 
 	// A run that has ended, whose workspace is gone, finds it again.
-	id = w.submit(bash("one", "echo one > f"), bash("two", "cat f; exit 1", "one"))
+	// Here it is one with a size of its own.
+	small := []wire.PlanStep{bash("one", "echo one > f"), bash("two", "cat f; df --output=size -m . | tail -1 | tr -d ' '; exit 1", "one")}
+	for i := range small {
+		small[i].Resources = &step.Resources{DiskMB: 32}
+	}
+	id = w.submit(small...)
 	if d = w.ended(id); d.Run.Status != step.RunFailed {
 		t.Fatalf("%+v", d)
 	}
+	before := w.output(id, d.Steps[1].ID)
 	w.eventually("nobody has the workspace any more", func() bool { return len(workspaces(host))+len(workspaces(other)) == 0 })
 	if _, err := c.RetryRun(ctx, id, wire.RetryRun{}, ""); err != nil {
 		t.Fatal(err)
 	}
 	d = w.ended(id)
-	if got := w.output(id, d.Steps[1].ID); got != "one\n" || d.Steps[1].Generation != 2 {
+	if got := w.output(id, d.Steps[1].ID); !strings.HasPrefix(got, "one\n") || got != before || d.Steps[1].Generation != 2 {
 		t.Errorf("generation %d: %q", d.Steps[1].Generation, got)
 	}
 }

@@ -148,7 +148,14 @@ func (a *attempt) rebuild(ctx context.Context, run ledger.Run) error {
 		return err
 	}
 	if len(l.Layers) > 0 {
-		if err := a.restore(ctx, dir, run.UID); err != nil {
+		began := time.Now()
+		bytes, err := a.restore(ctx, dir, run.UID)
+		result := "ok"
+		if err != nil {
+			result = "failed"
+		}
+		w.cfg.Observer.Workspace("restore", result, bytes, time.Since(began))
+		if err != nil {
 			if e := w.cfg.Workspaces.Remove(run.ID); e != nil {
 				a.log.Error("half a workspace stays; it is not used", "err", e)
 			}
@@ -170,45 +177,43 @@ func (w *Worker) putRun(run ledger.Run) error {
 	return nil
 }
 
-// restore puts the lease's layers together.
-func (a *attempt) restore(ctx context.Context, dir string, uid uint32) (err error) {
+// restore puts the lease's layers together, which have so many bytes.
+func (a *attempt) restore(ctx context.Context, dir string, uid uint32) (sum int64, err error) {
 	layers := a.lease.Layers
 	if len(layers) > snapshot.MaxLayers {
-		return step.Errorf(step.KindInvalid, "%d layers are more than %d", len(layers), snapshot.MaxLayers)
+		return 0, step.Errorf(step.KindInvalid, "%d layers are more than %d", len(layers), snapshot.MaxLayers)
 	}
-	began := time.Now()
 	into, err := snapshot.Into(dir, uid)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, into.Close()) }()
-	var sum int64
 	for i, l := range layers {
 		if l.Full != (i == 0) || i > 0 && l.Seq != layers[i-1].Seq+1 || l.Size > wire.MaxArtifactBytes {
-			return step.Errorf(step.KindInvalid, "layer %d does not belong to the chain", l.Seq)
+			return sum, step.Errorf(step.KindInvalid, "layer %d does not belong to the chain", l.Seq)
 		}
 		a.hold(failpoint.Restoring)
 		if err := a.apply(ctx, into, l); err != nil {
-			return fmt.Errorf("layer %d: %w", l.Seq, err)
+			return sum, fmt.Errorf("layer %d: %w", l.Seq, err)
 		}
 		sum += l.Size
 	}
 	if err := into.Finish(); err != nil {
-		return err
+		return sum, err
 	}
 	last := layers[len(layers)-1].Seq
 	if a.w.cfg.LayerBytes > 0 {
 		index, err := snapshot.Scan(ctx, dir)
 		if err != nil {
-			return err
+			return sum, err
 		}
 		index.Seq, index.Layers, index.Full, index.Rest = last, len(layers), layers[0].Size, sum-layers[0].Size
 		if err := writeIndex(a.w.cfg.Workspaces.Index(a.lease.RunID), index); err != nil {
-			return err
+			return sum, err
 		}
 	}
-	a.log.Info("the run's workspace was put together", "layer", last, "bytes", sum, "took", time.Since(began))
-	return a.append(eventRecord(restored, map[string]any{"layer": last, "layers": len(layers), "bytes": sum}))
+	a.log.Info("the run's workspace was put together", "layer", last, "bytes", sum)
+	return sum, a.append(eventRecord(restored, map[string]any{"layer": last, "layers": len(layers), "bytes": sum}))
 }
 
 // apply fetches a layer, and adds it once it is known to be whole.

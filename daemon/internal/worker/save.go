@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/nofx-run/nofx/daemon/internal/snapshot"
 	"github.com/nofx-run/nofx/internal/failpoint"
@@ -34,9 +35,22 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	layer, err := a.shoot(ctx)
+	result, size := "ok", int64(0)
 	var no *notSaved
-	if errors.As(err, &no) {
+	switch {
+	case errors.As(err, &no):
+		result = "refused"
+	case err != nil:
+		result = "failed"
+	case layer.SHA256 == "":
+		result = "unchanged"
+	default:
+		size = layer.Size
+	}
+	a.w.cfg.Observer.Workspace("save", result, size, time.Since(began))
+	if no != nil {
 		a.log.Warn("the workspace is not saved", "err", err)
 		err = a.append(eventRecord(wire.NoteNotSaved, no.payload()))
 	}

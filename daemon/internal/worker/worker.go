@@ -45,6 +45,7 @@ type Observer interface {
 	Shipped(records int, err error)
 	Heartbeat(err error)
 	Swept(kind string, err error)
+	Workspace(what, result string, bytes int64, took time.Duration) // save or restore; ok, unchanged, refused or failed
 }
 
 // Config is what a Worker is made of. Nothing of it may be nil.

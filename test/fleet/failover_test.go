@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -92,13 +93,13 @@ func (w watch) eventually(what string, ok func() bool) {
 	}
 }
 
-// A host is gone in the middle of a run's third step, with all that ran on it:
-// the run goes on on another, where that step finds what the two before it left,
-// and nothing of its own first try. The host that comes back keeps no copy.
-func TestFailover(t *testing.T) {
-	const lease = 5 * time.Second
+const lease = 5 * time.Second
+
+// pair is a fleet of two hosts, and a client of its API.
+func pair(t *testing.T, bin string) (*fleet.Fleet, watch) {
+	t.Helper()
 	f, err := fleet.Start(t.Context(), fleet.Config{
-		Dir: fleet.Dir(t), Bin: fleet.Binaries(t), APIs: 1, Hosts: make([]fleet.Host, 2), Tenants: []string{"acme"},
+		Dir: fleet.Dir(t), Bin: bin, APIs: 1, Hosts: make([]fleet.Host, 2), Tenants: []string{"acme"},
 		Lease: lease, Heartbeat: time.Second, Env: []string{"NOFX_WORKSPACE_KEEP=0s"}, Note: func(name, what string) { t.Log(name, what) },
 	})
 	t.Cleanup(func() {
@@ -110,14 +111,48 @@ func TestFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel)
 	c, err := f.Dial(0, "acme")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	w := watch{c, t, ctx}
+	t.Cleanup(c.Close)
+	return f, watch{c, t, ctx}
+}
 
+// hostOf is the host that has a workspace, and the one that has none.
+func (w watch) hostOf(f *fleet.Fleet) (host, other *fleet.Daemon) {
+	w.t.Helper()
+	for i, candidate := range f.Daemons {
+		if names := workspaces(candidate); len(names) > 0 {
+			host, other = candidate, f.Daemons[1-i]
+		}
+	}
+	if host == nil || len(workspaces(other)) > 0 {
+		w.t.Fatal("the run is not on one host")
+	}
+	return host, other
+}
+
+// lose ends a host's daemon and all that runs there.
+func (w watch) lose(host *fleet.Daemon) {
+	w.t.Helper()
+	if err := host.Down(w.ctx, syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, pid := range host.Supervisors() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
+// A host is gone in the middle of a run's third step, with all that ran on it:
+// the run goes on on another, where that step finds what the two before it left,
+// and nothing of its own first try. The host that comes back keeps no copy.
+func TestFailover(t *testing.T) {
+	f, w := pair(t, fleet.Binaries(t))
+	ctx, c := w.ctx, w.Client
 	id := w.submit(
 		bash("one", "mkdir -p d/e; echo one > d/e/f; ln -s d/e/f l; chmod 750 d; echo gone > gone"),
 		bash("two", "cat l; rm gone; echo two > two; touch -d @1000000000.5 two", "one"),
@@ -126,24 +161,9 @@ func TestFailover(t *testing.T) {
 	d := w.until(id, "the third step has written something", func(d wire.RunDetail) bool {
 		return d.Steps[2].Status == step.StepRunning && strings.Contains(w.output(id, d.Steps[2].ID), "two")
 	})
-	var host, other *fleet.Daemon
-	for i, candidate := range f.Daemons {
-		if names := workspaces(candidate); len(names) > 0 {
-			host, other = candidate, f.Daemons[1-i]
-		}
-	}
-	if host == nil || len(workspaces(other)) > 0 {
-		t.Fatal("the run is not on one host")
-	}
+	host, other := w.hostOf(f)
 	first := w.output(id, d.Steps[2].ID)
-	if err := host.Down(ctx, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	for _, pid := range host.Supervisors() {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
-	}
+	w.lose(host)
 	killed := time.Now()
 	w.until(id, "another host takes it up", func(d wire.RunDetail) bool { return d.Steps[2].Attempt == 2 && d.Steps[2].Status == step.StepRunning })
 	if took := time.Since(killed); took > lease+5*time.Second {
@@ -195,5 +215,38 @@ func TestFailover(t *testing.T) {
 	d = w.ended(id)
 	if got := w.output(id, d.Steps[1].ID); !strings.HasPrefix(got, "one\n") || got != before || d.Steps[1].Generation != 2 {
 		t.Errorf("generation %d: %q", d.Steps[1].Generation, got)
+	}
+}
+
+// The host that a run goes on at dies while it puts the workspace together: what
+// it has of it then is not used.
+func TestFailoverToAHostThatDies(t *testing.T) {
+	f, w := pair(t, fleet.Holdable(t))
+	id := w.submit(bash("one", "echo one > one; mkdir d"), bash("two", "echo two > d/two; head -c 100000 /dev/urandom > big; sha256sum big > sum", "one"),
+		bash("three", "cat one d/two; sha256sum -c sum; ls; sleep 3", "two"))
+	d := w.until(id, "the third step has written something", func(d wire.RunDetail) bool {
+		return d.Steps[2].Status == step.StepRunning && strings.Contains(w.output(id, d.Steps[2].ID), "two")
+	})
+	host, other := w.hostOf(f)
+	w.eventually("it has written all", func() bool { return strings.HasSuffix(w.output(id, d.Steps[2].ID), "sum\n") })
+	first := w.output(id, d.Steps[2].ID)
+	w.lose(host)
+	if err := other.At(w.ctx, failpoint.Restoring+"@three", func() error { return other.Down(w.ctx, syscall.SIGKILL) }); err != nil {
+		t.Fatal(err)
+	}
+	half := workspaces(other)
+	if len(half) != 1 {
+		t.Fatalf("it has the workspaces %v", half)
+	}
+	other.Up()
+	if d = w.ended(id); d.Run.Status != step.RunSucceeded {
+		t.Fatalf("%+v", d)
+	}
+	if got := w.output(id, d.Steps[2].ID); got != first || !strings.Contains(got, "big: OK") {
+		t.Errorf("%q, at first %q", got, first)
+	}
+	host.Up()
+	if err := host.Ready(w.ctx); err != nil {
+		t.Fatal(err)
 	}
 }

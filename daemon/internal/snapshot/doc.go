@@ -30,13 +30,13 @@ const (
 // the same times.
 const tick = 20 * time.Millisecond
 
-// Refused says why a tree is not saved.
-type Refused struct {
+// RefusedError says why a tree is not saved.
+type RefusedError struct {
 	Reason       string // too_large, too_many, too_deep
 	Bytes, Limit int64  // with too_large
 }
 
-func (r *Refused) Error() string {
+func (r *RefusedError) Error() string {
 	if r.Limit > 0 {
 		return fmt.Sprintf("the workspace is not saved: %s: %d bytes, limit %d", r.Reason, r.Bytes, r.Limit)
 	}

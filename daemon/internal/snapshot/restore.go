@@ -50,10 +50,10 @@ func (r *Restore) Apply(ctx context.Context, layer io.Reader, most int64) error 
 	if err != nil {
 		return broken(err)
 	}
-	defer z.Close()
+	defer func() { _ = z.Close() }() // it was only read
 	// Besides the files there are headers, each of which takes some.
 	const perMember, perLayer = 16 << 10, 1 << 20
-	a := tar.NewReader(&patient{ctx, io.LimitReader(z, most+maxNames+perLayer+MaxEntries*perMember)})
+	a := tar.NewReader(patient(ctx, io.LimitReader(z, most+maxNames+perLayer+MaxEntries*perMember)))
 	for first := true; ; first = false {
 		h, err := a.Next()
 		if errors.Is(err, io.EOF) && !first {

@@ -335,49 +335,6 @@ func TestChangeWithinATick(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		make  func(dir string) error
-		limit int64
-		want  string
-	}{
-		"sparse file": {func(dir string) error {
-			return errors.Join(os.WriteFile(filepath.Join(dir, "f"), nil, 0o600), os.Truncate(filepath.Join(dir, "f"), 1<<40))
-		}, room, "too_large"},
-		"large":      {func(dir string) error { return os.WriteFile(filepath.Join(dir, "f"), make([]byte, 2000), 0o600) }, 1000, "too_large"},
-		"fits":       {func(dir string) error { return os.WriteFile(filepath.Join(dir, "f"), make([]byte, 500), 0o600) }, 1000, ""},
-		"deep":       {func(dir string) error { return os.MkdirAll(dir+strings.Repeat("/d", 501), 0o700) }, room, "too_deep"},
-		"deep names": {func(dir string) error { return deep(dir, strings.Repeat("n", 200), 21) }, room, "too_deep"},
-		"not deep":   {func(dir string) error { return os.MkdirAll(dir+strings.Repeat("/d", 500), 0o700) }, room, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := &chain{dir: t.TempDir()}
-			must(t, tc.make(c.dir))
-			_, err := c.save(t.Context(), tc.limit)
-			var refused *snapshot.Refused
-			if errors.As(err, &refused) != (tc.want != "") || refused != nil && refused.Reason != tc.want || tc.want == "" && err != nil {
-				t.Errorf("%v, want %q", err, tc.want)
-			}
-		})
-	}
-}
-
-// deep makes folders whose path is longer than one that can be named.
-func deep(dir, name string, n int) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	for ; n > 0 && err == nil; n-- {
-		if err = unix.Mkdirat(fd, name, 0o700); err != nil {
-			break
-		}
-		above := fd
-		fd, err = unix.Openat(above, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		err = errors.Join(err, unix.Close(above))
-	}
-	return errors.Join(err, unix.Close(fd))
-}
-
 // A chain ends by itself: after some layers there is a full one, when there is
 // room for it, and never more than a bound.
 func TestChainIsBounded(t *testing.T) {
@@ -396,7 +353,7 @@ func TestChainIsBounded(t *testing.T) {
 	for {
 		must(t, os.WriteFile(filepath.Join(c.dir, "small"), []byte(fmt.Sprint(len(c.layers))), 0o600))
 		_, err := c.save(t.Context(), 1000) // no room for a full one
-		if refused := (*snapshot.Refused)(nil); errors.As(err, &refused) {
+		if refused := (*snapshot.RefusedError)(nil); errors.As(err, &refused) {
 			break
 		}
 		must(t, err)
@@ -458,52 +415,4 @@ func TestRestoredIsAsSaved(t *testing.T) {
 		t.Errorf("%+v, %v", taken, err)
 	}
 	same(t, on)
-}
-
-func BenchmarkTake(b *testing.B) {
-	c := &chain{dir: b.TempDir()}
-	for i := range 10_000 {
-		dir := filepath.Join(c.dir, fmt.Sprint("d", i/100))
-		must(b, os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, fmt.Sprint("f", i)), bytes.Repeat([]byte(fmt.Sprintln(i)), 800), 0o644))
-	}
-	began := time.Now()
-	taken, err := c.save(b.Context(), room)
-	must(b, err)
-	b.Logf("full: %v, %d bytes of files, layer of %d bytes", time.Since(began), taken.Bytes, len(c.layers[0]))
-	<-time.NewTimer(50 * time.Millisecond).C
-	_, err = c.save(b.Context(), room) // files that were fresh are read once more
-	must(b, err)
-	// What the daemon does after a step: the index is read, the tree is looked at,
-	// and a new index written where something has changed.
-	var kept bytes.Buffer
-	_, err = c.index.WriteTo(&kept)
-	must(b, err)
-	shoot := func(b *testing.B, want bool) int64 {
-		index, err := snapshot.ReadIndex(bytes.NewReader(kept.Bytes()))
-		must(b, err)
-		var layer, next bytes.Buffer
-		taken, err := snapshot.Take(b.Context(), c.dir, index, room, &layer)
-		must(b, err)
-		if taken.Changed != want {
-			b.Fatalf("%+v", taken)
-		}
-		if taken.Changed {
-			_, err = taken.Index.WriteTo(&next)
-			must(b, err)
-		}
-		return int64(layer.Len())
-	}
-	b.Run("unchanged", func(b *testing.B) {
-		for b.Loop() {
-			shoot(b, false)
-		}
-	})
-	b.Run("one file changed", func(b *testing.B) {
-		size := int64(0)
-		for i := 0; b.Loop(); i++ {
-			must(b, os.WriteFile(filepath.Join(c.dir, "d7/f700"), []byte(fmt.Sprint(i)), 0o644))
-			size = shoot(b, true)
-		}
-		b.ReportMetric(float64(size), "bytes/layer")
-	})
 }

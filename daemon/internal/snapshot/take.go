@@ -32,7 +32,7 @@ type Taken struct {
 
 // Take writes what has changed in a tree since an index of it was made, or all
 // when there is none (nil), or when a chain has become long. Where nothing has
-// changed nothing is written. What cannot be saved is a *Refused; other errors
+// changed nothing is written. What cannot be saved is a *RefusedError; other errors
 // are those of reading and writing.
 func Take(ctx context.Context, dir string, old *Index, limit int64, to io.Writer) (Taken, error) {
 	t, err := openTree(dir)
@@ -40,11 +40,11 @@ func Take(ctx context.Context, dir string, old *Index, limit int64, to io.Writer
 		return Taken{}, err
 	}
 	defer t.close()
-	s := shot{ctx: ctx, tree: t, old: old, limit: limit, now: time.Now()}
+	s := shot{tree: t, old: old, limit: limit, now: time.Now()}
 	if s.found, err = t.scan(ctx); err != nil {
 		return Taken{}, err
 	}
-	if err := s.compare(); err != nil {
+	if err := s.compare(ctx); err != nil {
 		return Taken{}, err
 	}
 	out := Taken{Index: &Index{entries: s.found}}
@@ -63,12 +63,11 @@ func Take(ctx context.Context, dir string, old *Index, limit int64, to io.Writer
 		s.changed, s.gone, s.bytes = slices.Sorted(maps.Keys(s.found)), nil, s.total
 	}
 	out.Bytes = s.bytes
-	return out, s.write(to)
+	return out, s.write(ctx, to)
 }
 
 // shot is one snapshot.
 type shot struct {
-	ctx   context.Context
 	tree  *tree
 	old   *Index // nil = none
 	limit int64
@@ -79,7 +78,7 @@ type shot struct {
 	bytes, total  int64 // of what has changed, and of the whole tree
 }
 
-func (s *shot) compare() error {
+func (s *shot) compare(ctx context.Context) error {
 	for path, e := range s.found {
 		s.total += weight(path, e)
 		if s.old == nil {
@@ -88,7 +87,7 @@ func (s *shot) compare() error {
 		before, there := s.old.entries[path]
 		same := there && e.same(before)
 		if same && before.sum != (sum{}) {
-			now, err := s.content(path, e)
+			now, err := s.content(ctx, path, e)
 			if err != nil {
 				return err
 			}
@@ -126,19 +125,19 @@ func (s *shot) choose() (full bool, err error) {
 	switch {
 	case s.old == nil || s.old.Layers == 0 || s.old.Layers >= MaxLayers:
 		if !fits {
-			return false, &Refused{Reason: "too_large", Bytes: s.total, Limit: s.limit}
+			return false, &RefusedError{Reason: "too_large", Bytes: s.total, Limit: s.limit}
 		}
 		return true, nil
 	case fits && (s.old.Layers >= goodLayers || s.old.Rest > 2*s.old.Full || s.bytes > s.total/2):
 		return true, nil
 	case s.bytes > s.limit:
-		return false, &Refused{Reason: "too_large", Bytes: s.bytes, Limit: s.limit}
+		return false, &RefusedError{Reason: "too_large", Bytes: s.bytes, Limit: s.limit}
 	}
 	return false, nil
 }
 
 // content is the sum of what is at a path now.
-func (s *shot) content(path string, e entry) (sum, error) {
+func (s *shot) content(ctx context.Context, path string, e entry) (sum, error) {
 	h := sha256.New()
 	switch e.kind {
 	case link:
@@ -156,7 +155,7 @@ func (s *shot) content(path string, e entry) (sum, error) {
 			return sum{}, err
 		}
 		defer f.Close()
-		if _, err := io.Copy(h, io.LimitReader(&patient{s.ctx, f}, e.size)); err != nil {
+		if _, err := io.Copy(h, io.LimitReader(patient(ctx, f), e.size)); err != nil {
 			return sum{}, err
 		}
 	}
@@ -168,20 +167,21 @@ func sumOf(h hash.Hash) (out sum) {
 	return out
 }
 
-// patient reads until its context ends.
-type patient struct {
-	ctx context.Context
-	r   io.Reader
+// patient reads until ctx ends.
+func patient(ctx context.Context, from io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return from.Read(p)
+	})
 }
 
-func (p *patient) Read(b []byte) (int, error) {
-	if p.ctx.Err() != nil {
-		return 0, context.Cause(p.ctx)
-	}
-	return p.r.Read(b)
-}
+type readerFunc func([]byte) (int, error)
 
-func (s *shot) write(to io.Writer) error {
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func (s *shot) write(ctx context.Context, to io.Writer) error {
 	z, err := gzip.NewWriterLevel(to, gzip.BestSpeed)
 	if err != nil {
 		return err
@@ -198,7 +198,7 @@ func (s *shot) write(to io.Writer) error {
 		return err
 	}
 	for _, path := range s.changed {
-		if err := s.member(w, path); err != nil {
+		if err := s.member(ctx, w, path); err != nil {
 			return err
 		}
 	}
@@ -207,7 +207,7 @@ func (s *shot) write(to io.Writer) error {
 
 // member adds what is at a path. What is not there any more, as it was seen, is
 // left to the next layer.
-func (s *shot) member(w *tar.Writer, path string) error {
+func (s *shot) member(ctx context.Context, w *tar.Writer, path string) error {
 	e := s.found[path]
 	h := &tar.Header{Name: treePrefix + path, Mode: int64(e.mode), ModTime: time.Unix(0, e.mtime), Format: tar.FormatPAX}
 	var err error
@@ -231,7 +231,7 @@ func (s *shot) member(w *tar.Writer, path string) error {
 		}
 	case file:
 		h.Typeflag, h.Size = tar.TypeReg, e.size
-		if err = s.copy(w, h, path, e); err == nil {
+		if err = s.copy(ctx, w, h, path, e); err == nil {
 			return nil
 		}
 	}
@@ -245,7 +245,7 @@ func (s *shot) member(w *tar.Writer, path string) error {
 
 // copy adds a file with the size that it had: what is missing by now is zeros,
 // what has come since is not there.
-func (s *shot) copy(w *tar.Writer, h *tar.Header, path string, e entry) error {
+func (s *shot) copy(ctx context.Context, w *tar.Writer, h *tar.Header, path string, e entry) error {
 	f, _, err := s.tree.regular(path)
 	if err != nil {
 		return err
@@ -259,7 +259,7 @@ func (s *shot) copy(w *tar.Writer, h *tar.Header, path string, e entry) error {
 	if e.fresh(s.now) {
 		to = io.MultiWriter(w, sha)
 	}
-	n, err := io.Copy(to, io.LimitReader(&patient{s.ctx, f}, e.size))
+	n, err := io.Copy(to, io.LimitReader(patient(ctx, f), e.size))
 	if err != nil {
 		return err
 	}

@@ -101,22 +101,21 @@ func (t *tree) scan(ctx context.Context) (map[string]entry, error) {
 	if err := unix.Fstat(int(t.top.Fd()), &st); err != nil {
 		return nil, err
 	}
-	w := walk{ctx: ctx, dev: t.dev, found: map[string]entry{".": entryOf(&st)}}
-	return w.found, w.in(int(t.top.Fd()), ".", 0)
+	w := walk{dev: t.dev, found: map[string]entry{".": entryOf(&st)}}
+	return w.found, w.in(ctx, int(t.top.Fd()), ".", 0)
 }
 
 type walk struct {
-	ctx   context.Context
 	dev   uint64
 	names int
 	found map[string]entry
 }
 
-func (w *walk) in(fd int, at string, depth int) error {
+func (w *walk) in(ctx context.Context, fd int, at string, depth int) error {
 	if depth > maxDepth {
-		return &Refused{Reason: "too_deep"}
+		return &RefusedError{Reason: "too_deep"}
 	}
-	names, err := w.list(fd)
+	names, err := w.list(ctx, fd)
 	if err != nil {
 		return err
 	}
@@ -133,23 +132,23 @@ func (w *walk) in(fd int, at string, depth int) error {
 			continue
 		}
 		if len(full) > maxPath {
-			return &Refused{Reason: "too_deep"}
+			return &RefusedError{Reason: "too_deep"}
 		}
 		if w.names += len(full); w.names > maxNames {
-			return &Refused{Reason: "too_many"}
+			return &RefusedError{Reason: "too_many"}
 		}
 		w.found[full] = e
 		if e.kind != folder {
 			continue
 		}
-		if err := w.below(fd, name, full, depth); err != nil {
+		if err := w.below(ctx, fd, name, full, depth); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walk) below(fd int, name, full string, depth int) error {
+func (w *walk) below(ctx context.Context, fd int, name, full string, depth int) error {
 	sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if err != nil {
 		if gone(err) {
@@ -158,13 +157,13 @@ func (w *walk) below(fd int, name, full string, depth int) error {
 		return err
 	}
 	defer func() { _ = unix.Close(sub) }()
-	return w.in(sub, full, depth+1)
+	return w.in(ctx, sub, full, depth+1)
 }
 
 // list gives the names in a folder in order, as far as there may be so many.
-func (w *walk) list(fd int) ([]string, error) {
-	if err := w.ctx.Err(); err != nil {
-		return nil, context.Cause(w.ctx)
+func (w *walk) list(ctx context.Context, fd int) ([]string, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if err != nil {
@@ -177,7 +176,7 @@ func (w *walk) list(fd int) ([]string, error) {
 		names, err := f.Readdirnames(1024)
 		all = append(all, names...)
 		if len(w.found)+len(all) > MaxEntries+1 {
-			return nil, &Refused{Reason: "too_many"}
+			return nil, &RefusedError{Reason: "too_many"}
 		}
 		if errors.Is(err, io.EOF) {
 			slices.Sort(all)

@@ -38,7 +38,7 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	began := time.Now()
 	layer, err := a.shoot(ctx)
 	result, size := "ok", int64(0)
-	var no *notSaved
+	var no *notSavedError
 	switch {
 	case errors.As(err, &no):
 		result = "refused"
@@ -93,17 +93,17 @@ func (a *attempt) settleLayer(ctx context.Context) <-chan struct{} {
 	return done
 }
 
-// notSaved is why a workspace is not.
-type notSaved struct {
+// notSavedError is why a workspace is not.
+type notSavedError struct {
 	reason string
 	err    error
 }
 
-func (n *notSaved) Error() string { return n.reason + ": " + n.err.Error() }
+func (n *notSavedError) Error() string { return n.reason + ": " + n.err.Error() }
 
-func (n *notSaved) payload() map[string]any {
+func (n *notSavedError) payload() map[string]any {
 	out := map[string]any{"reason": n.reason}
-	if refused := (*snapshot.Refused)(nil); errors.As(n.err, &refused) && refused.Limit > 0 {
+	if refused := (*snapshot.RefusedError)(nil); errors.As(n.err, &refused) && refused.Limit > 0 {
 		out["bytes"], out["limit"] = refused.Bytes, refused.Limit
 	}
 	return out
@@ -128,39 +128,39 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	base, seq := a.base()
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".layer-*")
 	if err != nil {
-		return nil, &notSaved{"failed", err}
+		return nil, &notSavedError{"failed", err}
 	}
 	defer func() { _ = errors.Join(tmp.Close(), os.Remove(tmp.Name())) }() // what stays goes when the daemon starts
 	hash := sha256.New()
 	taken, err := snapshot.Take(ctx, a.w.cfg.Workspaces.Path(a.lease.RunID), base, a.w.cfg.LayerBytes, io.MultiWriter(tmp, hash))
-	refused := (*snapshot.Refused)(nil)
+	refused := (*snapshot.RefusedError)(nil)
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case errors.As(err, &refused):
-		return nil, &notSaved{refused.Reason, err}
+		return nil, &notSavedError{refused.Reason, err}
 	case err != nil:
-		return nil, &notSaved{"failed", err}
+		return nil, &notSavedError{"failed", err}
 	case !taken.Changed, base == nil && seq == 0 && taken.Index.Len() <= 1:
 		return &wire.Layer{Seq: seq}, nil
 	}
 	size, err := tmp.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil, &notSaved{"failed", err}
+		return nil, &notSavedError{"failed", err}
 	}
 	if size > wire.MaxArtifactBytes {
-		return nil, &notSaved{"too_large", &snapshot.Refused{Reason: "too_large", Bytes: size, Limit: wire.MaxArtifactBytes}}
+		return nil, &notSavedError{"too_large", &snapshot.RefusedError{Reason: "too_large", Bytes: size, Limit: wire.MaxArtifactBytes}}
 	}
 	layer := &wire.Layer{Seq: seq + 1, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size, Bytes: taken.Bytes, Full: taken.Full}
 	taken.Index.Added(layer.Seq, layer.Full, size)
 	if err := writeIndex(a.w.cfg.Workspaces.Next(a.lease.RunID), taken.Index); err != nil {
-		return nil, &notSaved{"failed", err}
+		return nil, &notSavedError{"failed", err}
 	}
 	taken.Index = nil // it may be large
 	done()
 	if err := a.send(ctx, "layer", layer.SHA256, size, tmp); err != nil {
 		if step.Is(err, step.KindTooLarge) || step.Is(err, step.KindInvalid) {
-			err = &notSaved{"refused", err}
+			err = &notSavedError{"refused", err}
 		}
 		return nil, err
 	}

@@ -365,3 +365,23 @@ func TestRunMovesToTheDriver(t *testing.T) {
 		t.Errorf("%s: %v", d.Run.Status, r.types(run.ID))
 	}
 }
+
+// Of a run that is cancelled nobody needs the workspace again.
+func TestCancelledRunForgetsItsLayers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	run := r.submit(three)
+	a := w.one()
+	w.finish(a, w.save(a, 1, true, "all of it"))
+	if left := r.column("SELECT seq::text FROM nofx.workspace_layer WHERE removed_at IS NULL"); len(left) != 1 {
+		t.Fatalf("%v", left)
+	}
+	if _, err := r.user.Cancel(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.until(run.ID, func(d wire.RunDetail) bool { return d.Run.Status == step.RunCancelled })
+	if left := r.column("SELECT seq::text FROM nofx.workspace_layer WHERE removed_at IS NULL"); len(left) != 0 {
+		t.Errorf("%v", left)
+	}
+}

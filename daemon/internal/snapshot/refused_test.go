@@ -37,6 +37,9 @@ func TestRefusals(t *testing.T) {
 			if errors.As(err, &refused) != (tc.want != "") || refused != nil && refused.Reason != tc.want || tc.want == "" && err != nil {
 				t.Errorf("%v, want %q", err, tc.want)
 			}
+			if tc.want == "" {
+				same(t, c)
+			}
 		})
 	}
 }

@@ -295,7 +295,7 @@ func TestSavedInTurn(t *testing.T) {
 func TestLayerInDoubt(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("x", 10_000)
-	r := newRig(t, works(map[string]func(string) error{"a": write("big", big), "b": write("two", "2"), "c": write("three", "3")}))
+	r := newRig(t, works(map[string]func(string) error{"a": write("big", big), "b": write("two", "2"), "c": write("three", "3"), "d": write("four", "4")}))
 	first := r.saved(sharing("a", 1))
 	second := r.saved(sharing("b", 1, first))
 	r.left()
@@ -303,8 +303,17 @@ func TestLayerInDoubt(t *testing.T) {
 	if err := os.Rename(index, index+".next"); err != nil { // as if it had died before it was told
 		t.Fatal(err)
 	}
-	if third := r.saved(sharing("c", 1, first)); third.Seq != second.Seq+1 || !third.Full {
+	third := r.saved(sharing("c", 1, first))
+	if third.Seq != second.Seq+1 || !third.Full {
 		t.Errorf("%+v", third)
+	}
+	r.left()
+	// A lease tells that it counts.
+	if err := os.Rename(index, index+".next"); err != nil {
+		t.Fatal(err)
+	}
+	if fourth := r.saved(sharing("d", 1, third)); fourth.Seq != third.Seq+1 || fourth.Full {
+		t.Errorf("%+v", fourth)
 	}
 	r.left()
 }

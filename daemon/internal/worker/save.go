@@ -17,8 +17,10 @@ import (
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
-// mostShots is how many workspaces are read at a time.
-const mostShots = 2
+const (
+	mostShots  = 2                // workspaces that are read at a time
+	uploadTime = 10 * time.Minute // that a step's end may take for what is only to save it
+)
 
 // save saves the run's workspace after the step has succeeded in it, for others
 // to go on from. One that cannot be saved is an event in the run's timeline, and
@@ -158,11 +160,16 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	}
 	taken.Index = nil // it may be large
 	done()
-	if err := a.send(ctx, "layer", layer.SHA256, size, tmp); err != nil {
-		if step.Is(err, step.KindTooLarge) || step.Is(err, step.KindInvalid) {
-			err = &notSavedError{"refused", err}
-		}
+	sending, cancel := context.WithTimeout(ctx, uploadTime)
+	defer cancel()
+	switch err := a.send(sending, "layer", layer.SHA256, size, tmp); {
+	case err == nil:
+	case ctx.Err() != nil, step.Is(err, step.KindConflict):
 		return nil, err
+	case sending.Err() != nil:
+		return nil, &notSavedError{"failed", err}
+	default:
+		return nil, &notSavedError{"refused", err}
 	}
 	a.hold(failpoint.Saved)
 	return layer, nil
@@ -184,11 +191,14 @@ func (a *attempt) base() (*snapshot.Index, int) {
 			seq = base.Seq
 		}
 	}
-	// What of one before became is not known: its number may be taken.
+	// Nobody could say what of one before became. When it is the last one, it
+	// counts; else it may, and its number may be taken.
 	next, err := readIndex(work.Next(run))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return base, seq
+	case err == nil && next.Seq == a.lease.LastLayer:
+		return next, next.Seq
 	case err == nil:
 		return nil, max(seq, next.Seq)
 	}

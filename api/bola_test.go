@@ -92,6 +92,8 @@ func TestTenantsAreApartOnEveryRoute(t *testing.T) {
 		"POST /api/worker/claims":                                {"/api/worker/claims", "worker", as(w.id, w.incarnation, `,"claim_id":"stolen","max":1,"drivers":["local"]`), 409, ""},
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256}":        {upload, "worker", "y", 409, ""},
 		"PUT /api/worker/artifacts/{attempt_id}/{sha256} by key": {upload, "user", "y", 403, ""},
+		"GET /api/worker/layers/{attempt_id}/{seq}":              {"/api/worker/layers/" + mine.AttemptID + "/1", "worker", "", 409, ""},
+		"GET /api/worker/layers/{attempt_id}/{seq} by key":       {"/api/worker/layers/" + mine.AttemptID + "/1", "user", "", 403, ""},
 		"POST /api/runs":                                         {"", "", "", 0, ""}, // makes its own
 		"GET /api/handlers":                                      {"", "", "", 0, ""}, // the same for everybody; breakers: TestBreakerOfOneTenant
 		"POST /api/worker/register":                              {"", "", "", 0, ""}, // names are a tenant's own

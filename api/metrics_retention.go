@@ -30,7 +30,7 @@ func newRetentionMetrics(r *prometheus.Registry, s *retention.Service) retention
 // Removed counts rows.
 func (m retentionMetrics) Removed(r retention.Removed) {
 	for what, n := range map[string]int64{"runs": r.Runs, "steps": r.Steps, "attempts": r.Attempts, "events": r.Events, "output": r.Output,
-		"artifact_rows": r.Artifacts, "log": r.Log, "dlq": r.Dead, "artifacts": r.Ended} {
+		"artifact_rows": r.Artifacts, "layers": r.Layers, "log": r.Log, "dlq": r.Dead, "artifacts": r.Ended} {
 		m.removed.WithLabelValues(what).Add(float64(n))
 	}
 }

@@ -51,6 +51,7 @@ func (r *rig) ended(w *worker) wire.RunDetail {
 	}
 	v := exit(0)
 	v.Artifacts = []step.Artifact{{Name: "report.json", SHA256: sum(body), Size: int64(len(body))}}
+	v.Layer = w.save(l, 1, true, "workspace of "+run.ID).Layer
 	v.Verdict.Usage.WallMS = 1500
 	w.finish(l, v, "all is well\n")
 	w.finish(w.one(), exit(0), "{}")
@@ -68,7 +69,7 @@ func (r *rig) age(id string, by time.Duration) {
 func (r *rig) rowsOf(id string) map[string]string {
 	r.t.Helper()
 	out := map[string]string{}
-	for _, table := range []string{"run", "step", "attempt", "artifact", "event", "event_log", "outbox", "step_dlq"} {
+	for _, table := range []string{"run", "step", "attempt", "artifact", "workspace_layer", "event", "event_log", "outbox", "step_dlq"} {
 		column := "run_id"
 		if table == "run" {
 			column = "id"

@@ -34,7 +34,8 @@ type Config struct {
 	Slots  int    `yaml:"slots"`  // attempts at once; 0 = 16
 	Listen string `yaml:"listen"` // metrics and health; "" = 127.0.0.1:0
 
-	Limits Limits `yaml:"limits"` // the most that any step gets here
+	Limits    Limits    `yaml:"limits"`    // the most that any step gets here
+	Snapshots Snapshots `yaml:"snapshots"` // of workspaces
 
 	CgroupRoot string `yaml:"cgroup_root"` // below the mount point; "" = nofx.slice
 	UIDBase    uint32 `yaml:"uid_base"`    // first uid of this installation's own; 0 = 1879113728
@@ -111,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, step.Errorf(step.KindInvalid, "configuration: slots: %d is not from 1 to 1000", c.Slots)
 	}
 	if err := c.Limits.check(); err != nil {
+		return c, err
+	}
+	if err := c.Snapshots.check(); err != nil {
 		return c, err
 	}
 	if c.DrainTimeout < 0 {

@@ -69,6 +69,8 @@ func TestRefused(t *testing.T) {
 		"bad duration":     {good + "drain_timeout: soon\n", "line 8"},
 		"negative limit":   {good + "limits: {cpu: -1}\n", "limits"},
 		"odd limit":        {good + "limits: {ram: 1}\n", "ram"},
+		"large layers":     {good + "snapshots: {max_mb: 1025}\n", "snapshots.max_mb"},
+		"negative layers":  {good + "snapshots: {max_mb: -1}\n", "snapshots.max_mb"},
 		"bad region":       {good + "region: EU\n", `region: "EU"`},
 		"a driver's":       {good + "drivers: {e2b: {region: eu_1}}\n", "drivers.e2b.region: eu_1"},
 		"no text":          {good + "drivers: {e2b: {region: 7}}\n", "drivers.e2b.region: 7"},

@@ -117,7 +117,7 @@ func (d *Daemon) open() (err error) {
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
-		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, Points: d.cfg.Points,
+		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, LayerBytes: d.cfg.Snapshots.bytes(), Points: d.cfg.Points,
 	})
 	return nil
 }

@@ -17,6 +17,8 @@ const (
 	Output           = "output"            // daemon, of: a piece of output has come, the journal has it not
 	Exited           = "exited"            // daemon, of: the command has exited, nothing is collected or told
 	Uploading        = "uploading"         // daemon, of: before each of its artifacts is uploaded
+	Saved            = "saved"             // daemon, of: the layer of its run's workspace is uploaded, no verdict names it
+	Restoring        = "restoring"         // daemon, of: before each layer that its run's workspace is put together of
 	VerdictStored    = "verdict-stored"    // API, of: inside the transaction, before the commit
 	VerdictCommitted = "verdict-committed" // API, of: the worker has no answer yet
 	Reported         = "reported"          // daemon, of: the verdict is on its way, the sandbox is there

@@ -57,14 +57,33 @@ func (c *Client) Release(ctx context.Context, in wire.ReleaseRequest) (wire.Rele
 // PutArtifact uploads the bytes of one artifact of an attempt, under its
 // lease. The API checks the hash; a repeat is harmless.
 func (c *Client) PutArtifact(ctx context.Context, workerID, incarnation string, f wire.Fence, sha256 string, size int64, body io.Reader) error {
-	r := workerCall("artifacts/"+url.PathEscape(f.AttemptID)+"/"+sha256, nil)
+	r := heldCall("artifacts/"+url.PathEscape(f.AttemptID)+"/"+sha256, workerID, incarnation, f)
 	r.method, r.body, r.length = http.MethodPut, body, size
 	r.header["Content-Type"] = "application/octet-stream"
+	r.timeout = 10 * time.Minute
+	return c.json(ctx, r, nil)
+}
+
+// Layer opens a layer of the workspace of an attempt's run, under its lease. The
+// caller closes it, compares its size and sha256 with the lease's, and bounds the
+// time with ctx.
+func (c *Client) Layer(ctx context.Context, workerID, incarnation string, f wire.Fence, seq int) (io.ReadCloser, error) {
+	r := heldCall("layers/"+url.PathEscape(f.AttemptID)+"/"+strconv.Itoa(seq), workerID, incarnation, f)
+	r.method = http.MethodGet
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// heldCall is about a lease that the worker holds.
+func heldCall(path, workerID, incarnation string, f wire.Fence) call {
+	r := workerCall(path, nil)
 	r.header["Nofx-Worker-Id"] = workerID
 	r.header["Nofx-Incarnation"] = incarnation
 	r.header["Nofx-Generation"] = strconv.Itoa(f.Generation)
 	r.header["Nofx-Attempt"] = strconv.Itoa(f.Attempt)
 	r.header["Nofx-Epoch"] = strconv.FormatInt(f.Epoch, 10)
-	r.timeout = 10 * time.Minute
-	return c.json(ctx, r, nil)
+	return r
 }

@@ -13,6 +13,7 @@ const (
 	EventRunCancelled EventType = "run.cancelled"
 	EventRunBlocked   EventType = "run.blocked"
 	EventRunResumed   EventType = "run.resumed"
+	EventRunMoved     EventType = "run.moved" // goes on elsewhere, from the last layer of its workspace
 
 	EventStepEnqueued  EventType = "step.enqueued"
 	EventStepStarted   EventType = "step.started"

@@ -84,6 +84,28 @@ type Lease struct {
 	// BreakerGeneration the breaker's when it let the step through.
 	Lane              string `json:"lane,omitempty"`
 	BreakerGeneration int64  `json:"breaker_generation,omitempty"`
+	// WorkspaceNo counts the times that the run was bound to a worker. What a
+	// worker has of the run's workspace from an earlier time is old.
+	WorkspaceNo int `json:"workspace_no,omitempty"`
+	// Layers make the workspace, in their order, for a worker that has it not.
+	// LastLayer is the number of the last one that was ever saved.
+	Layers    []Layer `json:"layers,omitempty"`
+	LastLayer int     `json:"last_layer,omitempty"`
+	// Restore has the workspace be made anew, unless another step is at work in
+	// it: infrastructure ended the attempt before this one in the middle.
+	Restore bool `json:"restore,omitempty"`
+	// Snapshot has the workspace be saved when the step has succeeded.
+	Snapshot bool `json:"snapshot,omitempty"`
+}
+
+// Layer is what a run's workspace was saved as: all of it, or what had changed
+// since the layer before.
+type Layer struct {
+	Seq    int    `json:"seq"` // 1..n within the run
+	SHA256 string `json:"sha256,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	Bytes  int64  `json:"bytes,omitempty"` // of the files in it
+	Full   bool   `json:"full,omitempty"`
 }
 
 // Command is what runs in the sandbox, made from the step's inputs by its
@@ -218,22 +240,30 @@ type OutputRecord struct {
 	Data   []byte `json:"data"`
 }
 
+// NoteNotSaved is the name of the event that says that what a step left in its
+// run's workspace is not saved: the run stays bound to its worker.
+const NoteNotSaved = "workspace.not_saved"
+
 // EventRecord is something worth a line in the timeline.
 type EventRecord struct {
 	Name    string         `json:"name"`
 	Payload map[string]any `json:"payload,omitempty"`
 }
 
-// VerdictRecord ends the journal. The artifacts were uploaded before it.
+// VerdictRecord ends the journal. The artifacts and the layer were uploaded before it.
 // Stdout and Stderr are the first bytes of each stream, at most
 // MaxVerdictStream each, for the handler's outputs.
 type VerdictRecord struct {
-	Verdict         step.Verdict    `json:"verdict"`
-	Artifacts       []step.Artifact `json:"artifacts,omitempty"`
-	Stdout          []byte          `json:"stdout,omitempty"`
-	Stderr          []byte          `json:"stderr,omitempty"`
-	StdoutTruncated bool            `json:"stdout_truncated,omitempty"`
-	StderrTruncated bool            `json:"stderr_truncated,omitempty"`
+	Verdict   step.Verdict    `json:"verdict"`
+	Artifacts []step.Artifact `json:"artifacts,omitempty"`
+	// Layer is what the run's workspace was saved as after the step. One without
+	// a sha256 says that nothing has changed since the layer Seq, or that there is
+	// nothing yet (0). nil = it was not saved.
+	Layer           *Layer `json:"layer,omitempty"`
+	Stdout          []byte `json:"stdout,omitempty"`
+	Stderr          []byte `json:"stderr,omitempty"`
+	StdoutTruncated bool   `json:"stdout_truncated,omitempty"`
+	StderrTruncated bool   `json:"stderr_truncated,omitempty"`
 }
 
 // Limits of the worker protocol.
@@ -271,4 +301,7 @@ type JournalAck struct {
 	AttemptID string `json:"attempt_id"`
 	N         int64  `json:"n"`
 	Ended     bool   `json:"ended"` // the verdict is stored and applied
+	// Saved says that the layer of a verdict in the request counts. A repeat of
+	// the request is not told.
+	Saved bool `json:"saved,omitempty"`
 }

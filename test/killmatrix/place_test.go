@@ -24,6 +24,7 @@ type place struct {
 	pass  bool   // the first one that comes by goes on
 	ended bool   // the step's end must be known to the API first
 	boxed bool   // the step has a sandbox
+	early bool   // only the first step comes by it
 	net   bool   // the step can reach the outside, and may not be repeated
 }
 
@@ -36,6 +37,7 @@ func places() []place {
 		{title: "in the middle of output", point: failpoint.Output, pass: true, boxed: true},
 		{title: "exited, not reported", point: failpoint.Exited, boxed: true},
 		{title: "between two artifact uploads", point: failpoint.Uploading, pass: true, boxed: true},
+		{title: "workspace saved, not reported", point: failpoint.Saved, early: true, boxed: true},
 		{title: "verdict stored, not committed", point: failpoint.VerdictStored, also: failpoint.Reported, boxed: true},
 		{title: "verdict committed, worker not told", point: failpoint.VerdictCommitted, also: failpoint.Reported, boxed: true},
 		{title: "reported, sandbox not destroyed", point: failpoint.Reported, ended: true, boxed: true},

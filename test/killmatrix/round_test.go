@@ -59,6 +59,9 @@ func (l *lab) round(p place, v victim, n int) outcome {
 		return outcome{missed: "there is no calm " + v.title}
 	}
 	target := []string{"first", "second"}[n%2]
+	if p.early {
+		target = "first"
+	}
 	steps := plan(p, target)
 	l.runs++
 	c := &client{l: l, op: fmt.Sprintf("round-%04d", l.runs)}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"mime"
 	"net/http"
 	"reflect"
@@ -54,6 +55,7 @@ func (s *server) workerRoutes() {
 		return s.Queue.Release(ctx, who(ctx), in)
 	})
 	s.uploadRoute()
+	s.layerRoute()
 }
 
 func workerRoute[I, O any](s *server, name, summary string, do func(context.Context, I) (O, error)) {
@@ -122,16 +124,26 @@ func (s *server) stopping() bool {
 	}
 }
 
-// upload reads its body as it comes.
-type upload struct {
+// Holder is a worker that says whose lease it holds.
+type Holder struct {
 	Protocol    string `header:"Nofx-Worker-Protocol"`
 	AttemptID   string `path:"attempt_id" maxLength:"100"`
-	SHA256      string `path:"sha256"`
 	Generation  int    `header:"Nofx-Generation" doc:"with the attempt and the epoch: the lease's fence"`
 	Attempt     int    `header:"Nofx-Attempt"`
 	Epoch       int64  `header:"Nofx-Epoch"`
 	WorkerID    string `header:"Nofx-Worker-Id" maxLength:"200"`
 	Incarnation string `header:"Nofx-Incarnation" maxLength:"200"`
+}
+
+func (h Holder) upload() queue.Upload {
+	return queue.Upload{WorkerID: h.WorkerID, Incarnation: h.Incarnation,
+		Fence: wire.Fence{AttemptID: h.AttemptID, Generation: h.Generation, Attempt: h.Attempt, Epoch: h.Epoch}}
+}
+
+// upload reads its body as it comes.
+type upload struct {
+	Holder
+	SHA256 string `path:"sha256"`
 
 	request *http.Request
 }
@@ -156,8 +168,39 @@ func (s *server) uploadRoute() {
 		if c := callOf(ctx).control; c != nil {
 			_ = c.SetReadDeadline(time.Now().Add(uploadTimeout)) // a connection without deadlines needs none
 		}
-		u := queue.Upload{SHA256: in.SHA256, Size: in.request.ContentLength, WorkerID: in.WorkerID, Incarnation: in.Incarnation,
-			Fence: wire.Fence{AttemptID: in.AttemptID, Generation: in.Generation, Attempt: in.Attempt, Epoch: in.Epoch}}
+		u := in.upload()
+		u.SHA256, u.Size = in.SHA256, in.request.ContentLength
 		return nil, s.Queue.PutArtifact(ctx, who(ctx), u, in.request.Body)
+	})
+}
+
+type layerInput struct {
+	Holder
+	Seq int `path:"seq" minimum:"1" maximum:"2147483647"`
+}
+
+func (s *server) layerRoute() {
+	op := withNotFound(operation(auth.Worker, http.MethodGet, "/api/worker/layers/{attempt_id}/{seq}", "worker-layer", "A layer of the workspace of an attempt's run"))
+	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict)
+	op.Responses = map[string]*huma.Response{"200": {Description: "the bytes", Content: map[string]*huma.MediaType{
+		"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}}}}}
+	route(s, op, func(ctx context.Context, in *layerInput) (*huma.StreamResponse, error) {
+		if err := protocol(in.Protocol); err != nil {
+			return nil, err
+		}
+		content, size, err := s.Queue.Layer(ctx, who(ctx), in.upload(), in.Seq)
+		if err != nil {
+			return nil, err
+		}
+		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			defer content.Close()
+			_, w := humago.Unwrap(hc)
+			if c := callOf(ctx).control; c != nil {
+				_ = c.SetWriteDeadline(time.Now().Add(uploadTimeout)) // a connection without deadlines needs none
+			}
+			w.Header().Set("Content-Type", "application/octet-stream")
+			w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+			_, _ = io.Copy(w, content) // who asked sees by the length that it broke off
+		}}, nil
 	})
 }

@@ -49,14 +49,15 @@ func TestEndedRuns(t *testing.T) {
 	exec(t, admin, `
 		INSERT INTO nofx.run (id, tenant_id, project_id, goal, region, correlation_id, steps_left, status, ended_at, pin) VALUES
 		('green', 'alpha', 'p', 'g', 'r', 'c', 0, 'succeeded', now(), 'w-alpha'), ('stopped', 'alpha', 'p', 'g', 'r', 'c', 0, 'cancelled', now(), 'w-alpha'),
+		('elsewhere', 'alpha', 'p', 'g', 'r', 'c', 1, 'running', NULL, 'w-other'), ('nowhere', 'alpha', 'p', 'g', 'r', 'c', 1, 'running', NULL, ''),
 		('moved', 'alpha', 'p', 'g', 'r', 'c', 0, 'failed', now(), 'w-other'), ('told', 'alpha', 'p', 'g', 'r', 'c', 0, 'failed', now() - interval '2 hours', '')`)
 	for name, tc := range map[string]struct {
 		most int32
 		ids  []string
 		want []string
 	}{
-		"those that go":      {10, []string{"run-alpha", "green", "stopped", "moved", "told", "gone", "run-3601"}, []string{"gone", "green", "moved", "run-3601", "stopped", "told"}},
-		"those that stay":    {10, []string{"run-alpha", "run-1", "run-3500"}, []string{}},
+		"those that go":      {10, []string{"run-alpha", "green", "stopped", "moved", "elsewhere", "told", "gone", "run-3601"}, []string{"elsewhere", "gone", "green", "moved", "run-3601", "stopped", "told"}},
+		"those that stay":    {10, []string{"run-alpha", "run-1", "run-3500", "nowhere"}, []string{}},
 		"the newest that do": {2, []string{"run-3", "run-1", "run-2", "run-alpha"}, []string{"run-3"}},
 	} {
 		for _, analyzed := range []bool{false, true} {

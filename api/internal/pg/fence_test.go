@@ -18,6 +18,7 @@ var unfenced = map[string]string{
 	"CancelAttempts":  "a user's wish: asks, and ends nothing",
 	"CountDown":       "dependants, which have no lease; the step that ended is fenced by EndSteps in the same transaction",
 	"CancelBelow":     "the same",
+	"CoverSteps":      "steps that have succeeded, which have no lease; the one with the layer is fenced by EndSteps in the same transaction",
 	"ForgetUnlisted":  "shortens the leases of the worker that asks",
 	"LoseAttempts":    "the reaper's: compares the epoch and the lease's end",
 	"UnpinQueued":     "queued steps have no lease",

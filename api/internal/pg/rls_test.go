@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT DISTINCT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "queue_pressure", "run", "step", "step_dlq", "tenant", "usage_day", "worker", "worker_event"}
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "queue_pressure", "run", "step", "step_dlq", "tenant", "usage_day", "worker", "worker_event", "workspace_layer"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 27 {
+	if n := len(column(t, admin, tenantTables)); n != 28 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -74,6 +74,7 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 			VALUES ('step-@', '@', 'run-@', 0, 's', 't', 'local', 'queued', 0, '{}', '{}', true, '{}', '{}', 'shell', '', '{}', 'run', 'none', 'truncate', 1, 1, '{}', false, 1, 0, 'k');
 		INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until) VALUES ('att-@', '@', 'run-@', 'step-@', 1, 1, 1, 'w-@', 'c', now());
 		INSERT INTO nofx.output_index (tenant_id, attempt_id, start, length, frames) VALUES ('@', 'att-@', 0, 1, 'x');
+		INSERT INTO nofx.workspace_layer (tenant_id, run_id, seq, attempt_id, sha256, size, bytes, full_one) VALUES ('@', 'run-@', 1, 'att-@', repeat('1', 64), 1, 1, true);
 		INSERT INTO nofx.artifact (tenant_id, run_id, step_id, attempt_id, name, sha256, size) VALUES ('@', 'run-@', 'step-@', 'att-@', 'n', repeat('0', 64), 1);
 		INSERT INTO nofx.event (tenant_id, run_id, seq, type) VALUES ('@', 'run-@', 1, 'run.created');
 		INSERT INTO nofx.outbox (tenant_id, run_id, first_seq, last_seq) VALUES ('@', 'run-@', 1, 1);
@@ -153,9 +154,9 @@ func TestRights(t *testing.T) {
 		db.API: {"SELECT * FROM nofx.api_key", "DELETE FROM nofx.run", "DELETE FROM nofx.event", "UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''",
 			"DELETE FROM nofx.audit_log", "INSERT INTO nofx.tenant (tenant_id, name) VALUES ('x', 'x')", "CREATE TABLE nofx.x (a int)", "CREATE TABLE public.x (a int)",
 			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "SELECT url FROM nofx.alert_receiver", "SELECT secret FROM nofx.alert_receiver", "SELECT nofx.alert_tick()",
-			"UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
+			"UPDATE nofx.artifact SET size = 0", "UPDATE nofx.workspace_layer SET sha256 = ''", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
 		db.System: {"UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log",
-			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
+			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "UPDATE nofx.workspace_layer SET sha256 = ''", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
 	} {
 		conn := connect(t, role)
 		exec(t, conn, "SELECT set_config('nofx.tenant', 'alpha', false)")
@@ -182,7 +183,7 @@ func TestOnlyMarkedRunsAreRemoved(t *testing.T) {
 		}
 		return n
 	}
-	tables := []string{"output_index", "event", "artifact", "step_dlq", "attempt", "step", "event_log", "run"}
+	tables := []string{"output_index", "event", "artifact", "workspace_layer", "step_dlq", "attempt", "step", "event_log", "run"}
 	drop := func(want int64) {
 		t.Helper()
 		for _, table := range tables {

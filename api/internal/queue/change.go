@@ -28,16 +28,18 @@ type change struct {
 	runs   map[string]*runState
 	events event.Batch
 
-	ends   pgdb.EndStepsParams
-	tries  pgdb.RetryStepsParams
-	moves  pgdb.MoveRetriedParams
-	dead   pgdb.InsertDeadParams
-	health results
-	green  []string // ids of dependants, once for each step that succeeded
-	red    []string // ids of steps that did not succeed
-	queued []place  // what workers can take after the commit
-	later  bool     // something is queued for later
-	freed  keys     // steps with these do not run any more
+	ends     pgdb.EndStepsParams
+	tries    pgdb.RetryStepsParams
+	moves    pgdb.MoveRetriedParams
+	dead     pgdb.InsertDeadParams
+	health   results
+	green    []string // ids of dependants, once for each step that succeeded
+	red      []string // ids of steps that did not succeed
+	layers   layers
+	queued   []place // what workers can take after the commit
+	later    bool    // something is queued for later
+	anywhere bool    // others may take now what was bound to one worker
+	freed    keys    // steps with these do not run any more
 	// tenants of steps that do not run any more, once for each
 	stopped []string
 }
@@ -173,6 +175,13 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 	e.Attempts, e.Epochs = append(e.Attempts, a.Number), append(e.Epochs, a.Epoch)
 	e.Statuses, e.Verdicts = append(e.Statuses, string(d.status)), append(e.Verdicts, string(verdict))
 	e.Outputs, e.Lost = append(e.Outputs, string(handler.Outputs(a.Reads, a.Shown, v))), append(e.Lost, lost)
+	saved := false
+	if d.status == step.StepSucceeded {
+		if saved, err = c.save(a, v); err != nil {
+			return err
+		}
+	}
+	e.Saved = append(e.Saved, saved)
 	if err := add(endEvent(d.status), summary); err != nil {
 		return err
 	}
@@ -257,6 +266,9 @@ func (c *change) write(ctx context.Context, db *pgdb.Queries) error {
 			return step.Errorf(step.KindConflict, "%d of %d steps are not at that attempt any more", n-len(ids), n)
 		}
 	}
+	if err := c.layers.write(ctx, db); err != nil {
+		return err
+	}
 	if len(c.dead.Ids) > 0 {
 		if err := db.InsertDead(ctx, c.dead); err != nil {
 			return err
@@ -316,6 +328,7 @@ func (c *change) dependants(ctx context.Context, db *pgdb.Queries) error {
 // finish ends the runs that have no step left and writes the changed ones.
 func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 	var p pgdb.UpdateRunsParams
+	var done []string // whose workspaces nobody will need again
 	for _, r := range c.runs {
 		if !r.dirty && step.RunStatus(r.Status).Terminal() {
 			continue // it ended before its row was locked
@@ -330,6 +343,9 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 				status, t = step.RunFailed, step.EventRunFailed
 			}
 			r.Status = string(status)
+			if r.Layers > 0 && status != step.RunFailed {
+				done = append(done, r.ID)
+			}
 			if err := c.event(r.ID, event.Entry{Type: t}); err != nil {
 				return err
 			}
@@ -353,6 +369,9 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 	if n != int64(len(p.Ids)) {
 		return step.Errorf(step.KindConflict, "a run has ended already")
 	}
+	if len(done) > 0 {
+		return db.ForgetLayers(ctx, done)
+	}
 	return nil
 }
 
@@ -360,6 +379,9 @@ func (c *change) finish(ctx context.Context, db *pgdb.Queries) error {
 func (q *Queue) announce(ctx context.Context, c *change) {
 	for _, p := range c.queued {
 		q.hub.Queued(p.driver, p.region, p.pin)
+	}
+	if c.anywhere {
+		q.hub.All()
 	}
 	for _, tenant := range c.stopped {
 		if q.bounded.has(tenant) {

@@ -250,6 +250,14 @@ func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 		TimeoutMS: r.TimeoutMs, GraceMS: r.GraceMs, Artifacts: r.Artifacts, LeaseMS: max(r.LeaseMs, 0), CorrelationID: r.CorrelationID,
 		Lane: r.Lane, BreakerGeneration: r.BreakerGeneration,
 	}
+	if r.Shares {
+		l.WorkspaceNo, l.LastLayer, l.Restore, l.Snapshot = int(r.WorkspaceNo), int(r.LastLayer), r.Restore, r.Snapshot
+	}
+	if len(r.Layers) > 0 {
+		if err := json.Unmarshal(r.Layers, &l.Layers); err != nil {
+			return l, step.Errorf(step.KindInternal, "layers of run %s: %w", r.RunID, err)
+		}
+	}
 	if err := json.Unmarshal(r.Resources, &l.Resources); err != nil {
 		return l, step.Errorf(step.KindInternal, "resources of step %s: %w", r.StepID, err)
 	}

@@ -95,7 +95,7 @@ func (q *Queue) barredOut(ctx context.Context, db *pgdb.Queries) ([]stuck, error
 	rows, err := db.Barred(ctx, "fail", reapMost)
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
-		out[i] = stuck{r.ID, r.RunID, barredBy(r)}
+		out[i] = stuck{id: r.ID, runID: r.RunID, why: barredBy(r)}
 	}
 	return out, err
 }

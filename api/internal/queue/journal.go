@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
@@ -72,7 +73,8 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 		}
 		for _, p := range j.order {
 			if p.seen {
-				answer.Acks = append(answer.Acks, wire.JournalAck{AttemptID: p.row.ID, N: p.n, Ended: p.row.Status == "ended" || p.verdict != nil})
+				answer.Acks = append(answer.Acks, wire.JournalAck{AttemptID: p.row.ID, N: p.n, Ended: p.row.Status == "ended" || p.verdict != nil,
+					Saved: slices.Contains(c.layers.saved, p.row.ID)})
 			}
 		}
 		q.hold(failpoint.VerdictStored, j)
@@ -236,6 +238,9 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 			return err
 		}
 		if err := q.keepArtifacts(a, &files); err != nil {
+			return err
+		}
+		if err := q.keptLayer(a); err != nil {
 			return err
 		}
 		if err := advance(&p, a); err != nil {

@@ -28,7 +28,7 @@ func (q *Queue) Reap(ctx context.Context) error {
 	if err != nil || !may {
 		return errors.Join(append(errs, err)...)
 	}
-	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.mendKeys(ctx), q.unpark(ctx))
+	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.forsake(ctx), q.mendKeys(ctx), q.unpark(ctx))
 	errs = append(errs, q.placeQueued(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
 	errs = append(errs, q.forgetKeys(ctx))
 	return errors.Join(errs...)
@@ -135,8 +135,7 @@ func fromExpired(r pgdb.LockExpiredRow) attemptRow {
 }
 
 func (q *Queue) loseWorkers(ctx context.Context) error {
-	freed := false
-	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+	return q.db.System(ctx, func(db *pgdb.Queries) error {
 		lost, err := db.LoseWorkers(ctx, seconds(q.cfg.Lease))
 		if err != nil {
 			return err
@@ -150,21 +149,8 @@ func (q *Queue) loseWorkers(ctx context.Context) error {
 		if err := db.DropWorkerEvents(ctx, keepWorkerEvents.Seconds()); err != nil {
 			return err
 		}
-		if err := db.DropBreakerEvents(ctx, keepBreakerEvents.Seconds()); err != nil {
-			return err
-		}
-		runs, err := db.UnpinRuns(ctx)
-		if err != nil || len(runs) == 0 {
-			return err
-		}
-		freed = true
-		_, err = db.UnpinQueued(ctx, runs)
-		return err
+		return db.DropBreakerEvents(ctx, keepBreakerEvents.Seconds())
 	})
-	if freed && err == nil {
-		q.hub.All()
-	}
-	return err
 }
 
 // Sequence gives committed events their global order. It returns how many

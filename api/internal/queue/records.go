@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/hex"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 
@@ -104,15 +105,39 @@ func checkVerdict(at string, r wire.VerdictRecord) error {
 	case len(r.Artifacts) > maxArtifacts:
 		return invalid(at+".artifacts", "at most %d", maxArtifacts)
 	}
+	if err := checkLayer(at+".layer", r); err != nil {
+		return err
+	}
 	seen := make(map[string]bool, len(r.Artifacts))
 	for i, f := range r.Artifacts {
-		sum, err := hex.DecodeString(f.SHA256)
-		if err != nil || len(sum) != 32 || strings.ToLower(f.SHA256) != f.SHA256 || f.Size < 0 || seen[f.Name] || !relative(f.Name) {
+		if !isSum(f.SHA256) || f.Size < 0 || seen[f.Name] || !relative(f.Name) {
 			return invalid(fmt.Sprintf("%s.artifacts[%d]", at, i), "needs a relative name of its own, a sha256 and a size")
 		}
 		seen[f.Name] = true
 	}
 	return nil
+}
+
+func checkLayer(at string, r wire.VerdictRecord) error {
+	l := r.Layer
+	switch {
+	case l == nil:
+	case !r.Verdict.Success():
+		return invalid(at, "goes with a step that has succeeded")
+	case l.Seq < 0 || l.Seq > math.MaxInt32:
+		return invalid(at+".seq", "must be 0 to %d", math.MaxInt32)
+	case l.SHA256 == "" && *l != (wire.Layer{Seq: l.Seq}):
+		return invalid(at, "needs a sha256, or nothing but the number of the layer since which nothing has changed")
+	case l.SHA256 != "" && (!isSum(l.SHA256) || l.Seq < 1 || l.Size < 1 || l.Size > wire.MaxArtifactBytes || l.Bytes < 0):
+		return invalid(at, "needs a number, a sha256, a size of 1 to %d and the bytes of its files", int64(wire.MaxArtifactBytes))
+	}
+	return nil
+}
+
+// isSum reports whether s is a sha256 in lower case hex.
+func isSum(s string) bool {
+	raw, err := hex.DecodeString(s)
+	return err == nil && len(raw) == 32 && strings.ToLower(s) == s
 }
 
 // relative reports whether p is a clean relative path that goes nowhere up.

@@ -107,40 +107,21 @@ func (q *Queue) outsideOn(ctx context.Context, db *pgdb.Queries) ([]move, error)
 	return out, err
 }
 
-// outsideOut gives up workspaces outside their tenant's residency that hold
-// nothing yet, since their steps can go elsewhere. The other steps can not.
+// outsideOut lists those that have nowhere to go. What is bound to a worker
+// outside of the residency by a workspace that can be had elsewhere, empty or
+// from its layers, goes there.
 func (q *Queue) outsideOut(ctx context.Context, db *pgdb.Queries) ([]stuck, error) {
 	rows, err := db.Outside(ctx, true, reapMost)
-	if err != nil || len(rows) == 0 {
-		return nil, err
-	}
-	runs, hosted := make([]string, len(rows)), []string{}
-	for i, r := range rows {
-		if runs[i] = r.RunID; r.Host != "" {
-			hosted = append(hosted, r.RunID)
-		}
-	}
-	if _, err := db.LockRuns(ctx, runs); err != nil { // all that failQueued is to lock, in one order
-		return nil, err
-	}
-	freed, err := db.UnpinEmpty(ctx, hosted)
-	if err != nil {
-		return nil, err
-	}
-	if len(freed) > 0 {
-		if _, err := db.UnpinQueued(ctx, freed); err != nil {
-			return nil, err
-		}
-	}
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
 		only := strings.Join(r.Residency, ", ")
-		out[i] = stuck{r.ID, r.RunID, "no region that it may be in (" + strings.Join(r.Regions, ", ") + ") is in the tenant's residency (" + only + ")"}
+		out[i] = stuck{id: r.ID, runID: r.RunID, bound: r.Host != "",
+			why: "no region that it may be in (" + strings.Join(r.Regions, ", ") + ") is in the tenant's residency (" + only + ")"}
 		if r.Host != "" {
 			out[i].why = "the run's workspace is on a worker in " + r.Host + ", outside the tenant's residency (" + only + ")"
 		}
 	}
-	return slices.DeleteFunc(out, func(s stuck) bool { return slices.Contains(freed, s.runID) }), nil
+	return out, err
 }
 
 // moveRegions gives steps another region, with an event that says why.

@@ -50,7 +50,7 @@ func (q *Queue) reopen(ctx context.Context, db *pgdb.Queries, who auth.Principal
 	o := &reopening{q: q, who: who, stale: map[string]bool{}, hold: map[string]string{}, runs: map[string]*plot{}, set: map[string]bool{}, moved: map[string]bool{}}
 	locked := make([]pgdb.LockRunsOfRow, len(rows))
 	for i, r := range rows {
-		locked[i] = pgdb.LockRunsOfRow{ID: r.ID, TenantID: r.TenantID, Status: r.Status, Pin: r.Pin, StepsLeft: r.StepsLeft, StepsFailed: r.StepsFailed,
+		locked[i] = pgdb.LockRunsOfRow{Layers: r.Layers, ID: r.ID, TenantID: r.TenantID, Status: r.Status, Pin: r.Pin, StepsLeft: r.StepsLeft, StepsFailed: r.StepsFailed,
 			StepsCancelled: r.StepsCancelled, NextSeq: r.NextSeq, CancelAt: r.CancelAt, StartedAt: r.StartedAt, RetryBudget: r.RetryBudget, Retries: r.Retries}
 		o.stale[r.ID] = r.Stale || r.Pin == ""
 		o.hold[r.ID] = r.Hold
@@ -133,13 +133,13 @@ func (o *reopening) add(s *pgdb.StepsOfRunsRow) error {
 }
 
 // workspace refuses a step that would not find what others left in the run's
-// workspace.
+// workspace: it is gone, and was not saved.
 func (o *reopening) workspace(s *pgdb.StepsOfRunsRow) error {
 	if !o.set[s.ID] || !s.Shares || !o.stale[s.RunID] {
 		return nil
 	}
 	for _, other := range o.runs[s.RunID].steps {
-		if other.Shares && other.Status == string(step.StepSucceeded) && !o.set[other.ID] {
+		if other.Shares && other.Status == string(step.StepSucceeded) && !other.Saved && !o.set[other.ID] {
 			if host := o.resid.outside[s.RunID]; host != "" {
 				return conflict("the workspace in which step %q worked is on a worker in %s, outside the tenant's residency (%s): run the whole run again (all), or submit it anew",
 					other.Name, host, strings.Join(o.resid.only, ", "))

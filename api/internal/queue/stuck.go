@@ -9,8 +9,12 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// stuck is a queued step that nobody can take.
-type stuck struct{ id, runID, why string }
+// stuck is a queued step that nobody can take. bound: the reason is the worker
+// that its run is pinned to; it goes elsewhere if it can.
+type stuck struct {
+	id, runID, why string
+	bound          bool
+}
 
 // failStranded ends the steps whose driver has not been there for longer than a
 // step waits.
@@ -25,8 +29,8 @@ func (q *Queue) stranded(ctx context.Context, db *pgdb.Queries) ([]stuck, error)
 	rows, err := db.Stranded(ctx, seconds(q.cfg.DriverWait), reapMost)
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
-		out[i] = stuck{r.ID, r.RunID, "no worker" + in(r.Regions, r.Residency) + " has the driver " + r.Driver}
-		if r.Pin != "" {
+		out[i] = stuck{id: r.ID, runID: r.RunID, why: "no worker" + in(r.Regions, r.Residency) + " has the driver " + r.Driver}
+		if out[i].bound = r.Pin != ""; out[i].bound {
 			out[i].why = "the worker that has the run's workspace has not the driver " + r.Driver
 		}
 	}
@@ -37,7 +41,7 @@ func (q *Queue) orphaned(ctx context.Context, db *pgdb.Queries) ([]stuck, error)
 	rows, err := db.Orphaned(ctx, seconds(q.cfg.WorkspaceWait), reapMost)
 	out := make([]stuck, len(rows))
 	for i, r := range rows {
-		out[i] = stuck{r.ID, r.RunID, "the worker that has the run's workspace is lost"}
+		out[i] = stuck{id: r.ID, runID: r.RunID, why: "the worker that has the run's workspace is lost"}
 	}
 	return out, err
 }
@@ -51,21 +55,34 @@ func (q *Queue) failQueued(ctx context.Context, cause step.Cause, list func(cont
 		if err != nil || len(found) == 0 {
 			return err
 		}
-		var ids, runIDs, verdicts []string
-		why := make(map[string]string, len(found))
+		runIDs, bound := []string{}, map[string]string{}
 		for _, s := range found {
-			verdict, err := json.Marshal(step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: s.why})
-			if err != nil {
-				return err
+			if runIDs = append(runIDs, s.runID); s.bound {
+				bound[s.runID] = s.why
 			}
-			ids, runIDs, verdicts = append(ids, s.id), append(runIDs, s.runID), append(verdicts, string(verdict))
-			why[s.id] = s.why
 		}
 		runs, err := db.LockRuns(ctx, runIDs)
 		if err != nil {
 			return err
 		}
 		c = newChange(runs)
+		freed, err := c.unpin(ctx, db, bound)
+		if err != nil {
+			return err
+		}
+		var ids, verdicts []string
+		why := make(map[string]string, len(found))
+		for _, s := range found {
+			if s.bound && freed[s.runID] {
+				continue
+			}
+			verdict, err := json.Marshal(step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: s.why})
+			if err != nil {
+				return err
+			}
+			ids, verdicts = append(ids, s.id), append(verdicts, string(verdict))
+			why[s.id] = s.why
+		}
 		rows, err := db.FailQueued(ctx, ids, verdicts)
 		if err != nil {
 			return err

@@ -192,13 +192,13 @@ func (c *change) cancelled(a attemptRow) error {
 	e.Ids, e.Generations = append(e.Ids, a.StepID), append(e.Generations, a.Generation)
 	e.Attempts, e.Epochs = append(e.Attempts, a.Number), append(e.Epochs, a.Epoch)
 	e.Statuses, e.Verdicts = append(e.Statuses, string(step.StepCancelled)), append(e.Verdicts, string(verdict))
-	e.Outputs, e.Lost = append(e.Outputs, ""), append(e.Lost, 0)
+	e.Outputs, e.Lost, e.Saved = append(e.Outputs, ""), append(e.Lost, 0), append(e.Saved, false)
 	c.count(c.runs[a.RunID], step.StepCancelled)
 	c.red = append(c.red, a.StepID)
 	return c.event(a.RunID, event.Entry{Type: step.EventStepCancelled, StepID: a.StepID, StepName: a.Name})
 }
 
-// Upload says whose artifact comes.
+// Upload says whose artifact or layer comes.
 type Upload struct {
 	wire.Fence
 	WorkerID    string // "" = any of the key's workers

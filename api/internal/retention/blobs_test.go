@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -134,12 +135,19 @@ func TestCollectBlobs(t *testing.T) {
 	s.artifact("twice-1", twice)
 	s.artifact("twice-2", twice)
 	s.artifact("ended", ended)
-	s.exec("UPDATE nofx.artifact SET removed_at = now() WHERE name IN ('twice-1', 'ended')")
+	layer, outdated, both := s.upload("layer", 900*time.Hour), s.upload("outdated", 900*time.Hour), s.upload("both", 900*time.Hour)
+	s.artifact("both", both)
+	for i, sum := range []string{layer, outdated, both} {
+		s.exec(fmt.Sprintf(`INSERT INTO nofx.workspace_layer (tenant_id, run_id, seq, attempt_id, sha256, size, bytes, full_one, removed_at)
+			VALUES ('acme', 'run_1', %d, 'att_1', '%s', 1, 1, true, CASE WHEN %[1]d = 2 THEN now() END)`, i+1, sum))
+	}
+	s.exec("UPDATE nofx.artifact SET removed_at = now() WHERE name IN ('twice-1', 'ended', 'both')")
 	s.collect()
 	for name, c := range map[string]struct {
 		sum  string
 		want bool
-	}{"orphan": {orphan, false}, "late": {late, true}, "kept": {kept, true}, "twice": {twice, true}, "ended": {ended, false}} {
+	}{"orphan": {orphan, false}, "late": {late, true}, "kept": {kept, true}, "twice": {twice, true}, "ended": {ended, false},
+		"layer": {layer, true}, "outdated layer": {outdated, false}, "layer with the bytes of an artifact that has ended": {both, true}} {
 		if got := s.has(c.sum); got != c.want {
 			t.Errorf("%s: there %v", name, got)
 		}

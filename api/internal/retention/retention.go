@@ -46,8 +46,8 @@ type Keep struct {
 
 // Removed counts what went.
 type Removed struct {
-	Runs, Steps, Attempts, Events, Output, Artifacts, Log, Dead int64
-	Ended                                                       int64 // artifacts whose rows stay
+	Runs, Steps, Attempts, Events, Output, Artifacts, Layers, Log, Dead int64
+	Ended                                                               int64 // artifacts whose rows stay
 }
 
 // Observer hears what went, for metrics. It returns at once.
@@ -165,7 +165,7 @@ func (r *Removed) whole(ctx context.Context, db *pgdb.Queries, ids []string) err
 		count *int64
 		do    func(context.Context, []string) (int64, error)
 	}{
-		{&r.Artifacts, db.DropArtifactRows}, {&r.Dead, db.DropDead}, {&r.Attempts, db.DropAttempts},
+		{&r.Artifacts, db.DropArtifactRows}, {&r.Layers, db.DropLayers}, {&r.Dead, db.DropDead}, {&r.Attempts, db.DropAttempts},
 		{&r.Steps, db.DropSteps}, {&r.Log, db.DropLog}, {&r.Runs, db.DropRuns},
 	} {
 		n, err := drop.do(ctx, ids)

@@ -34,6 +34,11 @@ type Run struct {
 	ID       string `json:"id"`
 	TenantID string `json:"tenant_id"`
 	UID      uint32 `json:"uid"` // owner of the workspace's files
+	// No is the lease's number of the workspace that is here.
+	No int `json:"no,omitempty"`
+	// Restoring says that it is not whole: it is being put together, or was when
+	// the process died.
+	Restoring bool `json:"restoring,omitempty"`
 }
 
 var (

@@ -27,6 +27,8 @@ type Metrics struct {
 	lastBeat  atomic.Int64 // Unix nanoseconds
 	calls     *calls
 	plugins   plugins
+
+	workspaces workspaces
 }
 
 // New makes the metrics, all at zero.
@@ -35,7 +37,9 @@ func New() *Metrics {
 		registry: prometheus.NewRegistry(),
 		calls:    newCalls(),
 		plugins:  newPlugins(),
-		claimed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_claims_total", Help: "Leases taken."}),
+
+		workspaces: newWorkspaces(),
+		claimed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "nofx_daemon_claims_total", Help: "Leases taken."}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nofx_daemon_attempts_ended_total",
 			Help: "Attempts that ended here, by driver and cause."}, []string{"driver", "cause"}),
 		wall: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nofx_daemon_attempt_seconds",
@@ -54,6 +58,7 @@ func New() *Metrics {
 	m.registry.MustRegister(m.claimed, m.ended, m.wall, m.shipped, m.failures, m.swept, m.heartbeat,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.plugins.collectors()...)
+	m.registry.MustRegister(m.workspaces.collectors()...)
 	return m
 }
 

@@ -154,12 +154,8 @@ func (a *attempt) copyOut(ctx context.Context, d driver.Driver, name string, c *
 // upload sends one file. It is kept on disk meanwhile: its hash is needed
 // before its bytes.
 func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art step.Artifact, err error) {
-	// In a process that took the attempt up the API has to know this one first:
-	// it would refuse the file, and the step's result would be lost.
-	select {
-	case <-a.confirmed:
-	case <-ctx.Done():
-		return art, context.Cause(ctx)
+	if err := a.known(ctx); err != nil {
+		return art, err
 	}
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".artifact-*")
 	if err != nil {
@@ -176,22 +172,5 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 	}
 	art = step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
 	a.hold(failpoint.Uploading)
-	retry := newRetry()
-	for {
-		me := a.w.identity()
-		err := a.w.cfg.API.PutArtifact(ctx, me.WorkerID, a.w.incarnation, a.lease.Fence, art.SHA256, size, io.NewSectionReader(tmp, 0, size))
-		if err == nil {
-			return art, nil
-		}
-		if ctx.Err() != nil {
-			return art, context.Cause(ctx)
-		}
-		if !step.Is(err, step.KindUnavailable) && !step.Is(err, step.KindRateLimited) && !step.Is(err, step.KindInternal) {
-			return art, fmt.Errorf("upload: %w", err)
-		}
-		a.log.Warn("artifact not uploaded yet", "name", name, "err", err)
-		if err := retry.sleep(ctx, err); err != nil {
-			return art, err
-		}
-	}
+	return art, a.send(ctx, name, art.SHA256, size, tmp)
 }

@@ -39,35 +39,53 @@ type attempt struct {
 	cancel   *wire.CancelOrder // somebody asked for the end
 	fenced   bool              // the API has closed it: nothing of it counts any more
 	stopping bool              // somebody sees to Stop already
+	saved    bool              // the API counts the layer that the verdict names
+
+	asked  driver.Deadline // when the claim was sent that gave the lease; 0 = by an earlier process
+	inside bool            // it is, or may be, at work in the run's workspace; under the worker's lock
+	settle func()          // what is to be done about its layer once the API has the verdict, or has closed it; nil = nothing
 
 	confirmed chan struct{} // closed once the API has said that the lease is ours
 	confirm1  sync.Once
 	closed    chan struct{} // closed when fenced
 	acked     chan struct{} // closed when the API has the verdict
 	acked1    sync.Once
-	next      int64 // the number of the next record to ship; the shipper's alone
+	gone      chan struct{} // closed when nothing is left of it
+	next      int64         // the number of the next record to ship; the shipper's alone
 }
 
 func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Deadline) *attempt {
 	return &attempt{
 		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
-		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}),
-		next: j.Position().Acked + 1,
+		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}), gone: make(chan struct{}),
+		inside: e.Handle != nil && e.Lease.Workspace != step.WorkspaceStep,
+		next:   j.Position().Acked + 1,
 	}
 }
 
 // confirm says that the API counts the lease as this worker's.
 func (a *attempt) confirm() { a.confirm1.Do(func() { close(a.confirmed) }) }
 
-// reported says that the API has the verdict.
-func (a *attempt) reported() { a.acked1.Do(func() { close(a.acked) }) }
+// reported says that the API has the verdict, and whether its layer counts.
+func (a *attempt) reported(saved bool) {
+	a.acked1.Do(func() {
+		a.mu.Lock()
+		a.saved = saved
+		a.mu.Unlock()
+		a.w.noteEnd(a)
+		close(a.acked)
+	})
+}
 
 // run brings the attempt to its end: a verdict that the API has, nothing left
 // on the host. It returns early when ctx ends, with everything left in place
 // for the next process, or when the API has closed the attempt.
 func (a *attempt) run(ctx context.Context) {
-	if !a.work(ctx) {
+	done := a.work(ctx)
+	settled := a.settleLayer(ctx)
+	if !done {
+		<-settled
 		return
 	}
 	// The verdict is on its way; the sandbox goes meanwhile.
@@ -77,8 +95,10 @@ func (a *attempt) run(ctx context.Context) {
 	case <-a.acked:
 	case <-a.closed:
 	case <-ctx.Done():
+		<-settled
 		return
 	}
+	<-settled
 	a.hold(failpoint.Destroyed)
 	if err := errors.Join(a.w.cfg.Ledger.Delete(a.id), a.journal.Remove()); err != nil {
 		a.log.Error("the attempt's records stay on disk", "err", err)

@@ -173,6 +173,7 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 		if err != nil {
 			return attempts, err
 		}
+		a.asked = sent
 		a.confirm()
 		attempts = append(attempts, a)
 	}

@@ -69,6 +69,9 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	if about.Capabilities.Has(driver.CapFiles) && record.Verdict.Cause == step.CauseExit {
 		record.Artifacts, err = a.collectPatiently(ctx, d)
 	}
+	if err == nil && onHost && a.lease.Snapshot && record.Verdict.Success() {
+		record.Layer, err = a.save(ctx)
+	}
 	return record, err
 }
 
@@ -215,7 +218,7 @@ func (a *attempt) host(ctx context.Context) (*driver.HostSpec, error) {
 	}
 	switch {
 	case a.lease.Workspace != step.WorkspaceStep:
-		spec.Workspace, spec.WorkspaceUID, err = a.w.workspace(ctx, a.lease)
+		spec.Workspace, spec.WorkspaceUID, err = a.workspace(ctx)
 	case a.ownWorkspace():
 		spec.WorkspaceUID = a.uid() + 1 // the step's
 		spec.Workspace, err = a.w.cfg.Workspaces.Make(ctx, a.id, spec.WorkspaceUID, a.lease.Resources.DiskMB)
@@ -246,19 +249,6 @@ func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
 	return g.LimitIO(names, a.lease.Resources.IOMBs)
 }
 
-// workspace is the run's shared folder and the uid that it belongs to.
-func (w *Worker) workspace(ctx context.Context, l wire.Lease) (string, uint32, error) {
-	if err := w.settled(ctx, l.RunID); err != nil {
-		return "", 0, err
-	}
-	run, err := w.runOf(l)
-	if err != nil {
-		return "", 0, err
-	}
-	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
-	return path, run.UID, err
-}
-
 // settled waits while the run's workspace is being removed: the run had ended,
 // and somebody tries a step of it again.
 func (w *Worker) settled(ctx context.Context, run string) error {
@@ -287,7 +277,7 @@ func (w *Worker) runOf(l wire.Lease) (ledger.Run, error) {
 	if err != nil {
 		return ledger.Run{}, err
 	}
-	run := ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid}
+	run := ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid, No: l.WorkspaceNo, Restoring: len(l.Layers) > 0}
 	if err := w.cfg.Ledger.PutRun(run); err != nil {
 		return ledger.Run{}, err
 	}

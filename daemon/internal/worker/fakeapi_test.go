@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,8 @@ type fakeAPI struct {
 	down        bool            // every call answers 503
 	noUploads   bool            // those of artifacts do
 	uploads     int             // that were tried
+	noLayers    bool            // those that are asked for come with 503
+	fetches     int             // of layers, that were tried
 	slow        bool            // register waits a while for uploads
 	artifacts   map[string]string
 	leaseMS     int64
@@ -69,6 +72,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	handle(f, mux, "journal", f.journal)
 	handle(f, mux, "release", f.release)
 	mux.HandleFunc("PUT /api/worker/artifacts/{attempt}/{sha}", f.artifact)
+	mux.HandleFunc("GET /api/worker/layers/{attempt}/{seq}", f.layer)
 	f.srv = httptest.NewTLSServer(mux)
 	t.Cleanup(f.srv.Close)
 	return f
@@ -187,6 +191,9 @@ func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimRespon
 	status := http.StatusOK
 	f.change(func() {
 		n := min(in.Max, len(f.queue))
+		if in.Incarnation != f.incarnation {
+			n = 0 // of a process that is gone
+		}
 		if f.lose && n > 0 {
 			f.lose, f.queue, f.claims[in.ClaimID] = false, f.queue[n:], nil
 			status = http.StatusServiceUnavailable
@@ -269,7 +276,8 @@ func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.Journal
 				}
 				a.verdict = rec.Verdict
 			}
-			out.Acks = append(out.Acks, wire.JournalAck{AttemptID: b.AttemptID, N: int64(len(a.records)), Ended: a.verdict != nil})
+			out.Acks = append(out.Acks, wire.JournalAck{AttemptID: b.AttemptID, N: int64(len(a.records)), Ended: a.verdict != nil,
+				Saved: a.verdict != nil && a.verdict.Layer != nil})
 		}
 	})
 	return out, 200
@@ -305,6 +313,29 @@ func (f *fakeAPI) artifact(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	w.WriteHeader(status)
+}
+
+// layer answers with one of the attempt's lease.
+func (f *fakeAPI) layer(w http.ResponseWriter, r *http.Request) {
+	status, body := http.StatusConflict, ""
+	f.change(func() {
+		f.fetches++
+		a := f.attempts[r.PathValue("attempt")]
+		if a == nil || a.closed || r.Header.Get("Nofx-Incarnation") != f.incarnation {
+			return
+		}
+		if f.noLayers {
+			status = http.StatusServiceUnavailable
+			return
+		}
+		for _, l := range a.lease.Layers {
+			if strconv.Itoa(l.Seq) == r.PathValue("seq") {
+				status, body = http.StatusOK, f.artifacts[l.SHA256]
+			}
+		}
+	})
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
 }
 
 // verdict waits for the attempt's verdict and returns its attempt.

@@ -220,6 +220,7 @@ func (w *Worker) letGo(id string) (ledger.Run, bool) {
 	run, ok := w.runs[id]
 	if ok {
 		delete(w.runs, id)
+		delete(w.ends, id)
 		w.going[id] = make(chan struct{})
 	}
 	return run, ok

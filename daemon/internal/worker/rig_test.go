@@ -32,9 +32,11 @@ type plugins struct {
 	driver.Driver
 	world *memdriver.World
 
-	copyOut func(io.Writer) error // instead of the driver's own
+	copyOut func(io.Writer) error      // instead of the driver's own
+	works   func(id, dir string) error // what commands do in their workspaces; not nil: the sandboxes are on this host
 
 	mu   sync.Mutex
+	dirs map[string]string // of workspaces, by sandbox
 	away bool
 	lose int                // calls of Destroy that do not arrive
 	sick bool               // it says of itself that it is not healthy
@@ -93,7 +95,35 @@ func (p *plugins) stream(ctx context.Context, do func(context.Context, driver.Dr
 	}
 }
 
+func (p *plugins) Describe(ctx context.Context) (driver.Description, error) {
+	about, err := p.Driver.Describe(ctx)
+	if p.works != nil {
+		about.Capabilities = append(about.Capabilities, driver.CapHost)
+	}
+	return about, err
+}
+
+func (p *plugins) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
+	if spec.Host != nil {
+		p.mu.Lock()
+		if p.dirs == nil {
+			p.dirs = map[string]string{}
+		}
+		p.dirs[spec.ID], spec.Host = spec.Host.Workspace, nil
+		p.mu.Unlock()
+	}
+	return p.Driver.Create(ctx, spec)
+}
+
 func (p *plugins) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
+	if p.works != nil {
+		p.mu.Lock()
+		dir := p.dirs[h.ID]
+		p.mu.Unlock()
+		if err := p.works(h.ID, dir); err != nil {
+			return err
+		}
+	}
 	return p.stream(ctx, func(ctx context.Context, d driver.Driver) error { return d.Exec(ctx, h, spec, sink) })
 }
 
@@ -154,6 +184,7 @@ type rig struct {
 	tree    *cgroup.Tree
 
 	room int64 // for artifacts; 0 = the usual
+	most int64 // bytes of a layer
 
 	w      *Worker
 	ledger *ledger.Ledger
@@ -173,7 +204,7 @@ func newRig(t *testing.T, before ...func(*rig)) *rig {
 			t.Error(err)
 		}
 	})
-	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree}
+	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree, most: 1 << 20}
 	if err := os.Mkdir(filepath.Join(r.dir, "journal"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +235,7 @@ func (r *rig) start(slots int) {
 		API: r.api.client(), Ledger: l, Cgroups: r.tree, UIDs: ids, Workspaces: work,
 		JournalDir: filepath.Join(r.dir, "journal"), Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
+		LayerBytes: r.most,
 	})
 	if r.room > 0 {
 		r.w.artifactRoom = r.room

@@ -174,7 +174,7 @@ func (w *Worker) acknowledge(got wire.JournalAnswer, sent map[string]*attempt) {
 		}
 		a.next = max(a.next, ack.N+1)
 		if ack.Ended {
-			a.reported()
+			a.reported(ack.Saved)
 		}
 	}
 	for _, id := range got.Discard {

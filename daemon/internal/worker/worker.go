@@ -45,6 +45,7 @@ type Observer interface {
 	Shipped(records int, err error)
 	Heartbeat(err error)
 	Swept(kind string, err error)
+	Workspace(what, result string, bytes int64, took time.Duration) // save or restore; ok, unchanged, refused or failed
 }
 
 // Config is what a Worker is made of. Nothing of it may be nil.
@@ -64,6 +65,7 @@ type Config struct {
 	Slots      int
 	Most       step.Resources // that any step gets on this host; zero = no limit
 	MostTime   time.Duration  // likewise
+	LayerBytes int64          // of files in one layer of a workspace; 0 = workspaces are not saved
 	Points     failpoint.Points
 }
 
@@ -82,6 +84,10 @@ type Worker struct {
 
 	artifactRoom int64 // bytes of one step's artifacts in all
 
+	placing keyed         // runs whose workspace is looked for or put together
+	saving  keyed         // runs whose workspace is saved, until the API has the verdict
+	shots   chan struct{} // one token per workspace that is being read
+
 	slots      chan struct{} // one token per running sandbox
 	unanswered bool          // the claim with the ledger's id may have taken leases that are not in it; claim's alone
 	sweeping   sync.Mutex    // one sweep at a time
@@ -91,9 +97,10 @@ type Worker struct {
 	told       string // what the API knows of the drivers, see offer
 	attempts   map[string]*attempt
 	runs       map[string]ledger.Run
-	going      map[string]chan struct{} // runs whose workspace is being removed, each closed when it is
-	swept      []wire.SweepItem         // that the API does not know of
-	barriers   map[gate]int64           // generations of breakers that let nothing through
+	ends       map[string]map[string]driver.Deadline // of the steps of those runs: when the API was known to have the last verdict
+	going      map[string]chan struct{}              // runs whose workspace is being removed, each closed when it is
+	swept      []wire.SweepItem                      // that the API does not know of
+	barriers   map[gate]int64                        // generations of breakers that let nothing through
 }
 
 // New makes a worker. It does nothing yet.
@@ -102,8 +109,8 @@ func New(cfg Config) *Worker {
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
-		artifactRoom: maxArtifactsSize,
-		attempts:     map[string]*attempt{}, runs: map[string]ledger.Run{}, going: map[string]chan struct{}{},
+		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots),
+		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, ends: map[string]map[string]driver.Deadline{}, going: map[string]chan struct{}{},
 	}
 }
 
@@ -205,6 +212,7 @@ func (w *Worker) forget(a *attempt) {
 	w.mu.Lock()
 	delete(w.attempts, a.id)
 	w.mu.Unlock()
+	close(a.gone)
 	w.idle.done()
 }
 

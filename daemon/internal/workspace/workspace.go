@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/singleflight"
@@ -27,6 +28,7 @@ type Store struct {
 const (
 	goneMark  = ".gone-"  // begins the names of folders that are being removed
 	imageMark = ".image-" // and those of the files of workspaces with a limit
+	indexMark = ".index-" // and of those that say as what a workspace was saved
 )
 
 // Open makes the folder if it is missing, closed to all but root.
@@ -62,11 +64,26 @@ func (s *Store) Make(ctx context.Context, name string, uid uint32, mb int64) (st
 // image is the file that a workspace with a limit lies in.
 func (s *Store) image(name string) string { return filepath.Join(s.dir, imageMark+name) }
 
+// Path is where the workspace of a run is that has one.
+func (s *Store) Path(run string) string { return filepath.Join(s.dir, run) }
+
+// Index is the file that says as what the run's workspace was last saved. It goes
+// with the workspace.
+func (s *Store) Index(run string) string { return filepath.Join(s.dir, indexMark+run) }
+
+// Next is the file that Index is to be replaced with.
+func (s *Store) Next(run string) string { return s.Index(run) + ".next" }
+
 // Remove removes the run's workspace, whatever its steps have made in it. One
 // that is not there is no error.
 func (s *Store) Remove(run string) error {
 	if !names(run) {
 		return step.Errorf(step.KindInvalid, "run id %.80q cannot name a folder", run)
+	}
+	for _, path := range []string{s.Index(run), s.Next(run)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := volume.Unmount(s.image(run), filepath.Join(s.dir, run)); err != nil {
 		return err
@@ -98,16 +115,19 @@ func (s *Store) Runs() ([]string, error) {
 			}
 			continue
 		}
-		if name, ok := strings.CutPrefix(e.Name(), imageMark); ok {
-			if name, _, _ = strings.Cut(name, "."); there[name] {
-				continue // told by its folder
+		name := e.Name()
+		for _, mark := range []string{imageMark, indexMark} {
+			if of, ok := strings.CutPrefix(name, mark); ok {
+				name, _, _ = strings.Cut(of, ".")
 			}
-			runs = append(runs, name)
-			continue
 		}
-		runs = append(runs, e.Name())
+		if name != e.Name() && there[name] {
+			continue // told by its folder
+		}
+		runs = append(runs, name)
 	}
-	return runs, nil
+	slices.Sort(runs)
+	return slices.Compact(runs), nil
 }
 
 // names reports whether a run's id can name a folder here.

@@ -41,6 +41,17 @@ func TestLife(t *testing.T) {
 	if runs, err := s.Runs(); err != nil || len(runs) != 1 || runs[0] != "run-1" {
 		t.Errorf("%v, %v", runs, err)
 	}
+	for _, path := range []string{s.Index("run-1"), s.Next("run-1"), s.Index("run-2")} { // of the last there is nothing else left
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if runs, err := s.Runs(); err != nil || !slices.Equal(runs, []string{"run-1", "run-2"}) {
+		t.Errorf("%v, %v", runs, err)
+	}
+	if err := s.Remove("run-2"); err != nil {
+		t.Fatal(err)
+	}
 	// A removal that was cut off goes on at the next look.
 	if err := os.Mkdir(filepath.Join(dir, goneMark+"run-0"), 0o700); err != nil {
 		t.Fatal(err)

@@ -315,7 +315,7 @@ func (q *Queries) LockAttempts(ctx context.Context, arg LockAttemptsParams) ([]L
 
 const lockRunsOf = `-- name: LockRunsOf :many
 
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY ($1::text[]))
 ORDER BY r.id
@@ -335,6 +335,7 @@ type LockRunsOfRow struct {
 	StartedAt      *time.Time
 	RetryBudget    int32
 	Retries        int32
+	Layers         int32
 }
 
 // Every write of a worker names what it believes to hold: attempt, generation,
@@ -363,6 +364,7 @@ func (q *Queries) LockRunsOf(ctx context.Context, ids []string) ([]LockRunsOfRow
 			&i.StartedAt,
 			&i.RetryBudget,
 			&i.Retries,
+			&i.Layers,
 		); err != nil {
 			return nil, err
 		}

@@ -399,7 +399,7 @@ func (q *Queries) LockDead(ctx context.Context, tenantID string, ids []string) (
 }
 
 const lockReopen = `-- name: LockReopen :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries,
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers,
        (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => $1::float8)))::bool AS stale,
        CASE WHEN r.ended_at IS NULL THEN r.hold
             WHEN r.concurrency_key <> '' OR (SELECT t.max_runs FROM nofx.tenant t WHERE t.tenant_id = r.tenant_id) IS NOT NULL THEN 'turn' ELSE '' END::text AS hold
@@ -428,6 +428,7 @@ type LockReopenRow struct {
 	StartedAt      *time.Time
 	RetryBudget    int32
 	Retries        int32
+	Layers         int32
 	Stale          bool
 	Hold           string
 }
@@ -456,6 +457,7 @@ func (q *Queries) LockReopen(ctx context.Context, arg LockReopenParams) ([]LockR
 			&i.StartedAt,
 			&i.RetryBudget,
 			&i.Retries,
+			&i.Layers,
 			&i.Stale,
 			&i.Hold,
 		); err != nil {
@@ -554,7 +556,7 @@ func (q *Queries) ReopenRuns(ctx context.Context, arg ReopenRunsParams) (int64, 
 const reopenSteps = `-- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
-    ended_at = NULL, verdict = NULL, outputs = NULL,
+    ended_at = NULL, verdict = NULL, outputs = NULL, saved = false,
     driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false, region = f.region
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS generation, unnest($4::text[]) AS status,
              unnest($5::int[]) AS deps_left, unnest($6::text[]) AS pin, unnest($7::text[]) AS region) f
@@ -661,7 +663,7 @@ func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) er
 
 const stepsOfRuns = `-- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved
 FROM nofx.step s
 WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
 ORDER BY s.run_id, s.idx
@@ -683,6 +685,7 @@ type StepsOfRunsRow struct {
 	Losses         int32
 	Cause          string
 	ConcurrencyKey string
+	Saved          bool
 }
 
 // StepsOfRuns are the steps of runs whose rows are locked, each with the driver
@@ -712,6 +715,7 @@ func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []str
 			&i.Losses,
 			&i.Cause,
 			&i.ConcurrencyKey,
+			&i.Saved,
 		); err != nil {
 			return nil, err
 		}

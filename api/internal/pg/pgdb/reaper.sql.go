@@ -76,6 +76,38 @@ func (q *Queries) FailQueued(ctx context.Context, ids []string, verdicts []strin
 	return items, nil
 }
 
+const forsaken = `-- name: Forsaken :many
+SELECT x.id FROM nofx.run x
+WHERE x.pin <> '' AND x.ended_at IS NULL AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
+  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
+ORDER BY x.id
+LIMIT $1
+`
+
+// Forsaken are runs that are pinned to a lost worker and can do without it: all
+// that steps of theirs left in the workspace is saved, and none runs there, on a
+// worker that is back and has not said so yet. The others wait for their worker
+// to come back; see Orphaned.
+func (q *Queries) Forsaken(ctx context.Context, most int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, forsaken, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const lockExpired = `-- name: LockExpired :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch, a.status, a.journal_n, a.output_bytes, a.blob_bytes, a.started_at, a.breaker_generation, a.probe, a.region,
        s.name, s.tries, s.losses, s.backoff_ms, s.retry, s.network, s.idempotent, s.dependants, s.shares, s.reads, s.shown, s.driver, s.lane, s.drivers, s.place, s.concurrency_key, s.region AS placed,
@@ -186,7 +218,7 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 }
 
 const lockRuns = `-- name: LockRuns :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r WHERE r.id = ANY ($1::text[])
 ORDER BY r.id
 FOR NO KEY UPDATE
@@ -205,6 +237,7 @@ type LockRunsRow struct {
 	StartedAt      *time.Time
 	RetryBudget    int32
 	Retries        int32
+	Layers         int32
 }
 
 func (q *Queries) LockRuns(ctx context.Context, ids []string) ([]LockRunsRow, error) {
@@ -229,6 +262,7 @@ func (q *Queries) LockRuns(ctx context.Context, ids []string) ([]LockRunsRow, er
 			&i.StartedAt,
 			&i.RetryBudget,
 			&i.Retries,
+			&i.Layers,
 		); err != nil {
 			return nil, err
 		}
@@ -386,30 +420,31 @@ func (q *Queries) UnpinQueued(ctx context.Context, runIds []string) (int64, erro
 
 const unpinRuns = `-- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
-WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
-                 AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
-                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status IN ('running', 'succeeded'))
-               ORDER BY x.id FOR NO KEY UPDATE)
-RETURNING r.id
+WHERE r.id = ANY ($1::text[]) AND r.pin <> '' AND r.ended_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
+RETURNING r.id, EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status = 'succeeded') AS work
 `
 
-// UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
-// holds nothing yet: no step of theirs has succeeded in it, and none runs there,
-// on a worker that is back and has not said so yet. The others wait for their
-// worker to come back; see Orphaned.
-func (q *Queries) UnpinRuns(ctx context.Context) ([]string, error) {
-	rows, err := q.db.Query(ctx, unpinRuns)
+type UnpinRunsRow struct {
+	ID   string
+	Work bool
+}
+
+// UnpinRuns frees runs that can do without the worker that they are pinned to,
+// in their locked rows. work tells whether there is something in the workspace.
+func (q *Queries) UnpinRuns(ctx context.Context, ids []string) ([]UnpinRunsRow, error) {
+	rows, err := q.db.Query(ctx, unpinRuns, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []string{}
+	items := []UnpinRunsRow{}
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		var i UnpinRunsRow
+		if err := rows.Scan(&i.ID, &i.Work); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

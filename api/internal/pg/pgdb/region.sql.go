@@ -383,32 +383,3 @@ func (q *Queries) Stranded(ctx context.Context, waitSeconds float64, most int32)
 	}
 	return items, nil
 }
-
-const unpinEmpty = `-- name: UnpinEmpty :many
-UPDATE nofx.run r SET pin = ''
-WHERE r.id = ANY ($1::text[]) AND r.pin <> ''
-  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status IN ('succeeded', 'running'))
-RETURNING r.id
-`
-
-// UnpinEmpty frees runs whose workspace holds nothing yet, and nobody is at work
-// in it.
-func (q *Queries) UnpinEmpty(ctx context.Context, ids []string) ([]string, error) {
-	rows, err := q.db.Query(ctx, unpinEmpty, ids)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []string{}
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}

@@ -211,9 +211,11 @@ func (q *Queries) KnownAttempts(ctx context.Context, ids []string, tenantID stri
 const knownBlobs = `-- name: KnownBlobs :many
 SELECT i.sum::text FROM unnest($1::text[]) AS i(sum)
 WHERE EXISTS (SELECT 1 FROM nofx.artifact f WHERE f.tenant_id = $2 AND f.sha256 = i.sum AND f.removed_at IS NULL)
+   OR EXISTS (SELECT 1 FROM nofx.workspace_layer l WHERE l.tenant_id = $2 AND l.sha256 = i.sum AND l.removed_at IS NULL)
 `
 
-// KnownBlobs are those of the given artifacts' bytes that something refers to.
+// KnownBlobs are those of the given artifacts' and layers' bytes that something
+// refers to.
 func (q *Queries) KnownBlobs(ctx context.Context, sums []string, tenantID string) ([]string, error) {
 	rows, err := q.db.Query(ctx, knownBlobs, sums, tenantID)
 	if err != nil {

@@ -689,7 +689,7 @@ func (q *Queries) ListWorkers(ctx context.Context, tenantID string) ([]ListWorke
 }
 
 const lockRun = `-- name: LockRun :one
-SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries FROM nofx.run
+SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries, layers FROM nofx.run
 WHERE tenant_id = $1 AND id = $2
 FOR NO KEY UPDATE
 `
@@ -707,6 +707,7 @@ type LockRunRow struct {
 	StartedAt      *time.Time
 	RetryBudget    int32
 	Retries        int32
+	Layers         int32
 }
 
 func (q *Queries) LockRun(ctx context.Context, tenantID string, iD string) (LockRunRow, error) {
@@ -725,6 +726,7 @@ func (q *Queries) LockRun(ctx context.Context, tenantID string, iD string) (Lock
 		&i.StartedAt,
 		&i.RetryBudget,
 		&i.Retries,
+		&i.Layers,
 	)
 	return i, err
 }

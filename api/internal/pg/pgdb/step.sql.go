@@ -110,10 +110,10 @@ func (q *Queries) CountDown(ctx context.Context, ids []string) ([]CountDownRow, 
 const endSteps = `-- name: EndSteps :many
 
 UPDATE nofx.step s
-SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NULLIF(f.outputs, '')::json, losses = s.losses + f.lost
+SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NULLIF(f.outputs, '')::json, losses = s.losses + f.lost, saved = f.saved
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS attempt,
              unnest($4::bigint[]) AS epoch, unnest($5::text[]) AS status, unnest($6::text[]) AS verdict,
-             unnest($7::text[]) AS outputs, unnest($8::int[]) AS lost) f
+             unnest($7::text[]) AS outputs, unnest($8::int[]) AS lost, unnest($9::bool[]) AS saved) f
 WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
 RETURNING s.id
 `
@@ -127,6 +127,7 @@ type EndStepsParams struct {
 	Verdicts    []string
 	Outputs     []string
 	Lost        []int32
+	Saved       []bool
 }
 
 // The end of an attempt changes its step here. Each UPDATE compares the fence
@@ -143,6 +144,7 @@ func (q *Queries) EndSteps(ctx context.Context, arg EndStepsParams) ([]string, e
 		arg.Verdicts,
 		arg.Outputs,
 		arg.Lost,
+		arg.Saved,
 	)
 	if err != nil {
 		return nil, err

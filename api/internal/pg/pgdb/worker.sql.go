@@ -36,7 +36,7 @@ WITH given AS (
 SELECT g.id::text FROM gone g
 UNION ALL
 SELECT g.id::text FROM given g
-WHERE g.known IS NULL OR g.status = 'succeeded' OR g.ended_at IS NOT NULL AND g.pin NOT IN ('', $4)
+WHERE g.known IS NULL OR g.status = 'succeeded' OR g.pin NOT IN ('', $4)
 `
 
 type EndedRunsParams struct {
@@ -46,8 +46,8 @@ type EndedRunsParams struct {
 	WorkerID    string
 }
 
-// EndedRuns are those of the given runs that have ended or are not there: their
-// workspaces can go. A run that failed keeps its workspace for a while, so that
+// EndedRuns are those of the given runs that have ended, are not there, or have
+// gone on elsewhere: their workspaces can go. A run that failed keeps its workspace for a while, so that
 // its steps can be tried again in it; of one worker's only the newest do. Once
 // a worker is told of such a run, the run has no workspace. One that somebody is
 // changing is told of the next time.

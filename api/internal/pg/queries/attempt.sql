@@ -4,7 +4,7 @@
 
 -- LockRunsOf locks the runs of fenced attempts, always before the attempts.
 -- name: LockRunsOf :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY (@ids::text[]))
 ORDER BY r.id

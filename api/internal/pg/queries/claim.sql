@@ -146,7 +146,8 @@ WITH RECURSIVE tenants AS (
 ), pinned AS (
   UPDATE nofx.run r
   SET status = CASE WHEN r.status = 'queued' THEN 'running' ELSE r.status END,
-      pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN @worker_id ELSE r.pin END
+      pin = CASE WHEN r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN @worker_id ELSE r.pin END,
+      workspace_no = CASE WHEN r.pin = '' AND r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN r.workspace_no + 1 ELSE r.workspace_no END
   FROM fresh f
   WHERE r.id = f.id AND r.id = ANY (ARRAY (SELECT i.id FROM fresh i))
 ), taken AS (
@@ -194,23 +195,40 @@ WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
                    WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running' AND r.pin = @worker_id AND r.steps_left > 1);
 
 -- LeasesOfClaim are the leases that a claim took and that are still the
--- worker's.
+-- worker's. snapshot: a step that is to come may need what this one leaves in the
+-- run's workspace. restore: it is tried again, after infrastructure ended it in
+-- the middle. layers make the workspace, when there is something in it that
+-- steps left and all of that is saved.
 -- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id, s.lane, a.breaker_generation,
+       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer,
+       (s.shares AND (r.steps_left > 1 OR r.steps_failed + r.steps_cancelled > 0) AND EXISTS (
+          SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.id <> s.id AND o.status <> 'succeeded'))::bool AS snapshot,
+       (s.shares AND a.number > 1 AND EXISTS (
+          SELECT 1 FROM nofx.attempt e WHERE e.step_id = s.id AND e.generation = a.generation AND e.number = a.number - 1 AND e.started_at IS NOT NULL
+            AND (e.status = 'lost' OR e.status = 'ended' AND e.verdict ->> 'cause' IN ('lost', 'driver_error')))
+          AND NOT EXISTS (SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.status = 'succeeded' AND NOT o.saved))::bool AS restore,
+       CASE WHEN s.shares AND r.layers > 0 THEN w.layers END::json AS layers,
        (extract(epoch FROM a.lease_until - now()) * 1000)::bigint AS lease_ms
 FROM nofx.attempt a
 JOIN nofx.step s ON s.id = a.step_id
 JOIN nofx.run r ON r.id = a.run_id
 JOIN nofx.tenant t ON t.tenant_id = a.tenant_id
+LEFT JOIN LATERAL (
+  SELECT json_agg(json_build_object('seq', l.seq, 'sha256', l.sha256, 'size', l.size, 'bytes', l.bytes, 'full', l.full_one) ORDER BY l.seq) AS layers
+  FROM nofx.workspace_layer l
+  WHERE l.run_id = r.id AND l.removed_at IS NULL AND s.shares AND r.layers > 0
+    AND EXISTS (SELECT 1 FROM nofx.step o WHERE o.run_id = r.id AND o.shares AND o.status = 'succeeded')
+    AND NOT EXISTS (SELECT 1 FROM nofx.step o WHERE o.run_id = r.id AND o.shares AND o.status = 'succeeded' AND NOT o.saved)
+) w ON s.shares AND r.layers > 0
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
 
 -- LockRunsNow locks the runs of attempts that a claim has just taken, as far as
 -- nobody else has them: a claim waits for no run.
 -- name: LockRunsNow :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r
 WHERE r.id IN (SELECT a.run_id FROM nofx.attempt a WHERE a.id = ANY (@ids::text[]))
 ORDER BY r.id

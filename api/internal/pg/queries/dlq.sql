@@ -74,7 +74,7 @@ UPDATE nofx.step_dlq SET sealed = @sealed WHERE tenant_id = @tenant_id AND id = 
 -- LockReopen locks runs that steps are to be reopened of. stale: their workers
 -- were told, or may be at any time, that their workspaces can go.
 -- name: LockReopen :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries,
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers,
        (r.ended_at IS NOT NULL AND (r.status <> 'failed' OR r.ended_at < now() - make_interval(secs => @keep_seconds::float8)))::bool AS stale,
        CASE WHEN r.ended_at IS NULL THEN r.hold
             WHEN r.concurrency_key <> '' OR (SELECT t.max_runs FROM nofx.tenant t WHERE t.tenant_id = r.tenant_id) IS NOT NULL THEN 'turn' ELSE '' END::text AS hold
@@ -87,7 +87,7 @@ FOR NO KEY UPDATE;
 -- that a new generation of it begins on.
 -- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved
 FROM nofx.step s
 WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])
 ORDER BY s.run_id, s.idx;
@@ -97,7 +97,7 @@ ORDER BY s.run_id, s.idx;
 -- name: ReopenSteps :many
 UPDATE nofx.step s
 SET status = f.status, generation = s.generation + 1, attempt = 0, losses = 0, deps_left = f.deps_left, due_at = now(), pin = f.pin,
-    ended_at = NULL, verdict = NULL, outputs = NULL,
+    ended_at = NULL, verdict = NULL, outputs = NULL, saved = false,
     driver = coalesce(s.drivers[1], s.driver), lane = coalesce(s.lanes[1], s.lane), place = 1, moved = '', parked = false, region = f.region
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@statuses::text[]) AS status,
              unnest(@deps_left::int[]) AS deps_left, unnest(@pins::text[]) AS pin, unnest(@regions::text[]) AS region) f

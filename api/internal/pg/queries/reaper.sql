@@ -17,17 +17,24 @@ UPDATE nofx.worker SET status = 'lost'
 WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seconds::float8)
 RETURNING id, tenant_id;
 
--- UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
--- holds nothing yet: no step of theirs has succeeded in it, and none runs there,
--- on a worker that is back and has not said so yet. The others wait for their
--- worker to come back; see Orphaned.
+-- Forsaken are runs that are pinned to a lost worker and can do without it: all
+-- that steps of theirs left in the workspace is saved, and none runs there, on a
+-- worker that is back and has not said so yet. The others wait for their worker
+-- to come back; see Orphaned.
+-- name: Forsaken :many
+SELECT x.id FROM nofx.run x
+WHERE x.pin <> '' AND x.ended_at IS NULL AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
+  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
+ORDER BY x.id
+LIMIT @most;
+
+-- UnpinRuns frees runs that can do without the worker that they are pinned to,
+-- in their locked rows. work tells whether there is something in the workspace.
 -- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
-WHERE r.id IN (SELECT x.id FROM nofx.run x WHERE x.pin <> '' AND x.ended_at IS NULL
-                 AND x.pin IN (SELECT w.id FROM nofx.worker w WHERE w.status = 'lost')
-                 AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = x.id AND s.shares AND s.status IN ('running', 'succeeded'))
-               ORDER BY x.id FOR NO KEY UPDATE)
-RETURNING r.id;
+WHERE r.id = ANY (@ids::text[]) AND r.pin <> '' AND r.ended_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
+RETURNING r.id, EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status = 'succeeded') AS work;
 
 -- name: UnpinQueued :execrows
 UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND run_id = ANY (@run_ids::text[]);
@@ -81,7 +88,7 @@ WHERE s.id = f.id AND s.status || '' = 'queued'
 RETURNING s.id, s.run_id, s.name, s.attempt, s.dependants;
 
 -- name: LockRuns :many
-SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
+SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r WHERE r.id = ANY (@ids::text[])
 ORDER BY r.id
 FOR NO KEY UPDATE;

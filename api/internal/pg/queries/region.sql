@@ -154,10 +154,3 @@ WHERE s.run_id = f.run_id AND s.shares AND s.pin = '' AND s.region = f.from_regi
   AND EXISTS (SELECT 1 FROM nofx.run r WHERE r.id = f.run_id AND r.pin = '')
 RETURNING s.id, s.run_id, s.name, s.attempt, s.status, f.from_region::text AS from_region, s.region, s.driver, s.pin;
 
--- UnpinEmpty frees runs whose workspace holds nothing yet, and nobody is at work
--- in it.
--- name: UnpinEmpty :many
-UPDATE nofx.run r SET pin = ''
-WHERE r.id = ANY (@ids::text[]) AND r.pin <> ''
-  AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status IN ('succeeded', 'running'))
-RETURNING r.id;

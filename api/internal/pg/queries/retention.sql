@@ -158,10 +158,12 @@ CROSS JOIN LATERAL (
 WHERE d.artifacts > 0
 ORDER BY t.tenant_id;
 
--- KnownBlobs are those of the given artifacts' bytes that something refers to.
+-- KnownBlobs are those of the given artifacts' and layers' bytes that something
+-- refers to.
 -- name: KnownBlobs :many
 SELECT i.sum::text FROM unnest(@sums::text[]) AS i(sum)
-WHERE EXISTS (SELECT 1 FROM nofx.artifact f WHERE f.tenant_id = @tenant_id AND f.sha256 = i.sum AND f.removed_at IS NULL);
+WHERE EXISTS (SELECT 1 FROM nofx.artifact f WHERE f.tenant_id = @tenant_id AND f.sha256 = i.sum AND f.removed_at IS NULL)
+   OR EXISTS (SELECT 1 FROM nofx.workspace_layer l WHERE l.tenant_id = @tenant_id AND l.sha256 = i.sum AND l.removed_at IS NULL);
 
 -- KnownAttempts are those of the given attempts that are there.
 -- name: KnownAttempts :many

@@ -117,7 +117,7 @@ ORDER BY o.start
 LIMIT @most;
 
 -- name: LockRun :one
-SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries FROM nofx.run
+SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries, layers FROM nofx.run
 WHERE tenant_id = @tenant_id AND id = @id
 FOR NO KEY UPDATE;
 

@@ -5,10 +5,10 @@
 -- fence: step
 -- name: EndSteps :many
 UPDATE nofx.step s
-SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NULLIF(f.outputs, '')::json, losses = s.losses + f.lost
+SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NULLIF(f.outputs, '')::json, losses = s.losses + f.lost, saved = f.saved
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@attempts::int[]) AS attempt,
              unnest(@epochs::bigint[]) AS epoch, unnest(@statuses::text[]) AS status, unnest(@verdicts::text[]) AS verdict,
-             unnest(@outputs::text[]) AS outputs, unnest(@lost::int[]) AS lost) f
+             unnest(@outputs::text[]) AS outputs, unnest(@lost::int[]) AS lost, unnest(@saved::bool[]) AS saved) f
 WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
 RETURNING s.id;
 

@@ -114,8 +114,8 @@ WHERE worker_id = @worker_id AND status = 'running' AND id <> ALL (@held::text[]
   AND listed_at < now() - make_interval(secs => @grace_seconds::float8) AND lease_until > now()
   AND NOT EXISTS (SELECT 1 FROM nofx.worker w WHERE w.id = @worker_id AND w.registered_at > now() - make_interval(secs => @grace_seconds::float8));
 
--- EndedRuns are those of the given runs that have ended or are not there: their
--- workspaces can go. A run that failed keeps its workspace for a while, so that
+-- EndedRuns are those of the given runs that have ended, are not there, or have
+-- gone on elsewhere: their workspaces can go. A run that failed keeps its workspace for a while, so that
 -- its steps can be tried again in it; of one worker's only the newest do. Once
 -- a worker is told of such a run, the run has no workspace. One that somebody is
 -- changing is told of the next time.
@@ -136,7 +136,7 @@ WITH given AS (
 SELECT g.id::text FROM gone g
 UNION ALL
 SELECT g.id::text FROM given g
-WHERE g.known IS NULL OR g.status = 'succeeded' OR g.ended_at IS NOT NULL AND g.pin NOT IN ('', @worker_id);
+WHERE g.known IS NULL OR g.status = 'succeeded' OR g.pin NOT IN ('', @worker_id);
 
 -- Fleet are the workers that live or were seen not long ago.
 -- name: Fleet :many

@@ -165,7 +165,15 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 	if err != nil {
 		return art, err
 	}
-	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
+	defer func() {
+		err = errors.Join(err, tmp.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp.Name()))
+			return
+		}
+		// It stays until the API has the verdict, which may miss the bytes.
+		err = os.Rename(tmp.Name(), a.spooled(art.SHA256))
+	}()
 	hash := sha256.New()
 	size, err := io.Copy(io.MultiWriter(tmp, hash), io.LimitReader(from, wire.MaxArtifactBytes+1))
 	if err != nil {
@@ -176,22 +184,27 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 	}
 	art = step.Artifact{Name: name, SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
 	a.hold(failpoint.Uploading)
+	return art, a.put(ctx, art, tmp)
+}
+
+// put sends a file's bytes, for as long as it takes.
+func (a *attempt) put(ctx context.Context, art step.Artifact, from io.ReaderAt) error {
 	retry := newRetry()
 	for {
 		me := a.w.identity()
-		err := a.w.cfg.API.PutArtifact(ctx, me.WorkerID, a.w.incarnation, a.lease.Fence, art.SHA256, size, io.NewSectionReader(tmp, 0, size))
+		err := a.w.cfg.API.PutArtifact(ctx, me.WorkerID, a.w.incarnation, a.lease.Fence, art.SHA256, art.Size, io.NewSectionReader(from, 0, art.Size))
 		if err == nil {
-			return art, nil
+			return nil
 		}
 		if ctx.Err() != nil {
-			return art, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		if !step.Is(err, step.KindUnavailable) && !step.Is(err, step.KindRateLimited) && !step.Is(err, step.KindInternal) {
-			return art, fmt.Errorf("upload: %w", err)
+			return fmt.Errorf("upload: %w", err)
 		}
-		a.log.Warn("artifact not uploaded yet", "name", name, "err", err)
+		a.log.Warn("artifact not uploaded yet", "name", art.Name, "err", err)
 		if err := retry.sleep(ctx, err); err != nil {
-			return art, err
+			return err
 		}
 	}
 }

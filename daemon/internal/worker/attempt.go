@@ -39,10 +39,15 @@ type attempt struct {
 	cancel   *wire.CancelOrder // somebody asked for the end
 	fenced   bool              // the API has closed it: nothing of it counts any more
 	stopping bool              // somebody sees to Stop already
+	mending  bool              // what the API misses is on its way
+	refusal  *wire.JournalRefusal
 
 	confirmed chan struct{} // closed once the API has said that the lease is ours
 	confirm1  sync.Once
 	closed    chan struct{} // closed when fenced
+	refused   chan struct{} // closed with refusal set
+	cleaned   chan struct{} // closed when nothing runs any more
+	mended    int           // times that the API missed something; the shipper's alone
 	acked     chan struct{} // closed when the API has the verdict
 	acked1    sync.Once
 	next      int64 // the number of the next record to ship; the shipper's alone
@@ -52,7 +57,7 @@ func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Dead
 	return &attempt{
 		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
-		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}),
+		confirmed: make(chan struct{}), closed: make(chan struct{}), refused: make(chan struct{}), cleaned: make(chan struct{}), acked: make(chan struct{}),
 		next: j.Position().Acked + 1,
 	}
 }
@@ -73,6 +78,8 @@ func (a *attempt) run(ctx context.Context) {
 	// The verdict is on its way; the sandbox goes meanwhile.
 	a.hold(failpoint.Reported)
 	a.clean(ctx)
+	close(a.cleaned)
+	poke(a.w.dirty) // what is told instead of a refused record
 	select {
 	case <-a.acked:
 	case <-a.closed:
@@ -108,6 +115,8 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		select {
 		case <-a.closed:
 			stop(errFenced)
+		case <-a.refused:
+			stop(errRefused)
 		case <-inner.Done():
 		}
 	}()
@@ -128,6 +137,8 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		a.end(record)
 	case a.isFenced():
 		a.log.Info("closed by the API")
+	case errors.Is(context.Cause(inner), errRefused):
+		a.log.Info("cut short: the API refuses its journal")
 	case ctx.Err() != nil:
 		return false
 	default:

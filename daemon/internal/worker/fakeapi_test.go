@@ -41,9 +41,10 @@ type fakeAPI struct {
 	incarnation string
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
-	beats       int  // that came
-	untold      int  // claims for a driver that was not told of as healthy
-	lose        bool // the next leases go out with an answer that is lost, and have expired when it is asked for again
+	beats       int                                                       // that came
+	untold      int                                                       // claims for a driver that was not told of as healthy
+	refuse      func(wire.JournalBatch, wire.Record) *wire.JournalRefusal // what cannot be stored; nil = nothing
+	lose        bool                                                      // the next leases go out with an answer that is lost, and have expired when it is asked for again
 }
 
 type fakeAttempt struct {
@@ -247,6 +248,7 @@ func (f *fakeAPI) current() string {
 func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
 	var out wire.JournalAnswer
 	f.change(func() {
+	batches:
 		for _, b := range in.Batches {
 			a := f.attempts[b.AttemptID]
 			if a == nil || a.closed || a.lease.Fence != b.Fence {
@@ -259,6 +261,14 @@ func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.Journal
 				}
 				if a.verdict != nil {
 					f.t.Errorf("record %d of %s follows its verdict", rec.N, b.AttemptID)
+				}
+				if f.refuse != nil && in.Refusals {
+					if r := f.refuse(b, rec); r != nil {
+						r.AttemptID, r.N = b.AttemptID, rec.N
+						out.Refused = append(out.Refused, *r)
+						out.Acks = append(out.Acks, wire.JournalAck{AttemptID: b.AttemptID, N: int64(len(a.records))})
+						continue batches
+					}
 				}
 				a.records = append(a.records, rec)
 				if rec.Output != nil {

@@ -104,9 +104,13 @@ func known(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarn
 func find(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarnation string) (pgdb.FindWorkerRow, error) {
 	row, err := db.FindWorker(ctx, pgdb.FindWorkerParams{ID: id, Incarnation: incarnation, KeyID: who.KeyID})
 	if none(err) {
-		err = step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
+		err = errUnknownWorker()
 	}
 	return row, err
+}
+
+func errUnknownWorker() error {
+	return step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
 }
 
 // fenceLists are fences as the columns that statements unnest.

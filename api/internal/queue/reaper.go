@@ -153,6 +153,9 @@ func (q *Queue) loseWorkers(ctx context.Context) error {
 		if err := db.DropBreakerEvents(ctx, keepBreakerEvents.Seconds()); err != nil {
 			return err
 		}
+		if err := db.LockLost(ctx); err != nil {
+			return err
+		}
 		runs, err := db.UnpinRuns(ctx)
 		if err != nil || len(runs) == 0 {
 			return err

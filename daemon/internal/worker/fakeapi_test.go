@@ -42,6 +42,7 @@ type fakeAPI struct {
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
 	beats       int                                                       // that came
+	lost        bool                                                      // the worker counts as lost: claims are refused until it registers again
 	untold      int                                                       // claims for a driver that was not told of as healthy
 	refuse      func(wire.JournalBatch, wire.Record) *wire.JournalRefusal // what cannot be stored; nil = nothing
 	lose        bool                                                      // the next leases go out with an answer that is lost, and have expired when it is asked for again
@@ -167,7 +168,7 @@ func (f *fakeAPI) register(r *http.Request, in wire.RegisterWorker) (wire.Worker
 	if f.slow {
 		f.wait(r, 500, func() bool { return f.uploads > 0 })
 	}
-	f.change(func() { f.incarnation, f.drivers = in.Incarnation, in.Drivers })
+	f.change(func() { f.lost, f.incarnation, f.drivers = f.lost && f.incarnation == "", in.Incarnation, in.Drivers })
 	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: f.heartbeatMS}, 200
 }
 
@@ -179,7 +180,11 @@ func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimRespon
 		}
 	}
 	again, repeated := f.claims[in.ClaimID]
+	lost := f.lost
 	f.mu.Unlock()
+	if lost {
+		return wire.ClaimResponse{}, http.StatusConflict
+	}
 	if repeated {
 		return wire.ClaimResponse{Leases: again}, 200
 	}

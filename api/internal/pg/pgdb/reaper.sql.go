@@ -185,6 +185,20 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 	return items, nil
 }
 
+const lockLost = `-- name: LockLost :exec
+SELECT w.id FROM nofx.worker w
+WHERE w.status = 'lost' AND EXISTS (SELECT 1 FROM nofx.run r WHERE r.pin = w.id AND r.pin <> '' AND r.ended_at IS NULL)
+ORDER BY w.id
+FOR NO KEY UPDATE
+`
+
+// LockLost keeps lost workers with runs of their own from coming back until the
+// end of the transaction, for UnpinRuns.
+func (q *Queries) LockLost(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, lockLost)
+	return err
+}
+
 const lockRuns = `-- name: LockRuns :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries
 FROM nofx.run r WHERE r.id = ANY ($1::text[])

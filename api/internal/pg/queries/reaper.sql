@@ -17,6 +17,14 @@ UPDATE nofx.worker SET status = 'lost'
 WHERE status <> 'lost' AND last_seen < now() - make_interval(secs => @lease_seconds::float8)
 RETURNING id, tenant_id;
 
+-- LockLost keeps lost workers with runs of their own from coming back until the
+-- end of the transaction, for UnpinRuns.
+-- name: LockLost :exec
+SELECT w.id FROM nofx.worker w
+WHERE w.status = 'lost' AND EXISTS (SELECT 1 FROM nofx.run r WHERE r.pin = w.id AND r.pin <> '' AND r.ended_at IS NULL)
+ORDER BY w.id
+FOR NO KEY UPDATE;
+
 -- UnpinRuns frees the runs that are pinned to a lost worker and whose workspace
 -- holds nothing yet: no step of theirs has succeeded in it, and none runs there,
 -- on a worker that is back and has not said so yet. The others wait for their

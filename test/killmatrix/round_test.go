@@ -96,6 +96,9 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	out.clean = time.Since(killed)
 	c.submit(steps) // the client may ask again at any time
 	c.wait.Wait()
+	if c.deaf != "" {
+		out.wrong = append(out.wrong, c.deaf)
+	}
 	out.wrong = append(out.wrong, l.expect(c, p, v, d)...)
 	c.h.Looks = append(c.h.Looks, invariant.Look{Host: "this host", Left: left})
 	l.judge(c, &out)

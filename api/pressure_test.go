@@ -141,7 +141,9 @@ func TestQuotaIsNoBackpressure(t *testing.T) {
 	if got := told(); len(got) > 0 || r.oldest() > 0 {
 		t.Errorf("as many run as may: %+v, oldest %v", got, r.oldest())
 	}
-	quota := func(compute any) { r.sql("UPDATE nofx.tenant SET month_compute_ms = $1 WHERE tenant_id = 'acme'", compute) }
+	quota := func(compute any) {
+		r.sql("UPDATE nofx.tenant SET month_compute_ms = $1 WHERE tenant_id = 'acme'", compute)
+	}
 	r.concurrency("acme", 0, 2)
 	quota(0)
 	if got := told(); len(got) > 0 || r.oldest() > 0 {

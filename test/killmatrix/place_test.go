@@ -24,6 +24,7 @@ type place struct {
 	pass  bool   // the first one that comes by goes on
 	ended bool   // the step's end must be known to the API first
 	boxed bool   // the step has a sandbox
+	froze bool   // the victim is stopped first and the others go on: it dies with calls in hand
 	net   bool   // the step can reach the outside, and may not be repeated
 }
 
@@ -110,9 +111,9 @@ func dead(pid int) bool {
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
-func kill(t *testing.T, pid int) {
+func signal(t *testing.T, pid int, sig syscall.Signal) {
 	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, sig); err != nil {
 		t.Fatalf("pid %d: %v", pid, err)
 	}
 }

@@ -70,3 +70,14 @@ func TestStreamThatHangs(t *testing.T) {
 		})
 	}
 }
+
+// What is on the host for longer than its host needs to clear it away makes its
+// cell red, though a sweep removes it in the end.
+func TestLateIsLeaked(t *testing.T) {
+	t.Parallel()
+	for clean, want := range map[time.Duration]int{cleanBound: 0, cleanBound + time.Second: 1} {
+		if got := sum([]outcome{{clean: clean}}); got.leaked != want {
+			t.Errorf("clean after %v: %s", clean, got)
+		}
+	}
+}

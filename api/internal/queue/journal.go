@@ -330,7 +330,7 @@ func (q *Queue) keepArtifacts(a *progress, p *pgdb.InsertArtifactsParams) error 
 	if a.verdict == nil {
 		return nil
 	}
-	var missing missingArtifacts
+	var missing missingArtifactsError
 	for _, f := range a.verdict.Artifacts {
 		size, err := q.blobs.Has(a.row.TenantID, f.SHA256)
 		if err != nil && !step.Is(err, step.KindNotFound) {

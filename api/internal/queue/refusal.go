@@ -69,32 +69,32 @@ func recordRefusal(b wire.JournalBatch, err error) wire.JournalRefusal {
 	if r.Kind == step.KindInternal {
 		r.Kind, r.Message = step.KindInvalid, "the database does not take what it holds"
 	}
-	if gone := (*missingArtifacts)(nil); errors.As(err, &gone) {
+	if gone := (*missingArtifactsError)(nil); errors.As(err, &gone) {
 		r.Missing = gone.sums
 	}
 	return r
 }
 
-// missingArtifacts are those of a verdict whose bytes are not here.
-type missingArtifacts struct {
+// missingArtifactsError are those of a verdict whose bytes are not here.
+type missingArtifactsError struct {
 	first error
 	sums  []string
 }
 
-func (m *missingArtifacts) add(attempt string, f step.Artifact) {
+func (m *missingArtifactsError) add(attempt string, f step.Artifact) {
 	if m.first == nil {
 		m.first = invalid("verdict.artifacts", "%s of attempt %s was not uploaded with %d bytes", f.Name, attempt, f.Size)
 	}
 	m.sums = append(m.sums, f.SHA256)
 }
 
-func (m *missingArtifacts) err() error {
+func (m *missingArtifactsError) err() error {
 	if m.first == nil {
 		return nil
 	}
 	return m
 }
 
-func (m *missingArtifacts) Error() string { return m.first.Error() }
+func (m *missingArtifactsError) Error() string { return m.first.Error() }
 
-func (m *missingArtifacts) Unwrap() error { return m.first }
+func (m *missingArtifactsError) Unwrap() error { return m.first }

@@ -110,7 +110,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	a.retention.Observer = newRetentionMetrics(registry, a.retention)
 	registry.MustRegister(queueMetrics{a.db})
 	workers := &fleet.Workers{DB: a.db}
-	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait, Pressure: cfg.QueuePressure,
+	a.queue = queue.New(queue.Config{Lease: cfg.Lease, Heartbeat: cfg.Heartbeat, Region: cfg.Region, WorkspaceWait: cfg.WorkspaceWait, WorkspaceKeep: cfg.WorkspaceKeep, DriverWait: cfg.DriverWait, RegionWait: cfg.RegionWait, Pressure: cfg.QueuePressure, MaxProjects: cfg.MaxProjects,
 		Rules: handlers, Observer: seen, Fleet: workers, Points: cfg.Points, Secrets: secrets}, a.db, a.blobs, a.hub, log)
 	alerts, err := alertClient(cfg)
 	if err != nil {

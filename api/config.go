@@ -44,6 +44,7 @@ type Config struct {
 	WorkspaceWait      time.Duration `env:"NOFX_WORKSPACE_WAIT" envDefault:"15m"` // for a lost worker that has a run's workspace
 	WorkspaceKeep      time.Duration `env:"NOFX_WORKSPACE_KEEP" envDefault:"15m"` // of a failed run, so that its steps can be tried again; 0 = not at all
 	QueuePressure      time.Duration `env:"NOFX_QUEUE_PRESSURE" envDefault:"60s"` // age of a tenant's oldest step that is told in its run; 0 = none is
+	MaxProjects        int           `env:"NOFX_MAX_PROJECTS" envDefault:"1000"`  // of one tenant
 	Retain             retention.Keep
 
 	Points failpoint.Points `env:"-"` // where tests hold it
@@ -57,6 +58,9 @@ const maxDriverWait = 7 * 24 * time.Hour
 
 // maxWorkspaceKeep bounds how long folders of ended runs use up a worker's disk.
 const maxWorkspaceKeep = 7 * 24 * time.Hour
+
+// maxProjects is more than a run's submission should count.
+const maxProjects = 1_000_000
 
 // FromEnv reads the configuration. Its errors name variables, not values.
 func FromEnv() (Config, error) {
@@ -92,6 +96,9 @@ func (c Config) check() error {
 	}
 	if c.QueuePressure != 0 && c.QueuePressure < time.Second || c.QueuePressure > maxQueuePressure {
 		errs = append(errs, errors.New("NOFX_QUEUE_PRESSURE must be 0, for never, or 1s to 24h"))
+	}
+	if c.MaxProjects < 0 || c.MaxProjects > maxProjects {
+		errs = append(errs, errors.New("NOFX_MAX_PROJECTS must be 1 to 1000000; 0 = 1000"))
 	}
 	errs = append(errs, c.checkRetain())
 	if c.DBConns < 2 || c.DBConns > 1000 {

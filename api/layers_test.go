@@ -158,6 +158,16 @@ func TestRunStaysWithWhatIsNotSaved(t *testing.T) {
 		"a layer that is there": {second: func(w *worker, l wire.Lease) wire.VerdictRecord {
 			return w.save(l, 1, false, "early")
 		}, notes: []string{wire.NoteNotSaved}},
+		"a layer whose bytes are gone": {second: func(w *worker, l wire.Lease) wire.VerdictRecord {
+			v := w.save(l, 2, false, "more")
+			v.Layer.SHA256 = sum("another")
+			return v
+		}, notes: []string{wire.NoteNotSaved}},
+		"a layer of another size": {second: func(w *worker, l wire.Lease) wire.VerdictRecord {
+			v := w.save(l, 2, false, "more")
+			v.Layer.Size++
+			return v
+		}, notes: []string{wire.NoteNotSaved}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -320,8 +330,6 @@ func TestLayerIsChecked(t *testing.T) {
 	a := w.one()
 	good := w.save(a, 1, true, "all of it")
 	for name, change := range map[string]func(*wire.VerdictRecord){
-		"not uploaded":      func(v *wire.VerdictRecord) { v.Layer.SHA256 = sum("another") },
-		"another size":      func(v *wire.VerdictRecord) { v.Layer.Size++ },
 		"no sum":            func(v *wire.VerdictRecord) { v.Layer.SHA256 = "" },
 		"upper case":        func(v *wire.VerdictRecord) { v.Layer.SHA256 = strings.ToUpper(v.Layer.SHA256) },
 		"a number below 0":  func(v *wire.VerdictRecord) { v.Layer.Seq = -1 },

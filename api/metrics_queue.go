@@ -13,7 +13,7 @@ import (
 type queueMetrics struct{ db *pg.DB }
 
 func (queueMetrics) oldest() *prometheus.Desc {
-	return prometheus.NewDesc("nofx_queue_oldest_age_seconds", "For how long the oldest step in the queue has been due, of all tenants.", nil, nil)
+	return prometheus.NewDesc("nofx_queue_oldest_age_seconds", "For how long the oldest step in the queue has been due, of all tenants whose own quota does not keep their steps back.", nil, nil)
 }
 
 func (queueMetrics) pressed() *prometheus.Desc {

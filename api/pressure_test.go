@@ -126,3 +126,39 @@ func TestBackpressureByTenant(t *testing.T) {
 		})
 	}
 }
+
+// A tenant whose own quota keeps its steps back is not told that the fleet is too
+// small, nor is its operator; one that has room is, with what its quota is.
+func TestQuotaIsNoBackpressure(t *testing.T) {
+	t.Parallel()
+	r := keeping(t, func(c *api.Config) { c.QueuePressure = time.Minute })
+	w := r.worker("host")
+	run := r.submit(`[{"name":"runs",` + alone + `},{"name":"waits",` + alone + `}]`)
+	r.concurrency("acme", 0, 1)
+	l := w.one()
+	r.sql("UPDATE nofx.step SET due_at = now() - interval '5 minutes'")
+	told := func() []step.Event { r.work(); return r.eventsOf(run.ID, step.EventQueuePressure) }
+	if got := told(); len(got) > 0 || r.oldest() > 0 {
+		t.Errorf("as many run as may: %+v, oldest %v", got, r.oldest())
+	}
+	quota := func(compute any) {
+		r.sql("UPDATE nofx.tenant SET month_compute_ms = $1 WHERE tenant_id = 'acme'", compute)
+	}
+	r.concurrency("acme", 0, 2)
+	quota(0)
+	if got := told(); len(got) > 0 || r.oldest() > 0 {
+		t.Errorf("the month is used up: %+v, oldest %v", got, r.oldest())
+	}
+	quota(nil)
+	got := told()
+	if len(got) != 1 || got[0].Payload["running"] != 1.0 || got[0].Payload["max_concurrent_steps"] != 2.0 || r.oldest() < 300 {
+		t.Errorf("with room: %+v, oldest %v", got, r.oldest())
+	}
+	r.concurrency("acme", 0, 1) // an episode that is open does not begin again
+	told()
+	r.concurrency("acme", 0, 2)
+	if got := told(); len(got) != 1 {
+		t.Errorf("the same episode: %+v", got)
+	}
+	w.finish(l, exit(0))
+}

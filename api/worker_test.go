@@ -242,6 +242,7 @@ func TestLostWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until(run.ID, func(d wire.RunDetail) bool { return d.Steps[0].Status == step.StepQueued })
+	second.register("two") // it has been silent, too
 	again := second.one()
 	if again.StepID != l.StepID || again.Attempt != 2 || again.Epoch != 2 {
 		t.Fatalf("%+v", again)
@@ -365,15 +366,20 @@ func TestRunIsPinned(t *testing.T) {
 	}
 }
 
-// A worker that was lost and asks for work before it says by a heartbeat that it
-// is back keeps the run whose first step it got: the others find in its
-// workspace what that one left.
+// A worker that was lost gets no work until it says that it is back. Then it
+// keeps the run whose first step it got: the others find in its workspace what
+// that one left.
 func TestRunStaysWithAWorkerThatIsBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second }) // the reaper comes often
 	one, two := r.worker("one"), r.worker("two")
 	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo"}]`)
 	r.sql("UPDATE nofx.worker SET status = 'lost', last_seen = now() - interval '10 seconds' WHERE id = $1", one.id)
+	_, err := one.Claim(t.Context(), wire.ClaimRequest{WorkerID: one.id, Incarnation: one.incarnation, ClaimID: "early", Max: 1, Drivers: []string{"local"}})
+	if !step.Is(err, step.KindConflict) || !strings.Contains(err.Error(), "register again") {
+		t.Fatalf("a lost worker's claim: %v", err)
+	}
+	one.register("one")
 	l := one.one()
 	for range 2 { // the first one may have been on its way
 		before := r.column("SELECT ticked_at::text FROM nofx.lease_clock")

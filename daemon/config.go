@@ -3,7 +3,6 @@ package daemon
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/bounded"
 	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/internal/strictyaml"
@@ -60,7 +60,7 @@ func ReadConfig(path string) (Config, error) {
 		return Config{}, step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	raw, err := bounded.File(f, maxConfig)
 	if err != nil {
 		return Config{}, step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
@@ -181,7 +181,7 @@ func (c Config) pluginKey() (key pluginmanifest.PublicKey, err error) {
 	if err := pluginmanifest.CheckOwner(f); err != nil {
 		return key, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	data, err := bounded.File(f, maxConfig)
 	if err != nil {
 		return key, err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ body, names string }{
 		"unknown key":      {good + "slotz: 3\n", "line 8: field slotz not found"},
+		"too long":         {good + strings.Repeat("# much\n", maxConfig/7) + "slots: 0x\n", "bytes, and may have 1048576"},
 		"two documents":    {good + "---\nslots: 3\n", "more than one document"},
 		"missing":          {strings.Replace(good, "data_dir: /var/lib/nofx\n", "", 1), "data_dir is missing"},
 		"relative":         {strings.Replace(good, "/var/lib/nofx", "lib", 1), `data_dir: "lib" is not an absolute path`},
@@ -119,6 +121,73 @@ func TestDifferences(t *testing.T) {
 	}
 	if got := b.differences(b); got != nil {
 		t.Errorf("%v", got)
+	}
+}
+
+// Every field is either reloaded, no matter of the file, or named when it
+// differs; a new one must be put into one of these lists.
+func TestDifferencesKnowsEveryField(t *testing.T) {
+	t.Parallel()
+	restart := []string{"api_url", "ca_file", "token_file", "data_dir", "plugin_dir", "pid_dir", "name", "region", "slots", "listen", "limits",
+		"cgroup_root", "uid_base", "uid_count", "drain_timeout", "plugin_key_file", "allow_unsigned_plugins"}
+	other := []string{"drivers", "-"}
+	var known []string
+	for i := range reflect.TypeFor[Config]().NumField() {
+		name := reflect.TypeFor[Config]().Field(i).Tag.Get("yaml")
+		known = append(known, name)
+		var c Config
+		field := reflect.ValueOf(&c).Elem().Field(i)
+		change(t, field)
+		want := []string{name}
+		if slices.Contains(other, name) {
+			want = nil
+		}
+		if diff := cmp.Diff(want, Config{}.differences(c)); diff != "" {
+			t.Errorf("%s differs: %s", name, diff)
+		}
+		if got := c.differences(c); got != nil {
+			t.Errorf("%s is the same: %v", name, got)
+		}
+	}
+	all := slices.Concat(restart, other)
+	slices.Sort(all)
+	slices.Sort(known)
+	if diff := cmp.Diff(all, known); diff != "" {
+		t.Errorf("fields that nobody has thought of (-lists +Config): %s", diff)
+	}
+}
+
+// change gives a field another value than its zero one.
+func change(t *testing.T, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(1)
+	case reflect.Uint32:
+		v.SetUint(1)
+	case reflect.Float64:
+		v.SetFloat(1)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.Zero(v.Type().Key()), reflect.Zero(v.Type().Elem()))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				change(t, v.Field(i))
+				return
+			}
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+	case reflect.Interface, reflect.Func: // not of the file
+	default:
+		t.Fatalf("no other value for a %s", v.Type())
 	}
 }
 

@@ -29,14 +29,14 @@ func (d *Daemon) Reload(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// differences names the fields, drivers apart, in which two configurations
-// differ.
+// differences names the fields of the file, drivers apart, in which two
+// configurations differ.
 func (c Config) differences(other Config) []string {
 	var names []string
 	a, b := reflect.ValueOf(c), reflect.ValueOf(other)
 	for i := range a.NumField() {
 		name := a.Type().Field(i).Tag.Get("yaml")
-		if name != "drivers" && a.Field(i).Interface() != b.Field(i).Interface() {
+		if name != "drivers" && name != "-" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
 			names = append(names, name)
 		}
 	}

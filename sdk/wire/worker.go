@@ -275,11 +275,14 @@ const (
 	MaxArtifactBytes  = 1 << 30
 )
 
-// JournalRequest is the body of POST /api/worker/journal.
+// JournalRequest is the body of POST /api/worker/journal. With Refusals the
+// answer names what cannot be stored, and the rest is stored; without, one bad
+// record has the whole request refused with its error.
 type JournalRequest struct {
 	WorkerID    string         `json:"worker_id"`
 	Incarnation string         `json:"incarnation"`
 	Batches     []JournalBatch `json:"batches"`
+	Refusals    bool           `json:"refusals,omitempty"`
 }
 
 // JournalBatch is a run of consecutive records of one attempt.
@@ -292,8 +295,21 @@ type JournalBatch struct {
 // is stored. Discard lists attempts that the API has closed: the worker drops
 // the rest of their journals and kills their sandboxes.
 type JournalAnswer struct {
-	Acks    []JournalAck `json:"acks"`
-	Discard []string     `json:"discard"` // attempt ids
+	Acks    []JournalAck     `json:"acks"`
+	Discard []string         `json:"discard"` // attempt ids
+	Refused []JournalRefusal `json:"refused,omitempty"`
+}
+
+// JournalRefusal says that record N of the attempt cannot be stored as it is,
+// today or later; what is before it is. Once the bytes of the artifacts named in
+// Missing are here, the same record is taken. Else the worker ends the attempt
+// with a verdict of its own at N.
+type JournalRefusal struct {
+	AttemptID string    `json:"attempt_id"`
+	N         int64     `json:"n"`
+	Kind      step.Kind `json:"kind"`
+	Message   string    `json:"message"`
+	Missing   []string  `json:"missing,omitempty"` // sha256
 }
 
 // JournalAck says that records 1..N of the attempt are stored.

@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/bounded"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -336,7 +336,7 @@ func artifact(ctx context.Context, c *client.Client, path string) (string, error
 		return "", err
 	}
 	defer body.Close()
-	raw, err := io.ReadAll(io.LimitReader(body, maxOutput))
+	raw, err := bounded.Read(body, maxOutput)
 	if err != nil {
 		return "", step.Errorf(step.KindUnavailable, "artifact: %w", err)
 	}

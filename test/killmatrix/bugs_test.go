@@ -10,8 +10,10 @@ import (
 )
 
 // bug is a patch that puts a bug into the tree, and where it shows. Its file
-// begins with what it is, and lines of Place, Victim and Breaks: what must be
-// found, invariants or "again" for a step that is run again without need.
+// begins with what it is, and lines of Place, Victim, Frozen when the victim is to
+// be stopped before it is killed, and Breaks: what must be
+// found: invariants, "again" for a step that is run again without need, "late"
+// for what stays on the host for too long, "run" for what came of the run.
 type bug struct {
 	file   string // absolute
 	p      place
@@ -46,6 +48,8 @@ func bugs(t *testing.T) []bug {
 				if i := slices.IndexFunc(victims(), func(v victim) bool { return v.title == value }); i >= 0 {
 					b.v = victims()[i]
 				}
+			case "Frozen":
+				b.p.froze = value == "yes"
 			case "Breaks":
 				b.breaks = strings.Fields(value)
 			}
@@ -67,7 +71,7 @@ func TestBugs(t *testing.T) {
 		t.Run("without", func(t *testing.T) {
 			l := newLab(t, binaries(t))
 			for _, b := range bugs(t) {
-				if got := l.found(b); len(got) > 0 {
+				if got := l.found(b, 1); len(got) > 0 {
 					t.Errorf("%s, %s: %v", b.p.title, b.v.title, got)
 				}
 			}
@@ -87,7 +91,7 @@ func TestBugs(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			build(t, tree)
-			got := newLab(t, filepath.Join(tree, "bin", "failpoints")).found(b)
+			got := newLab(t, filepath.Join(tree, "bin", "failpoints")).found(b, 4)
 			for _, want := range b.breaks {
 				if !slices.Contains(got, want) {
 					t.Errorf("%s was not found, but %v", want, got)
@@ -98,10 +102,15 @@ func TestBugs(t *testing.T) {
 	}
 }
 
-// found plays the bug's cell, once with each step, and tells what broke.
-func (l *lab) found(b bug) (found []string) {
+// found plays the bug's cell, with each step so many times, and tells what broke.
+// It is over when all has been found: which of two comes first is not always the
+// same.
+func (l *lab) found(b bug, times int) (found []string) {
 	l.t.Helper()
-	for n := range 2 {
+	for n := range 2 * times {
+		if b.p.froze {
+			n |= 1 // the last step: whoever dies has no other's call in hand
+		}
 		o := l.round(b.p, b.v, n)
 		o.log(l.t, shift{b.p, n}, b.v)
 		switch {
@@ -112,8 +121,14 @@ func (l *lab) found(b bug) (found []string) {
 		case len(o.again) > 0:
 			found = append(found, "again")
 		}
+		if o.late() {
+			found = append(found, "late")
+		}
 		for _, v := range o.broken {
 			found = append(found, v.Invariant)
+		}
+		if !slices.ContainsFunc(b.breaks, func(want string) bool { return !slices.Contains(found, want) }) {
+			break
 		}
 	}
 	slices.Sort(found)

@@ -153,6 +153,9 @@ func (o outcome) log(t *testing.T, s shift, v victim) {
 		return
 	}
 	t.Logf("%s, %s, round %d: ended after %.2fs, clean after %.2fs, attempts %v", s.p.title, v.title, s.n, o.recovery.Seconds(), o.clean.Seconds(), o.attempts)
+	if o.late() {
+		t.Logf("   something of it was on the host for more than %v", cleanBound)
+	}
 	for _, w := range append(o.wrong, o.again...) {
 		t.Log("  ", w)
 	}

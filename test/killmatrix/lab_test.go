@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,6 +25,8 @@ const (
 	heartbeat = time.Second
 	hitTime   = 30 * time.Second // for a place to be reached
 	endTime   = 60 * time.Second // for the run to end after the kill
+	// followTime is for the whole round.
+	followTime = 2*hitTime + endTime
 	// cleanTime is for what a sweep removes: it comes every 15 to 19 s and
 	// leaves alone what is younger than 30 s.
 	cleanTime = 60 * time.Second
@@ -115,6 +118,7 @@ type client struct {
 	mu   sync.Mutex
 	h    invariant.History
 	run  string
+	deaf string // why the one who follows did not hear of the run's end, "" = it did
 	wait sync.WaitGroup
 }
 
@@ -178,32 +182,61 @@ func (c *client) cancel() {
 	})
 }
 
-// follow reads the run's events as they come, over as many connections as it
-// takes, to the last.
+// follow reads the run's events as they come to the last. What keeps it from
+// that is noted.
 func (c *client) follow() {
 	if !within(endTime, func() bool { return c.id() != "" }) {
-		return
+		return // the client has no answer
 	}
-	run, last, ended := c.id(), "", false
-	ctx, cancel := context.WithTimeout(c.l.t.Context(), endTime)
+	run := c.id()
+	ctx, cancel := context.WithTimeout(c.l.t.Context(), followTime)
 	defer cancel()
-	within(endTime, func() bool {
-		// The stream's error is of a connection that broke: it is what is tried.
-		_ = c.l.s.API().Events(ctx, run, last, func(batch []step.Event) error {
+	read := func(ctx context.Context, last string, do func([]step.Event) error) error {
+		return c.l.s.API().Events(ctx, run, last, do)
+	}
+	err := stream(ctx, read, func(e step.Event) {
+		c.note(func(h *invariant.History) {
+			h.Events = append(h.Events, invariant.Seen{Reader: "stream", RunID: run, Seq: e.Seq, ID: e.ID, Type: e.Type, StepID: e.StepID, Attempt: e.Attempt})
+		})
+	})
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.deaf = fmt.Sprintf("who follows run %s: %v", run, err)
+	}
+}
+
+// stream reads events up to the end of their run, over as many connections as
+// it takes. It is an error if that does not come before ctx ends.
+func stream(ctx context.Context, read func(ctx context.Context, last string, do func([]step.Event) error) error, see func(step.Event)) error {
+	last, seen, ended := "", 0, false
+	for {
+		err := read(ctx, last, func(batch []step.Event) error {
 			for _, e := range batch {
 				last = e.ID
+				seen++
 				switch e.Type {
 				case step.EventRunSucceeded, step.EventRunFailed, step.EventRunCancelled:
 					ended = true
 				}
-				c.note(func(h *invariant.History) {
-					h.Events = append(h.Events, invariant.Seen{Reader: "stream", RunID: run, Seq: e.Seq, ID: e.ID, Type: e.Type, StepID: e.StepID, Attempt: e.Attempt})
-				})
+				see(e)
 			}
 			return nil
 		})
-		return ended
-	})
+		// A stream's error is of a connection that broke: the next one is tried.
+		pause := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+		pause.Stop()
+		switch {
+		case ended:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("the stream did not come to the run's end, %d events came, the last is %q: %w", seen, last, errors.Join(ctx.Err(), err))
+		}
+	}
 }
 
 // look notes the run's steps as they stand.

@@ -25,6 +25,7 @@ type place struct {
 	ended bool   // the step's end must be known to the API first
 	boxed bool   // the step has a sandbox
 	early bool   // only the first step comes by it
+	froze bool   // the victim is stopped first and the others go on: it dies with calls in hand
 	net   bool   // the step can reach the outside, and may not be repeated
 }
 
@@ -112,9 +113,9 @@ func dead(pid int) bool {
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
-func kill(t *testing.T, pid int) {
+func signal(t *testing.T, pid int, sig syscall.Signal) {
 	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, sig); err != nil {
 		t.Fatalf("pid %d: %v", pid, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
@@ -24,6 +25,8 @@ type outcome struct {
 	recovery time.Duration // from the kill to the run's end
 	clean    time.Duration // from the kill until nothing of it is on the host
 }
+
+const frozen = 300 * time.Millisecond // in which the others come to call the one that is stopped
 
 const lines = 20 // that each step writes, in about 0.6 s
 
@@ -74,7 +77,12 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	if !within(lease/2, func() bool { pid = v.pid(l.s, p); return pid != 0 }) {
 		return outcome{missed: "there is no " + v.title}
 	}
-	kill(l.t, pid)
+	if p.froze {
+		signal(l.t, pid, syscall.SIGSTOP)
+		l.clear()
+		within(frozen, func() bool { return dead(pid) })
+	}
+	signal(l.t, pid, syscall.SIGKILL)
 	killed := time.Now()
 	if !within(hitTime, func() bool { return dead(pid) }) {
 		l.t.Fatalf("%s (pid %d) does not die", v.title, pid)
@@ -99,6 +107,9 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	out.clean = time.Since(killed)
 	c.submit(steps) // the client may ask again at any time
 	c.wait.Wait()
+	if c.deaf != "" {
+		out.wrong = append(out.wrong, c.deaf)
+	}
 	out.wrong = append(out.wrong, l.expect(c, p, v, d)...)
 	c.h.Looks = append(c.h.Looks, invariant.Look{Host: "this host", Left: left})
 	l.judge(c, &out)

@@ -11,6 +11,10 @@ import (
 // bound is how soon a run must have ended after the kill.
 const bound = lease + 5*time.Second
 
+// cleanBound is how soon nothing of the run may be on the host any more: whoever
+// was killed sees to that when it is back, and not the sweep, which comes later.
+const cleanBound = bound + 5*time.Second
+
 // cell is what a cell of the table counts.
 type cell struct {
 	hit, missed                        int
@@ -28,6 +32,9 @@ func sum(all []outcome) cell {
 		c.hit++
 		c.lost += len(o.wrong)
 		c.duplicated += len(o.again)
+		if o.late() {
+			c.leaked++
+		}
 		for _, b := range o.broken {
 			switch b.Invariant {
 			case "I1", "I7":
@@ -46,6 +53,9 @@ func sum(all []outcome) cell {
 	slices.Sort(c.clean)
 	return c
 }
+
+// late reports whether something of the run was on the host for too long.
+func (o outcome) late() bool { return o.clean > cleanBound }
 
 func (c cell) p50() time.Duration  { return c.times[(len(c.times)-1)/2] }
 func (c cell) most() time.Duration { return c.times[len(c.times)-1] }
@@ -104,9 +114,9 @@ Written by `+"`make killmatrix`"+`; see test/killmatrix for how a place is hit e
 
 %d rounds a cell, %d kills in all, in %s with %d systems at a time on one machine. The lease is %v, the heartbeat %v. The run of a round is two steps that share a workspace, with artifacts and no network; in turns the first (idempotent) and the second (not idempotent) is hit.
 
-A cell is: lost, duplicated (that a step is run again before its lease could run out counts as that: a sandbox outlives every process but its supervisor), leaked, out of order · p50 / longest time from the kill to the run's end, which includes what the steps still had to do, 0.7 s each. The bound is the lease + 5 s = %v. The supervisor is that of the step's sandbox; where there is none yet or any more (†), the one that makes them is killed.
+A cell is: lost, duplicated (that a step is run again before its lease could run out counts as that: a sandbox outlives every process but its supervisor), leaked (that something of the run is on the host %v after the kill counts as that), out of order · p50 / longest time from the kill to the run's end, which includes what the steps still had to do, 0.7 s each. The bound is the lease + 5 s = %v. The supervisor is that of the step's sandbox; where there is none yet or any more (†), the one that makes them is killed.
 
-`, m.rounds, kills, took.Round(time.Second), systems, lease, heartbeat, bound)
+`, m.rounds, kills, took.Round(time.Second), systems, lease, heartbeat, cleanBound, bound)
 	b.WriteString("| killed at |")
 	for _, v := range victims() {
 		fmt.Fprintf(&b, " %s |", v.title)

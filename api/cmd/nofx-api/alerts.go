@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/internal/bounded"
 )
 
 func alerts(ctx context.Context, args []string, out io.Writer) error {
@@ -54,6 +55,8 @@ func setReceiver(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
+const maxURL = 4096 // bytes
+
 func readURL(file string) (string, error) {
 	in := os.Stdin
 	if file != "-" {
@@ -64,7 +67,7 @@ func readURL(file string) (string, error) {
 		defer func() { _ = f.Close() }()
 		in = f
 	}
-	raw, err := io.ReadAll(io.LimitReader(in, 4096))
+	raw, err := bounded.File(in, maxURL)
 	return string(raw), err
 }
 

@@ -118,6 +118,13 @@ func retry(ctx context.Context, do func() error) error {
 // transaction's function.
 var ErrNoRow = pgx.ErrNoRows
 
+// Unfit reports whether Postgres refused values that it was given: the same ones
+// will never do.
+func Unfit(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && (strings.HasPrefix(refused.Code, "22") || strings.HasPrefix(refused.Code, "23"))
+}
+
 // Away reports whether the database was not there or gave up for now.
 func Away(err error) bool { return step.Is(err, step.KindUnavailable) }
 

@@ -125,7 +125,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
 			return err
 		}
-		worker, err := find(ctx, db, who, in.WorkerID, in.Incarnation)
+		worker, err := claiming(ctx, db, who, in)
 		if err != nil {
 			return err
 		}
@@ -189,6 +189,19 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		return nil, nil
 	}
 	return leases, nil
+}
+
+// claiming is the worker that a claim is for. One that counts as lost must say
+// first that it is back: its runs may be given to others at this moment.
+func claiming(ctx context.Context, db *pgdb.Queries, who auth.Principal, in wire.ClaimRequest) (pgdb.ClaimingWorkerRow, error) {
+	row, err := db.ClaimingWorker(ctx, pgdb.ClaimingWorkerParams{ID: in.WorkerID, Incarnation: in.Incarnation, KeyID: who.KeyID})
+	switch {
+	case none(err):
+		return row, errUnknownWorker()
+	case err == nil && row.Status == "lost":
+		return row, step.Errorf(step.KindConflict, "this worker counts as lost: register again")
+	}
+	return row, err
 }
 
 // busyPause is how long a claim leaves alone a run that somebody is changing,

@@ -22,10 +22,9 @@ const inlineOutput = 64 << 10
 // cannot write the events of the life cycle; those follow from state.
 const eventNote step.EventType = "step.note"
 
-// Journal stores records and applies what they say. Everything of a request
-// is one transaction; batches whose fence is stale, or whose attempt is closed,
-// come back in Discard and change nothing.
-func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.JournalRequest) (wire.JournalAnswer, error) {
+// journal is one transaction for everything of a request; batches whose fence is
+// stale, or whose attempt is closed, come back in Discard and change nothing.
+func (q *Queue) journal(ctx context.Context, who auth.Principal, in wire.JournalRequest) (wire.JournalAnswer, error) {
 	if err := checkJournal(in); err != nil {
 		return wire.JournalAnswer{}, err
 	}
@@ -63,6 +62,9 @@ func (q *Queue) Journal(ctx context.Context, who auth.Principal, in wire.Journal
 			if p == nil || p.row.Status == "lost" || p.row.Status == "released" || !sameFence(b.Fence, p.row) {
 				answer.Discard = append(answer.Discard, b.AttemptID)
 				continue
+			}
+			if err := q.lookForLayer(c, p.row, b.Records); err != nil {
+				return err
 			}
 			if err := p.take(c, b.Records); err != nil {
 				return err
@@ -107,9 +109,13 @@ func known(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarn
 func find(ctx context.Context, db *pgdb.Queries, who auth.Principal, id, incarnation string) (pgdb.FindWorkerRow, error) {
 	row, err := db.FindWorker(ctx, pgdb.FindWorkerParams{ID: id, Incarnation: incarnation, KeyID: who.KeyID})
 	if none(err) {
-		err = step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
+		err = errUnknownWorker()
 	}
 	return row, err
+}
+
+func errUnknownWorker() error {
+	return step.Errorf(step.KindConflict, "no worker is registered with this id, incarnation and key: register again")
 }
 
 // fenceLists are fences as the columns that statements unnest.
@@ -240,9 +246,6 @@ func (q *Queue) store(ctx context.Context, db *pgdb.Queries, j *journal, c *chan
 		if err := q.keepArtifacts(a, &files); err != nil {
 			return err
 		}
-		if err := q.keptLayer(a); err != nil {
-			return err
-		}
 		if err := advance(&p, a); err != nil {
 			return err
 		}
@@ -332,17 +335,19 @@ func (q *Queue) keepArtifacts(a *progress, p *pgdb.InsertArtifactsParams) error 
 	if a.verdict == nil {
 		return nil
 	}
+	var missing missingArtifactsError
 	for _, f := range a.verdict.Artifacts {
 		size, err := q.blobs.Has(a.row.TenantID, f.SHA256)
 		if err != nil && !step.Is(err, step.KindNotFound) {
 			return err
 		}
 		if err != nil || size != f.Size {
-			return invalid("verdict.artifacts", "%s of attempt %s was not uploaded with %d bytes", f.Name, a.row.ID, f.Size)
+			missing.add(a.row.ID, f)
+			continue
 		}
 		p.TenantIds, p.RunIds = append(p.TenantIds, a.row.TenantID), append(p.RunIds, a.row.RunID)
 		p.StepIds, p.AttemptIds = append(p.StepIds, a.row.StepID), append(p.AttemptIds, a.row.ID)
 		p.Names, p.Sha256s, p.Sizes = append(p.Names, f.Name), append(p.Sha256s, f.SHA256), append(p.Sizes, f.Size)
 	}
-	return nil
+	return missing.err()
 }

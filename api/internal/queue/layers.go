@@ -14,10 +14,11 @@ import (
 // layers collects what one transaction adds to workspaces.
 type layers struct {
 	rows     pgdb.InsertLayersParams
-	anew     []string // runs whose chain begins anew, and
-	anewSeqs []int32  // the layer with which it does
-	covered  []string // runs all of whose work is saved
-	saved    []string // attempts whose layers count
+	anew     []string        // runs whose chain begins anew, and
+	anewSeqs []int32         // the layer with which it does
+	covered  []string        // runs all of whose work is saved
+	saved    []string        // attempts whose layers count
+	missing  map[string]bool // attempts whose layer was not uploaded, or is gone
 }
 
 // save takes what a run's workspace was saved as after a step that succeeded in
@@ -29,10 +30,16 @@ func (c *change) save(a attemptRow, v wire.VerdictRecord) (bool, error) {
 	if l == nil || !a.Shares {
 		return false, nil
 	}
-	last := int(r.Layers)
-	if l.SHA256 == "" && l.Seq != last || l.SHA256 != "" && l.Seq != last+1 && (!l.Full || l.Seq <= last) {
+	last, reason := int(r.Layers), ""
+	switch {
+	case l.SHA256 == "" && l.Seq != last, l.SHA256 != "" && l.Seq != last+1 && (!l.Full || l.Seq <= last):
+		reason = "out_of_order"
+	case c.layers.missing[a.ID]:
+		reason = "missing"
+	}
+	if reason != "" {
 		return false, c.event(a.RunID, event.Entry{Type: eventNote, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region,
-			Payload: map[string]any{"name": wire.NoteNotSaved, "payload": map[string]any{"reason": "out_of_order", "layer": l.Seq, "last": r.Layers}}})
+			Payload: map[string]any{"name": wire.NoteNotSaved, "payload": map[string]any{"reason": reason, "layer": l.Seq, "last": r.Layers}}})
 	}
 	c.layers.covered, c.layers.saved = append(c.layers.covered, a.RunID), append(c.layers.saved, a.ID)
 	if l.SHA256 == "" {
@@ -78,18 +85,23 @@ func (l *layers) write(ctx context.Context, db *pgdb.Queries) error {
 	return nil
 }
 
-// keptLayer makes sure that the bytes of a verdict's layer are here.
-func (q *Queue) keptLayer(a *progress) error {
-	if a.verdict == nil || a.verdict.Layer == nil || a.verdict.Layer.SHA256 == "" {
-		return nil
-	}
-	l := a.verdict.Layer
-	size, err := q.blobs.Has(a.row.TenantID, l.SHA256)
-	if err != nil && !step.Is(err, step.KindNotFound) {
-		return err
-	}
-	if err != nil || size != l.Size {
-		return invalid("verdict.layer", "layer %d of attempt %s was not uploaded with %d bytes", l.Seq, a.row.ID, l.Size)
+// lookForLayer notes when the bytes of the layer that a verdict names are not
+// here: the step has succeeded all the same, but its work is not saved.
+func (q *Queue) lookForLayer(c *change, a attemptRow, records []wire.Record) error {
+	for _, r := range records {
+		if r.Verdict == nil || r.Verdict.Layer == nil || r.Verdict.Layer.SHA256 == "" {
+			continue
+		}
+		size, err := q.blobs.Has(a.TenantID, r.Verdict.Layer.SHA256)
+		if err != nil && !step.Is(err, step.KindNotFound) {
+			return err
+		}
+		if err != nil || size != r.Verdict.Layer.Size {
+			if c.layers.missing == nil {
+				c.layers.missing = map[string]bool{}
+			}
+			c.layers.missing[a.ID] = true
+		}
 	}
 	return nil
 }

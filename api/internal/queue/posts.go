@@ -185,7 +185,11 @@ type posting struct {
 }
 
 func (q *Queue) storeIn(ctx context.Context, db *pgdb.Queries, tenant string, batch []*post) error {
-	rules, err := policyOf(ctx, db, tenant)
+	projects := make([]string, len(batch))
+	for i, p := range batch {
+		projects[i] = p.s.ProjectID
+	}
+	rules, err := policyOf(ctx, db, tenant, projects...)
 	if err != nil {
 		return err
 	}
@@ -203,9 +207,10 @@ func (q *Queue) storeIn(ctx context.Context, db *pgdb.Queries, tenant string, ba
 	if len(to.runs.Ids) == 0 {
 		return nil
 	}
-	projects := slices.Compact(slices.Sorted(slices.Values(to.runs.ProjectIds)))
-	if err := db.EnsureProjects(ctx, tenant, projects); err != nil {
-		return err
+	if len(rules.unknown) > 0 {
+		if err := q.makeProjects(ctx, db, tenant, to.runs.ProjectIds); err != nil {
+			return err
+		}
 	}
 	if err := db.InsertRuns(ctx, to.runs); err != nil {
 		return err

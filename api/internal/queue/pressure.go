@@ -18,9 +18,10 @@ const (
 )
 
 // NotePressure begins an episode of each tenant whose oldest step has been due
-// for as long as the threshold, with one event in that step's run. It is over
-// when the oldest has been due for less than half of it. Of several replicas
-// one does it at a time.
+// for as long as the threshold, with one event in that step's run, unless the
+// tenant's own quota keeps its steps back: no larger fleet would help it. It is
+// over when the oldest has been due for less than half of the threshold. Of
+// several replicas one does it at a time.
 func (q *Queue) NotePressure(ctx context.Context) error {
 	if q.cfg.Pressure <= 0 {
 		return nil
@@ -39,7 +40,7 @@ func (q *Queue) NotePressure(ctx context.Context) error {
 		pressed, begin, runs := make([]string, len(rows)), []pgdb.PressedRow{}, []string{}
 		for i, row := range rows {
 			pressed[i] = row.TenantID
-			if !row.Known && row.AgeSeconds >= seconds(q.cfg.Pressure) && len(begin) < pressureMost {
+			if !row.Known && !row.Barred && row.AgeSeconds >= seconds(q.cfg.Pressure) && len(begin) < pressureMost {
 				begin, runs = append(begin, row), append(runs, row.RunID)
 			}
 		}
@@ -75,6 +76,9 @@ func (q *Queue) press(ctx context.Context, db *pgdb.Queries, c *change, row pgdb
 	if err != nil {
 		return err
 	}
-	return c.event(row.RunID, event.Entry{Type: step.EventQueuePressure, StepID: row.StepID, StepName: row.StepName, Payload: map[string]any{
-		"age_seconds": int64(math.Floor(row.AgeSeconds)), "threshold_seconds": seconds(q.cfg.Pressure), "depth": depth}})
+	about := map[string]any{"age_seconds": int64(math.Floor(row.AgeSeconds)), "threshold_seconds": seconds(q.cfg.Pressure), "depth": depth}
+	if row.MaxSteps > 0 { // it may have been the quota until a moment ago
+		about["running"], about["max_concurrent_steps"] = row.Running, row.MaxSteps
+	}
+	return c.event(row.RunID, event.Entry{Type: step.EventQueuePressure, StepID: row.StepID, StepName: row.StepName, Payload: about})
 }

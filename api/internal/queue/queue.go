@@ -48,11 +48,13 @@ type Config struct {
 	// RegionWait is how long its region must have been without such a worker
 	// before a step goes to another of its regions. 0 = for ever.
 	RegionWait time.Duration
-	Fleet      Fleet    // nil = nobody knows where workers are
-	Rules      Rules    // of breakers; nil = the defaults for all
-	Observer   Observer // nil = nobody
-	Points     failpoint.Points
-	Secrets    *secret.Keys // what must not lie in clear is sealed with; nil = it is refused
+	// MaxProjects is how many projects a tenant may have. 0 = 1000.
+	MaxProjects int
+	Fleet       Fleet    // nil = nobody knows where workers are
+	Rules       Rules    // of breakers; nil = the defaults for all
+	Observer    Observer // nil = nobody
+	Points      failpoint.Points
+	Secrets     *secret.Keys // what must not lie in clear is sealed with; nil = it is refused
 }
 
 // Queue is safe for concurrent use.
@@ -79,6 +81,9 @@ type Queue struct {
 func New(cfg Config, db *pg.DB, blobs *blob.Dir, hub *wake.Hub, log *slog.Logger) *Queue {
 	if cfg.WorkspaceWait == 0 {
 		cfg.WorkspaceWait = 15 * time.Minute
+	}
+	if cfg.MaxProjects == 0 {
+		cfg.MaxProjects = 1000
 	}
 	if cfg.Rules == nil {
 		cfg.Rules = defaultRules{}

@@ -24,12 +24,17 @@ const (
 // it at a time.
 func (q *Queue) Reap(ctx context.Context) error {
 	errs := []error{q.settle(ctx)} // of every replica, and also while nothing may expire
-	may, err := q.tick(ctx)
-	if err != nil || !may {
+	mine, may, err := q.tick(ctx)
+	if err != nil || !mine {
 		return errors.Join(append(errs, err)...)
 	}
-	errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.forsake(ctx), q.mendKeys(ctx), q.unpark(ctx))
-	errs = append(errs, q.placeQueued(ctx), q.failStranded(ctx), q.failQueued(ctx, step.CauseLost, q.orphaned))
+	if may { // what is held against workers that were not heard of
+		errs = append(errs, q.expire(ctx), q.loseWorkers(ctx), q.forsake(ctx))
+	}
+	errs = append(errs, q.mendKeys(ctx), q.unpark(ctx), q.placeQueued(ctx), q.failStranded(ctx)) // the latter two know of the hold by themselves
+	if may {
+		errs = append(errs, q.failQueued(ctx, step.CauseLost, q.orphaned))
+	}
 	errs = append(errs, q.forgetKeys(ctx))
 	return errors.Join(errs...)
 }
@@ -49,18 +54,18 @@ func (q *Queue) forgetKeys(ctx context.Context) error {
 	return nil
 }
 
-// tick notes that a reaper lives and tells whether leases may expire now: not
-// in the lease after a time without one.
-func (q *Queue) tick(ctx context.Context) (may bool, err error) {
-	err = q.db.System(ctx, func(db *pgdb.Queries) error {
-		mine, err := db.TryReaper(ctx)
+// tick notes that a reaper lives and tells whether it is this one, and whether
+// leases may expire now: not in the lease after a time without one.
+func (q *Queue) tick(ctx context.Context) (mine, may bool, err error) {
+	err = q.db.System(ctx, func(db *pgdb.Queries) (err error) {
+		mine, err = db.TryReaper(ctx)
 		if err != nil || !mine {
 			return err
 		}
 		may, err = db.Tick(ctx, seconds(q.reapPause()), seconds(q.cfg.Lease))
 		return err
 	})
-	return may, err
+	return mine, may, err
 }
 
 // reapPause is how long no tick may come before it counts as an outage.

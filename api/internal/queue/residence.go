@@ -31,7 +31,7 @@ type residence struct {
 }
 
 func (q *Queue) residence(ctx context.Context, db *pgdb.Queries, tenant string, runs []pgdb.LockRunsOfRow) (residence, error) {
-	row, err := db.TenantPolicy(ctx, tenant)
+	row, err := db.TenantPolicy(ctx, nil, tenant)
 	if err != nil || len(row.Residency) == 0 {
 		return residence{}, err
 	}

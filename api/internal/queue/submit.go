@@ -76,10 +76,11 @@ type policy struct {
 	ceiling   plan.Ceiling
 	residency []string // the regions; none = any
 	bounded   bool     // only so many runs at once
+	unknown   []string // projects that the tenant does not have
 }
 
-func policyOf(ctx context.Context, db *pgdb.Queries, tenant string) (policy, error) {
-	row, err := db.TenantPolicy(ctx, tenant)
+func policyOf(ctx context.Context, db *pgdb.Queries, tenant string, projects ...string) (policy, error) {
+	row, err := db.TenantPolicy(ctx, projects, tenant)
 	if err != nil {
 		return policy{}, err
 	}
@@ -88,7 +89,7 @@ func policyOf(ctx context.Context, db *pgdb.Queries, tenant string) (policy, err
 		return policy{}, step.Errorf(step.KindInternal, "ceiling of tenant %s: %w", tenant, err)
 	}
 	ceiling := plan.Ceiling{Network: step.Network(row.Network), Isolation: row.Isolation, Resources: c.Resources, TimeoutMS: c.TimeoutMS, Clip: row.Clip}
-	return policy{ceiling, row.Residency, row.RunsBounded}, nil
+	return policy{ceiling, row.Residency, row.RunsBounded, row.NewProjects}, nil
 }
 
 // fresh is a run that is being stored.

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/pg"
@@ -26,8 +29,10 @@ const (
 const TurnsEvery = 250 * time.Millisecond
 
 const (
-	goMost  = 100 // runs that one transaction lets go
-	dueMost = 1000
+	goMost      = 100 // runs that one transaction lets go
+	dueMost     = 200 // of each tenant, in one look
+	turnKeys    = 500 // that one look for a tenant goes through
+	turnsAtOnce = 4   // tenants
 )
 
 // rank is how a priority sorts: what goes first is the least.
@@ -47,46 +52,85 @@ func holdOf(t plan.Turn, bounded bool) string {
 
 // holding are the tenants with runs that wait for their turn, as of the last
 // look.
-type holding struct{ tenants atomic.Pointer[[]string] }
+type holding struct {
+	tenants atomic.Pointer[[]string]
+
+	mu   sync.Mutex
+	from map[string]string // of tenants with many keys: from which on to look
+}
+
+// key is the key from which on a tenant's are to be looked at.
+func (h *holding) key(tenant string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.from[tenant]
+}
+
+// note keeps where the next look begins; "" is at the beginning.
+func (h *holding) note(tenant, key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if key == "" {
+		delete(h.from, tenant)
+		return
+	}
+	if h.from == nil {
+		h.from = map[string]string{}
+	}
+	h.from[tenant] = key
+}
 
 func (h *holding) has(tenant string) bool {
 	p := h.tenants.Load()
 	return p != nil && slices.Contains(*p, tenant)
 }
 
-// Turns lets all runs go whose time or turn has come.
+// Turns lets all runs go whose time or turn has come: some of each tenant at a
+// time. Before each round it looks anew, so that one with very many holds up
+// nobody who comes meanwhile.
 func (q *Queue) Turns(ctx context.Context) error {
+	var errs []error
+	for more := true; more; {
+		var err error
+		more, err = q.turns(ctx)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// turns is one round; more tells that there may be others.
+func (q *Queue) turns(ctx context.Context) (more bool, err error) {
 	var tenants []string
-	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+	var late bool
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
 		due, err := db.DueRuns(ctx, dueMost)
 		if err != nil {
 			return err
 		}
+		late = len(due) >= dueMost
 		tenants, err = db.HeldTenants(ctx)
-		for _, t := range due {
-			if !slices.Contains(tenants, t) {
-				tenants = append(tenants, t)
-			}
-		}
 		return err
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	q.holding.tenants.Store(&tenants)
+	var mu sync.Mutex
 	var errs []error
-	for len(tenants) > 0 { // some of each in turn
-		var rest []string
-		for _, t := range tenants {
-			more, err := q.turnsOf(ctx, t)
-			errs = append(errs, err)
-			if more {
-				rest = append(rest, t)
-			}
-		}
-		tenants = rest
+	var all errgroup.Group
+	all.SetLimit(turnsAtOnce)
+	for _, t := range tenants {
+		all.Go(func() error {
+			rest, err := q.turnsOf(ctx, t)
+			mu.Lock()
+			defer mu.Unlock()
+			more, errs = more || rest, append(errs, err)
+			return nil
+		})
 	}
-	return errors.Join(errs...)
+	_ = all.Wait() // its functions keep their errors
+	err = errors.Join(errs...)
+	return (more || late) && err == nil, err
 }
 
 // letGo is for whoever has just made room, or a run; if it fails Turns makes it
@@ -107,14 +151,27 @@ func (q *Queue) letGo(ctx context.Context, tenant string) {
 // may be others.
 func (q *Queue) turnsOf(ctx context.Context, tenant string) (more bool, err error) {
 	c := noChange()
+	next := "" // key
 	err = q.db.System(ctx, func(db *pgdb.Queries) error {
 		c, more = noChange(), false
 		if err := db.LockTurns(ctx, tenant); err != nil {
 			return err
 		}
-		ids, err := db.NextRuns(ctx, tenant, goMost)
-		if err != nil || len(ids) == 0 {
+		rows, err := db.NextRuns(ctx, pgdb.NextRunsParams{TenantID: tenant, FromKey: q.holding.key(tenant), Keys: turnKeys, Most: goMost})
+		if err != nil {
 			return err
+		}
+		next = ""
+		ids := make([]string, 0, len(rows))
+		for _, r := range rows {
+			if r.ID == "" {
+				next = r.NextKey
+				continue
+			}
+			ids = append(ids, r.ID)
+		}
+		if len(ids) == 0 {
+			return nil
 		}
 		more = len(ids) == goMost
 		runs, err := db.LockRuns(ctx, ids)
@@ -127,6 +184,7 @@ func (q *Queue) turnsOf(ctx context.Context, tenant string) (more bool, err erro
 	if err != nil {
 		return false, err
 	}
+	q.holding.note(tenant, next)
 	q.announce(ctx, c)
 	return more, nil
 }

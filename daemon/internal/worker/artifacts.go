@@ -161,7 +161,15 @@ func (a *attempt) upload(ctx context.Context, name string, from io.Reader) (art 
 	if err != nil {
 		return art, err
 	}
-	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
+	defer func() {
+		err = errors.Join(err, tmp.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp.Name()))
+			return
+		}
+		// It stays until the API has the verdict, which may miss the bytes.
+		err = os.Rename(tmp.Name(), a.spooled(art.SHA256))
+	}()
 	hash := sha256.New()
 	size, err := io.Copy(io.MultiWriter(tmp, hash), io.LimitReader(from, wire.MaxArtifactBytes+1))
 	if err != nil {

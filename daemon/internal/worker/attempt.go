@@ -39,7 +39,9 @@ type attempt struct {
 	cancel   *wire.CancelOrder // somebody asked for the end
 	fenced   bool              // the API has closed it: nothing of it counts any more
 	stopping bool              // somebody sees to Stop already
-	saved    bool              // the API counts the layer that the verdict names
+	mending  bool              // what the API misses is on its way
+	refusal  *wire.JournalRefusal
+	saved    bool // the API counts the layer that the verdict names
 
 	asked  driver.Deadline // when the claim was sent that gave the lease; 0 = by an earlier process
 	inside bool            // it is, or may be, at work in the run's workspace; under the worker's lock
@@ -48,6 +50,9 @@ type attempt struct {
 	confirmed chan struct{} // closed once the API has said that the lease is ours
 	confirm1  sync.Once
 	closed    chan struct{} // closed when fenced
+	refused   chan struct{} // closed with refusal set
+	cleaned   chan struct{} // closed when nothing runs any more
+	mended    int           // times that the API missed something; the shipper's alone
 	acked     chan struct{} // closed when the API has the verdict
 	acked1    sync.Once
 	gone      chan struct{} // closed when nothing is left of it
@@ -58,7 +63,7 @@ func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Dead
 	return &attempt{
 		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
-		confirmed: make(chan struct{}), closed: make(chan struct{}), acked: make(chan struct{}), gone: make(chan struct{}),
+		confirmed: make(chan struct{}), closed: make(chan struct{}), refused: make(chan struct{}), cleaned: make(chan struct{}), acked: make(chan struct{}), gone: make(chan struct{}),
 		inside: e.Handle != nil && e.Lease.Workspace != step.WorkspaceStep,
 		next:   j.Position().Acked + 1,
 	}
@@ -91,6 +96,8 @@ func (a *attempt) run(ctx context.Context) {
 	// The verdict is on its way; the sandbox goes meanwhile.
 	a.hold(failpoint.Reported)
 	a.clean(ctx)
+	close(a.cleaned)
+	poke(a.w.dirty) // what is told instead of a refused record
 	select {
 	case <-a.acked:
 	case <-a.closed:
@@ -128,6 +135,8 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		select {
 		case <-a.closed:
 			stop(errFenced)
+		case <-a.refused:
+			stop(errRefused)
 		case <-inner.Done():
 		}
 	}()
@@ -148,6 +157,8 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		a.end(record)
 	case a.isFenced():
 		a.log.Info("closed by the API")
+	case errors.Is(context.Cause(inner), errRefused):
+		a.log.Info("cut short: the API refuses its journal")
 	case ctx.Err() != nil:
 		return false
 	default:

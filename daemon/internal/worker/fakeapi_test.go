@@ -44,9 +44,11 @@ type fakeAPI struct {
 	incarnation string
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
-	beats       int  // that came
-	untold      int  // claims for a driver that was not told of as healthy
-	lose        bool // the next leases go out with an answer that is lost, and have expired when it is asked for again
+	beats       int                                                       // that came
+	lost        bool                                                      // the worker counts as lost: claims are refused until it registers again
+	untold      int                                                       // claims for a driver that was not told of as healthy
+	refuse      func(wire.JournalBatch, wire.Record) *wire.JournalRefusal // what cannot be stored; nil = nothing
+	lose        bool                                                      // the next leases go out with an answer that is lost, and have expired when it is asked for again
 }
 
 type fakeAttempt struct {
@@ -170,7 +172,7 @@ func (f *fakeAPI) register(r *http.Request, in wire.RegisterWorker) (wire.Worker
 	if f.slow {
 		f.wait(r, 500, func() bool { return f.uploads > 0 })
 	}
-	f.change(func() { f.incarnation, f.drivers = in.Incarnation, in.Drivers })
+	f.change(func() { f.lost, f.incarnation, f.drivers = f.lost && f.incarnation == "", in.Incarnation, in.Drivers })
 	return wire.WorkerRegistered{WorkerID: "w1", InstallationID: "inst", LeaseMS: f.leaseMS, HeartbeatMS: f.heartbeatMS}, 200
 }
 
@@ -182,7 +184,11 @@ func (f *fakeAPI) claim(r *http.Request, in wire.ClaimRequest) (wire.ClaimRespon
 		}
 	}
 	again, repeated := f.claims[in.ClaimID]
+	lost := f.lost
 	f.mu.Unlock()
+	if lost {
+		return wire.ClaimResponse{}, http.StatusConflict
+	}
 	if repeated {
 		return wire.ClaimResponse{Leases: again}, 200
 	}
@@ -254,6 +260,7 @@ func (f *fakeAPI) current() string {
 func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
 	var out wire.JournalAnswer
 	f.change(func() {
+	batches:
 		for _, b := range in.Batches {
 			a := f.attempts[b.AttemptID]
 			if a == nil || a.closed || a.lease.Fence != b.Fence {
@@ -266,6 +273,14 @@ func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.Journal
 				}
 				if a.verdict != nil {
 					f.t.Errorf("record %d of %s follows its verdict", rec.N, b.AttemptID)
+				}
+				if f.refuse != nil && in.Refusals {
+					if r := f.refuse(b, rec); r != nil {
+						r.AttemptID, r.N = b.AttemptID, rec.N
+						out.Refused = append(out.Refused, *r)
+						out.Acks = append(out.Acks, wire.JournalAck{AttemptID: b.AttemptID, N: int64(len(a.records))})
+						continue batches
+					}
 				}
 				a.records = append(a.records, rec)
 				if rec.Output != nil {

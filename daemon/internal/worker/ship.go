@@ -83,22 +83,18 @@ func (w *Worker) gather(ctx context.Context, busy bool) bool {
 // more. Only the shipper calls it.
 func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
 	me := w.identity()
-	in := wire.JournalRequest{WorkerID: me.WorkerID, Incarnation: w.incarnation}
+	in := wire.JournalRequest{WorkerID: me.WorkerID, Incarnation: w.incarnation, Refusals: true}
 	sent := map[string]*attempt{}
 	budget, records := shipBudget, 0
 	for _, a := range w.all() {
-		if a.isFenced() {
-			continue
-		}
-		p := a.journal.Position()
-		if p.Last < a.next {
+		if a.isFenced() || a.holdsBack() || a.journal.Position().Last < a.next {
 			continue
 		}
 		if budget <= 0 {
 			more = true
 			break
 		}
-		recs, err := a.journal.Read(a.next, min(budget, shipPerStep))
+		recs, rest, err := a.tell(min(budget, shipPerStep))
 		if err != nil {
 			if a.isFenced() {
 				continue
@@ -118,7 +114,7 @@ func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
 			}
 		}
 		records += len(recs)
-		more = more || recs[len(recs)-1].N < p.Last
+		more = more || rest
 		in.Batches = append(in.Batches, wire.JournalBatch{Fence: a.lease.Fence, Records: recs})
 		sent[a.id] = a
 	}
@@ -133,12 +129,12 @@ func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
 		}
 		return false, err
 	}
-	w.acknowledge(got, sent)
+	w.acknowledge(ctx, got, sent)
 	return more, nil
 }
 
-// shipApart sends the batches of a request that was refused one by one, so
-// that one bad one does not hold up the rest.
+// shipApart sends the batches of a request that was refused as a whole one by
+// one, so that one bad one does not hold up the rest.
 func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map[string]*attempt) (bool, error) {
 	for _, b := range in.Batches {
 		one := in
@@ -146,10 +142,9 @@ func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map
 		got, err := w.cfg.API.Journal(ctx, one)
 		switch {
 		case err == nil:
-			w.acknowledge(got, sent)
+			w.acknowledge(ctx, got, sent)
 		case step.Is(err, step.KindInvalid), step.Is(err, step.KindTooLarge):
-			sent[b.AttemptID].log.Error("the API refuses the journal; it is dropped", "err", err)
-			sent[b.AttemptID].fence()
+			sent[b.AttemptID].refuse(wire.JournalRefusal{N: b.Records[0].N, Kind: step.KindOf(err), Message: err.Error()})
 		default:
 			return false, err
 		}
@@ -157,7 +152,7 @@ func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map
 	return true, nil
 }
 
-func (w *Worker) acknowledge(got wire.JournalAnswer, sent map[string]*attempt) {
+func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent map[string]*attempt) {
 	for _, ack := range got.Acks {
 		a := sent[ack.AttemptID]
 		if a == nil {
@@ -175,6 +170,11 @@ func (w *Worker) acknowledge(got wire.JournalAnswer, sent map[string]*attempt) {
 		a.next = max(a.next, ack.N+1)
 		if ack.Ended {
 			a.reported(ack.Saved)
+		}
+	}
+	for _, r := range got.Refused {
+		if a := sent[r.AttemptID]; a != nil {
+			a.mend(ctx, r)
 		}
 	}
 	for _, id := range got.Discard {

@@ -286,6 +286,17 @@ func TestClaimIsLost(t *testing.T) {
 	}
 }
 
+// A worker that the API counts as lost registers again, and gets its work.
+func TestClaimIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig) { r.api.lost = true })
+	r.api.submit(lease("a", "true"))
+	if a := r.api.verdict("a"); !a.verdict.Verdict.Success() {
+		t.Errorf("%s", a.verdict.Verdict)
+	}
+	r.left()
+}
+
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

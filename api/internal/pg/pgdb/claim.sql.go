@@ -248,6 +248,32 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 	return exists, err
 }
 
+const claimingWorker = `-- name: ClaimingWorker :one
+SELECT status, region, drivers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3 FOR SHARE
+`
+
+type ClaimingWorkerParams struct {
+	ID          string
+	Incarnation string
+	KeyID       string
+}
+
+type ClaimingWorkerRow struct {
+	Status  string
+	Region  string
+	Drivers []byte
+}
+
+// ClaimingWorker is the worker that a claim is for. Nobody marks it lost, or has
+// it back, until the claim's end: what is decided about a lost worker's runs
+// knows of all that it took.
+func (q *Queries) ClaimingWorker(ctx context.Context, arg ClaimingWorkerParams) (ClaimingWorkerRow, error) {
+	row := q.db.QueryRow(ctx, claimingWorker, arg.ID, arg.Incarnation, arg.KeyID)
+	var i ClaimingWorkerRow
+	err := row.Scan(&i.Status, &i.Region, &i.Drivers)
+	return i, err
+}
+
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,

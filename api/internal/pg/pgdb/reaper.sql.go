@@ -217,6 +217,21 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 	return items, nil
 }
 
+const lockPins = `-- name: LockPins :exec
+SELECT w.id FROM nofx.worker w
+WHERE w.id IN (SELECT r.pin FROM nofx.run r WHERE r.id = ANY ($1::text[]) AND r.pin <> '')
+ORDER BY w.id
+FOR NO KEY UPDATE
+`
+
+// LockPins keeps the workers that runs are pinned to from claiming until the end
+// of the transaction, for UnpinRuns: a claim does not lock the runs that are its
+// worker's already.
+func (q *Queries) LockPins(ctx context.Context, ids []string) error {
+	_, err := q.db.Exec(ctx, lockPins, ids)
+	return err
+}
+
 const lockRuns = `-- name: LockRuns :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r WHERE r.id = ANY ($1::text[])

@@ -87,6 +87,18 @@ func (q *Queries) CancelOpenSteps(ctx context.Context, arg CancelOpenStepsParams
 	return items, nil
 }
 
+const countProjects = `-- name: CountProjects :one
+SELECT count(*) FROM (SELECT 1 FROM nofx.project p WHERE p.tenant_id = $1 LIMIT $2) c
+`
+
+// CountProjects is how many a tenant has, counted to most.
+func (q *Queries) CountProjects(ctx context.Context, tenantID string, most int32) (int64, error) {
+	row := q.db.QueryRow(ctx, countProjects, tenantID, most)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const ensureProjects = `-- name: EnsureProjects :exec
 INSERT INTO nofx.project (tenant_id, id)
 SELECT $1, p.id FROM (SELECT unnest($2::text[]) AS id) p
@@ -688,6 +700,16 @@ func (q *Queries) ListWorkers(ctx context.Context, tenantID string) ([]ListWorke
 	return items, nil
 }
 
+const lockProjects = `-- name: LockProjects :exec
+SELECT pg_advisory_xact_lock(hashtextextended($1::text, 7318))
+`
+
+// LockProjects lets only one transaction at a time make projects of a tenant.
+func (q *Queries) LockProjects(ctx context.Context, tenantID string) error {
+	_, err := q.db.Exec(ctx, lockProjects, tenantID)
+	return err
+}
+
 const lockRun = `-- name: LockRun :one
 SELECT id, tenant_id, status, pin, steps_left, steps_failed, steps_cancelled, next_seq, cancel_at, started_at, retry_budget, retries, layers FROM nofx.run
 WHERE tenant_id = $1 AND id = $2
@@ -729,6 +751,33 @@ func (q *Queries) LockRun(ctx context.Context, tenantID string, iD string) (Lock
 		&i.Layers,
 	)
 	return i, err
+}
+
+const newProjects = `-- name: NewProjects :many
+SELECT p.id::text AS id FROM (SELECT unnest($1::text[]) AS id) p
+WHERE NOT EXISTS (SELECT 1 FROM nofx.project x WHERE x.tenant_id = $2 AND x.id = p.id)
+ORDER BY p.id
+`
+
+// NewProjects are those that are not there.
+func (q *Queries) NewProjects(ctx context.Context, ids []string, tenantID string) ([]string, error) {
+	rows, err := q.db.Query(ctx, newProjects, ids, tenantID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const newestAttempt = `-- name: NewestAttempt :one

@@ -70,7 +70,10 @@ func (q *Queries) SetTenantResidency(ctx context.Context, residency []string, te
 }
 
 const tenantPolicy = `-- name: TenantPolicy :one
-SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded, residency FROM nofx.tenant WHERE tenant_id = $1
+SELECT network, ceiling, clip, isolation, (max_runs IS NOT NULL)::bool AS runs_bounded, residency,
+       ARRAY (SELECT p.id FROM (SELECT unnest($1::text[]) AS id) p
+              WHERE NOT EXISTS (SELECT 1 FROM nofx.project x WHERE x.tenant_id = $2 AND x.id = p.id))::text[] AS new_projects
+FROM nofx.tenant WHERE tenant_id = $2
 `
 
 type TenantPolicyRow struct {
@@ -80,11 +83,13 @@ type TenantPolicyRow struct {
 	Isolation   string
 	RunsBounded bool
 	Residency   []string
+	NewProjects []string
 }
 
-// TenantPolicy is the most that the tenant's steps may have.
-func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPolicyRow, error) {
-	row := q.db.QueryRow(ctx, tenantPolicy, tenantID)
+// TenantPolicy is the most that the tenant's steps may have, and which of these
+// projects it does not have.
+func (q *Queries) TenantPolicy(ctx context.Context, projectIds []string, tenantID string) (TenantPolicyRow, error) {
+	row := q.db.QueryRow(ctx, tenantPolicy, projectIds, tenantID)
 	var i TenantPolicyRow
 	err := row.Scan(
 		&i.Network,
@@ -93,6 +98,7 @@ func (q *Queries) TenantPolicy(ctx context.Context, tenantID string) (TenantPoli
 		&i.Isolation,
 		&i.RunsBounded,
 		&i.Residency,
+		&i.NewProjects,
 	)
 	return i, err
 }

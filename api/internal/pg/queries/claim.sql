@@ -7,6 +7,12 @@
 -- name: LockClaim :exec
 SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 
+-- ClaimingWorker is the worker that a claim is for. Nobody marks it lost, or has
+-- it back, until the claim's end: what is decided about a lost worker's runs
+-- knows of all that it took.
+-- name: ClaimingWorker :one
+SELECT status, region, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id FOR SHARE;
+
 -- ClaimUsed tells whether a claim id has taken leases, whatever became of them.
 -- name: ClaimUsed :one
 SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim_id = @claim_id);

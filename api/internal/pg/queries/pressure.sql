@@ -4,7 +4,9 @@
 SELECT pg_try_advisory_xact_lock(7317);
 
 -- Pressed are the tenants whose oldest step has been due for so long, with that
--- step. known tells that their episode is open.
+-- step. known tells that their episode is open, barred that the tenant's own
+-- quota keeps its steps back now; of max_steps steps at once running do run, and
+-- 0 = that is not bounded.
 -- name: Pressed :many
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
@@ -13,8 +15,17 @@ WITH RECURSIVE tenants AS (
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
 SELECT t.tenant_id::text AS tenant_id, o.run_id, o.id AS step_id, o.name AS step_name, extract(epoch FROM now() - o.due_at)::float8 AS age_seconds,
-       EXISTS (SELECT 1 FROM nofx.queue_pressure p WHERE p.tenant_id = t.tenant_id) AS known
+       EXISTS (SELECT 1 FROM nofx.queue_pressure p WHERE p.tenant_id = t.tenant_id) AS known,
+       coalesce(b.max_steps, 0)::int AS max_steps, b.running::int AS running,
+       (b.spent OR b.running >= b.max_steps IS TRUE)::bool AS barred
 FROM tenants t
+CROSS JOIN LATERAL (
+  SELECT x.max_steps,
+         (SELECT count(*) FROM (SELECT 1 FROM nofx.step s WHERE s.status = 'running' AND s.tenant_id = t.tenant_id LIMIT coalesce(x.max_steps, 0)) c) AS running,
+         x.month_compute_ms IS NOT NULL AND x.month_compute_ms <= coalesce((SELECT sum(m.compute_ms) FROM nofx.month_usage m
+           WHERE m.tenant_id = t.tenant_id AND m.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date), 0) AS spent
+  FROM nofx.tenant x WHERE x.tenant_id = t.tenant_id LIMIT 1
+) b
 CROSS JOIN LATERAL (
   SELECT s.run_id, s.id, s.name, s.due_at FROM nofx.step s
   WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id = t.tenant_id AND s.due_at <= now() - make_interval(secs => @seconds::float8)
@@ -34,8 +45,8 @@ WITH begun AS (
 )
 SELECT nofx.alert_value(@tenant_id, 'queue_depth')::bigint AS depth;
 
--- QueuePressure is how long the oldest step of all tenants has been due, and
--- how many tenants have an episode open.
+-- QueuePressure is how long the oldest step has been due of all tenants whose own
+-- quota does not keep their steps back, and how many tenants have an episode open.
 -- name: QueuePressure :one
 WITH RECURSIVE tenants AS (
   (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked ORDER BY s.tenant_id LIMIT 1)
@@ -43,5 +54,13 @@ WITH RECURSIVE tenants AS (
   SELECT (SELECT s.tenant_id FROM nofx.step s WHERE s.status || '' = 'queued' AND NOT s.parked AND s.tenant_id > t.tenant_id ORDER BY s.tenant_id LIMIT 1)
   FROM tenants t WHERE t.tenant_id IS NOT NULL
 )
-SELECT coalesce((SELECT extract(epoch FROM now() - min(nofx.queue_oldest(t.tenant_id))) FROM tenants t WHERE t.tenant_id IS NOT NULL), 0)::float8 AS oldest_seconds,
+SELECT coalesce((
+         SELECT extract(epoch FROM now() - min(nofx.queue_oldest(t.tenant_id))) FROM tenants t
+         CROSS JOIN LATERAL (SELECT x.max_steps, x.month_compute_ms FROM nofx.tenant x WHERE x.tenant_id = t.tenant_id LIMIT 1) b
+         WHERE (b.max_steps IS NULL
+                OR b.max_steps > (SELECT count(*) FROM (SELECT 1 FROM nofx.step s WHERE s.status = 'running' AND s.tenant_id = t.tenant_id LIMIT b.max_steps) c))
+           AND (b.month_compute_ms IS NULL
+                OR b.month_compute_ms > coalesce((SELECT sum(m.compute_ms) FROM nofx.month_usage m
+                                                  WHERE m.tenant_id = t.tenant_id AND m.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date), 0))
+       ), 0)::float8 AS oldest_seconds,
        (SELECT count(*) FROM nofx.queue_pressure) AS tenants;

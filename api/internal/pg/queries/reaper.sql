@@ -28,6 +28,15 @@ WHERE x.pin <> '' AND x.ended_at IS NULL AND x.pin IN (SELECT w.id FROM nofx.wor
 ORDER BY x.id
 LIMIT @most;
 
+-- LockPins keeps the workers that runs are pinned to from claiming until the end
+-- of the transaction, for UnpinRuns: a claim does not lock the runs that are its
+-- worker's already.
+-- name: LockPins :exec
+SELECT w.id FROM nofx.worker w
+WHERE w.id IN (SELECT r.pin FROM nofx.run r WHERE r.id = ANY (@ids::text[]) AND r.pin <> '')
+ORDER BY w.id
+FOR NO KEY UPDATE;
+
 -- UnpinRuns frees runs that can do without the worker that they are pinned to,
 -- in their locked rows. work tells whether there is something in the workspace.
 -- name: UnpinRuns :many

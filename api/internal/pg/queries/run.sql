@@ -1,6 +1,20 @@
 -- name: TenantExists :one
 SELECT EXISTS (SELECT 1 FROM nofx.tenant);
 
+-- NewProjects are those that are not there.
+-- name: NewProjects :many
+SELECT p.id::text AS id FROM (SELECT unnest(@ids::text[]) AS id) p
+WHERE NOT EXISTS (SELECT 1 FROM nofx.project x WHERE x.tenant_id = @tenant_id AND x.id = p.id)
+ORDER BY p.id;
+
+-- LockProjects lets only one transaction at a time make projects of a tenant.
+-- name: LockProjects :exec
+SELECT pg_advisory_xact_lock(hashtextextended(@tenant_id::text, 7318));
+
+-- CountProjects is how many a tenant has, counted to most.
+-- name: CountProjects :one
+SELECT count(*) FROM (SELECT 1 FROM nofx.project p WHERE p.tenant_id = @tenant_id LIMIT @most) c;
+
 -- EnsureProjects makes those that are not there, in their order, so that two
 -- that make the same ones do not wait for each other in a circle.
 -- name: EnsureProjects :exec

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/bounded"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -83,7 +83,7 @@ func (u *uses) config(path string) error {
 		return step.Errorf(step.KindInvalid, "%w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	data, err := bounded.File(f, maxConfig)
 	if err != nil {
 		return step.Errorf(step.KindInvalid, "%w", err)
 	}

@@ -97,6 +97,10 @@ func TestRemove(t *testing.T) {
 	if err := s.Remove("a"); !step.Is(err, step.KindConflict) || !strings.Contains(err.Error(), "driver local ("+config+")") {
 		t.Errorf("while it is configured: %v", err)
 	}
+	write(strings.Repeat("# much\n", maxConfig/7+1) + "drivers:\n  local:\n    rootfs: " + s.dir + "/../rootfs/a\n")
+	if err := s.Remove("a"); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "and may have 1048576") {
+		t.Errorf("with a configuration that is too long to tell: %v", err)
+	}
 	write("drivers: [")
 	if err := s.Remove("a"); !step.Is(err, step.KindInvalid) {
 		t.Errorf("with a configuration that does not tell: %v", err)

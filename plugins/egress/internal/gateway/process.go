@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/bounded"
 	"github.com/nofx-run/nofx/plugins/egress"
 )
 
@@ -52,7 +53,7 @@ func prepare() (*Gateway, int, error) {
 		unix.CloseOnExec(fd)
 	}
 	config := os.NewFile(egress.FDConfig, "config")
-	data, err := io.ReadAll(io.LimitReader(config, maxConfig))
+	data, err := bounded.File(config, maxConfig)
 	if err != nil {
 		return nil, -1, fmt.Errorf("configuration: %w", err)
 	}

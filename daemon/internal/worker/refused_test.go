@@ -1,0 +1,143 @@
+package worker
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// An artifact that was uploaded and that the API has no more when the verdict
+// comes is uploaded again, by whichever process has the verdict.
+func TestArtifactIsMissed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	lost, died := 0, false
+	r.api.change(func() {
+		r.api.refuse = func(_ wire.JournalBatch, rec wire.Record) *wire.JournalRefusal {
+			if rec.Verdict == nil || len(rec.Verdict.Artifacts) == 0 {
+				return nil
+			}
+			if lost < 2 {
+				lost++
+				clear(r.api.artifacts)
+			}
+			refusal := &wire.JournalRefusal{Kind: step.KindInvalid, Message: "not here"}
+			for _, a := range rec.Verdict.Artifacts {
+				if _, ok := r.api.artifacts[a.SHA256]; !ok {
+					refusal.Missing = append(refusal.Missing, a.SHA256)
+				}
+			}
+			if len(refusal.Missing) == 0 {
+				return nil
+			}
+			r.api.noUploads = lost == 2 && !died // until another process comes
+			return refusal
+		}
+	})
+	l := lease("a", "sh", "-c", "echo out")
+	l.Command.Files = []wire.CommandFile{{Path: "x", Data: []byte("content")}, {Path: "y", Data: []byte("more")}}
+	l.Artifacts = []string{"x", "y"}
+	r.api.submit(l)
+	r.api.until("an upload is refused", func() bool { return lost == 2 && r.api.uploads > 4 })
+	r.kill()
+	r.api.change(func() { r.api.noUploads, died = false, true })
+	r.start(4)
+	a := r.api.verdict("a")
+	if !a.verdict.Verdict.Success() || text(a) != "out" || len(a.verdict.Artifacts) != 2 || len(r.api.artifacts) != 2 {
+		t.Errorf("%s, artifacts %v, stored %v", a.verdict.Verdict, a.verdict.Artifacts, r.api.artifacts)
+	}
+	r.left()
+}
+
+// What the API does not take is not sent for ever: the attempt ends, once, by a
+// verdict that says so, and nobody else waits for it.
+func TestRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		argv    []string
+		refuses func(wire.Record) bool
+		missing bool
+		types   []wire.RecordType
+	}{
+		"verdict": {
+			argv: []string{"sh", "-c", "echo out"}, refuses: func(r wire.Record) bool { return r.Verdict != nil },
+			types: []wire.RecordType{wire.RecordStarted, wire.RecordOutput, wire.RecordVerdict},
+		},
+		"artifacts that never come": {
+			argv: []string{"sh", "-c", "echo out"}, refuses: func(r wire.Record) bool { return r.Verdict != nil }, missing: true,
+			types: []wire.RecordType{wire.RecordStarted, wire.RecordOutput, wire.RecordVerdict},
+		},
+		"output of what still runs": {
+			argv: []string{"sh", "-c", "echo out; sleep 3600"}, refuses: func(r wire.Record) bool { return r.Output != nil },
+			types: []wire.RecordType{wire.RecordStarted, wire.RecordVerdict},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			times := 0
+			r.api.change(func() {
+				r.api.refuse = func(b wire.JournalBatch, rec wire.Record) *wire.JournalRefusal {
+					if b.AttemptID != "bad" || !c.refuses(rec) || rec.Verdict != nil && rec.Verdict.Verdict.Cause == step.CauseDriverError {
+						return nil
+					}
+					times++
+					refusal := &wire.JournalRefusal{Kind: step.KindTooLarge, Message: "it will never do"}
+					if c.missing {
+						for _, a := range rec.Verdict.Artifacts {
+							refusal.Missing = append(refusal.Missing, a.SHA256)
+						}
+					}
+					return refusal
+				}
+			})
+			bad := lease("bad", c.argv...)
+			bad.Command.Files = []wire.CommandFile{{Path: "x", Data: []byte("content")}}
+			bad.Artifacts = []string{"x"}
+			r.api.submit(bad)
+			r.api.submit(lease("good", "sh", "-c", "echo fine"))
+			if a := r.api.verdict("good"); !a.verdict.Verdict.Success() {
+				t.Errorf("good: %s", a.verdict.Verdict)
+			}
+			a := r.api.verdict("bad")
+			v := a.verdict.Verdict
+			if v.Cause != step.CauseDriverError || v.ErrorKind != step.KindTooLarge || !strings.Contains(v.Message, "it will never do") {
+				t.Errorf("%+v", v)
+			}
+			if diff := cmp.Diff(c.types, types(a)); diff != "" {
+				t.Error(diff)
+			}
+			r.left()
+			r.api.mu.Lock()
+			defer r.api.mu.Unlock()
+			if want := 1 + mostMends; c.missing && times != want || !c.missing && times != 1 {
+				t.Errorf("refused %d times", times)
+			}
+		})
+	}
+}
+
+// Nor is a verdict in a refused record's place: the lease runs out.
+func TestEveryRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	times := 0
+	r.api.change(func() {
+		r.api.refuse = func(wire.JournalBatch, wire.Record) *wire.JournalRefusal {
+			times++
+			return &wire.JournalRefusal{Kind: step.KindInvalid, Message: "no"}
+		}
+	})
+	r.api.submit(lease("a", "true"))
+	r.api.until("refused twice", func() bool { return times == 2 })
+	r.left()
+	r.api.mu.Lock()
+	defer r.api.mu.Unlock()
+	if times != 2 || r.api.attempts["a"].verdict != nil {
+		t.Errorf("refused %d times, verdict %+v", times, r.api.attempts["a"].verdict)
+	}
+}

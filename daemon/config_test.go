@@ -129,7 +129,7 @@ func TestDifferences(t *testing.T) {
 func TestDifferencesKnowsEveryField(t *testing.T) {
 	t.Parallel()
 	restart := []string{"api_url", "ca_file", "token_file", "data_dir", "plugin_dir", "pid_dir", "name", "region", "slots", "listen", "limits",
-		"cgroup_root", "uid_base", "uid_count", "drain_timeout", "plugin_key_file", "allow_unsigned_plugins"}
+		"cgroup_root", "uid_base", "uid_count", "drain_timeout", "plugin_key_file", "allow_unsigned_plugins", "snapshots"}
 	other := []string{"drivers", "-"}
 	var known []string
 	for i := range reflect.TypeFor[Config]().NumField() {

@@ -42,6 +42,7 @@ type fakeAPI struct {
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
 	beats       int                                                       // that came
+	unstored    func(wire.JournalBatch) bool                              // what cannot be stored now
 	lost        bool                                                      // the worker counts as lost: claims are refused until it registers again
 	untold      int                                                       // claims for a driver that was not told of as healthy
 	refuse      func(wire.JournalBatch, wire.Record) *wire.JournalRefusal // what cannot be stored; nil = nothing
@@ -258,6 +259,9 @@ func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.Journal
 			a := f.attempts[b.AttemptID]
 			if a == nil || a.closed || a.lease.Fence != b.Fence {
 				out.Discard = append(out.Discard, b.AttemptID)
+				continue
+			}
+			if f.unstored != nil && f.unstored(b) {
 				continue
 			}
 			for _, rec := range b.Records {

@@ -141,3 +141,34 @@ func TestEveryRecordIsRefused(t *testing.T) {
 		t.Errorf("refused %d times, verdict %+v", times, r.api.attempts["a"].verdict)
 	}
 }
+
+// What the API cannot store now is offered again later, and not at once for ever;
+// others do not wait for it.
+func TestRecordsAreNotStoredYet(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	times := 0
+	r.api.change(func() {
+		r.api.unstored = func(b wire.JournalBatch) bool {
+			if b.AttemptID == "bad" {
+				times++
+			}
+			return b.AttemptID == "bad"
+		}
+	})
+	r.api.submit(lease("bad", "mem", "count", "200000"))
+	r.api.until("it is offered", func() bool { return times > 0 })
+	for _, id := range []string{"b", "c", "d"} {
+		r.api.submit(lease(id, "sh", "-c", "echo fine"))
+		if a := r.api.verdict(id); !a.verdict.Verdict.Success() || text(a) != "fine" {
+			t.Errorf("%s: %s", id, a.verdict.Verdict)
+		}
+	}
+	r.api.change(func() {
+		if times > 1 {
+			t.Errorf("it was offered %d times", times)
+		}
+		r.api.attempts["bad"].closed = true
+	})
+	r.left()
+}

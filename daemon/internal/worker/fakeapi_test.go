@@ -42,6 +42,7 @@ type fakeAPI struct {
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
 	beats       int                                                       // that came
+	old         func(wire.JournalBatch) bool                              // the API knows no refusals, and refuses a request with such a batch
 	unstored    func(wire.JournalBatch) bool                              // what cannot be stored now
 	lost        bool                                                      // the worker counts as lost: claims are refused until it registers again
 	untold      int                                                       // claims for a driver that was not told of as healthy
@@ -253,6 +254,12 @@ func (f *fakeAPI) current() string {
 
 func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
 	var out wire.JournalAnswer
+	f.mu.Lock()
+	refused := f.old != nil && slices.ContainsFunc(in.Batches, f.old)
+	f.mu.Unlock()
+	if refused {
+		return out, http.StatusUnprocessableEntity
+	}
 	f.change(func() {
 	batches:
 		for _, b := range in.Batches {

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -170,5 +172,50 @@ func TestRecordsAreNotStoredYet(t *testing.T) {
 		}
 		r.api.attempts["bad"].closed = true
 	})
+	r.left()
+}
+
+// An API that is one version older refuses the whole request: it is told apart,
+// and the one at fault ends by the same verdict while the others go on.
+func TestWholeRequestIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.api.change(func() {
+		r.api.old = func(b wire.JournalBatch) bool {
+			return b.AttemptID == "bad" && slices.ContainsFunc(b.Records, func(rec wire.Record) bool { return rec.Verdict != nil && rec.Verdict.Verdict.Cause == step.CauseExit })
+		}
+	})
+	begun := time.Now()
+	for _, id := range []string{"x", "y", "z"} {
+		r.api.submit(lease(id, "mem", "count", "40", "0.05"))
+	}
+	r.api.submit(lease("bad", "mem", "count", "10", "0.05"))
+	r.api.until("all have begun", func() bool {
+		for _, a := range r.api.attempts {
+			if len(a.records) == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	r.api.change(func() { r.api.down = true }) // until one request tells of all
+	bad := r.w.held("bad")
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !bad.journal.Position().Verdict && time.Since(begun) < shipLater {
+		<-tick.C
+	}
+	r.api.change(func() { r.api.down = false })
+	if v := r.api.verdict("bad").verdict.Verdict; v.Cause != step.CauseDriverError {
+		t.Errorf("bad: %s", v)
+	}
+	for _, id := range []string{"x", "y", "z"} {
+		if a := r.api.verdict(id); !a.verdict.Verdict.Success() || text(a) != counted(40) {
+			t.Errorf("%s: %s", id, a.verdict.Verdict)
+		}
+	}
+	if took := time.Since(begun); took > shipLater/2 {
+		t.Errorf("the others waited: %v", took)
+	}
 	r.left()
 }

@@ -142,7 +142,7 @@ func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map
 		got, err := w.cfg.API.Journal(ctx, one)
 		switch {
 		case err == nil:
-			w.acknowledge(ctx, got, sent)
+			w.acknowledge(ctx, got, map[string]*attempt{b.AttemptID: sent[b.AttemptID]})
 		case step.Is(err, step.KindInvalid), step.Is(err, step.KindTooLarge):
 			sent[b.AttemptID].refuse(wire.JournalRefusal{N: b.Records[0].N, Kind: step.KindOf(err), Message: err.Error()})
 		default:

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -75,5 +77,49 @@ func TestRefusedRecord(t *testing.T) {
 		if s.Verdict == nil || (s.Verdict.Cause == step.CausePolicy) != (s.Name == "c") {
 			t.Errorf("%s: %+v", s.Name, s.Verdict)
 		}
+	}
+}
+
+// Output that cannot be stored now, for a reason of its own, holds up no other
+// attempt, and is neither lost nor refused.
+func TestRecordThatIsNotStoredYet(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	run := r.submit(`[{"name":"a",` + alone + `},{"name":"b",` + alone + `}]`)
+	leases := map[string]wire.Lease{}
+	for len(leases) < 2 {
+		l := w.one()
+		leases[l.StepName] = l
+	}
+	a, b := leases["a"], leases["b"]
+	segment := filepath.Join(r.cfg.BlobDir, "output", "acme", a.AttemptID[len(a.AttemptID)-2:], a.AttemptID)
+	if err := os.MkdirAll(segment, 0o700); err != nil { // where a file is to be
+		t.Fatal(err)
+	}
+	much := strings.Repeat("x", 50_000)
+	in := wire.JournalRequest{WorkerID: w.id, Incarnation: w.incarnation, Refusals: true, Batches: []wire.JournalBatch{
+		{Fence: a.Fence, Records: records(exit(0), much, much)}, {Fence: b.Fence, Records: records(exit(0), "short")},
+	}}
+	for range 2 {
+		got, err := w.Journal(t.Context(), in)
+		want := []wire.JournalAck{{AttemptID: a.AttemptID, N: 2}, {AttemptID: b.AttemptID, N: 3, Ended: true}}
+		if diff := cmp.Diff(want, got.Acks); err != nil || diff != "" || len(got.Refused)+len(got.Discard) > 0 {
+			t.Fatalf("%v %s %+v", err, diff, got)
+		}
+	}
+	alone := in
+	alone.Batches = []wire.JournalBatch{{Fence: a.Fence, Records: in.Batches[0].Records[2:]}}
+	if got, err := w.Journal(t.Context(), alone); !step.Is(err, step.KindInternal) {
+		t.Errorf("nothing of it can be stored: %+v %v", got, err)
+	}
+	if err := os.Remove(segment); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.Journal(t.Context(), in); err != nil || len(got.Acks) != 2 || !got.Acks[0].Ended {
+		t.Errorf("%+v %v", got, err)
+	}
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
 	}
 }

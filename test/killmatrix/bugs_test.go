@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // bug is a patch that puts a bug into the tree, and where it shows. Its file
 // begins with what it is, and lines of Place, Victim, Frozen when the victim is to
-// be stopped before it is killed, and Breaks: what must be
+// be stopped before it is killed, Slow with how long the next one is to take to
+// start, and Breaks: what must be
 // found: invariants, "again" for a step that is run again without need, "late"
 // for what stays on the host for too long, "run" for what came of the run.
 type bug struct {
@@ -50,6 +52,10 @@ func bugs(t *testing.T) []bug {
 				}
 			case "Frozen":
 				b.p.froze = value == "yes"
+			case "Slow":
+				if b.p.slow, err = time.ParseDuration(value); err != nil {
+					t.Fatalf("%s: %v", file, err)
+				}
 			case "Breaks":
 				b.breaks = strings.Fields(value)
 			}
@@ -91,7 +97,7 @@ func TestBugs(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			build(t, tree)
-			got := newLab(t, filepath.Join(tree, "bin", "failpoints")).found(b, 4)
+			got := newLab(t, filepath.Join(tree, "bin", "failpoints")).found(b, 8)
 			for _, want := range b.breaks {
 				if !slices.Contains(got, want) {
 					t.Errorf("%s was not found, but %v", want, got)

@@ -15,18 +15,19 @@ import (
 // place is a place in a step's life.
 type place struct {
 	title string
-	point string // that is held
-	also  string // another one that has to be held, so that the sandbox is there
-	any   bool   // the point is no step's
-	first string // a point that is held before the run is submitted
-	begun bool   // the point is armed once the step has written something
-	stop  bool   // the run is cancelled then
-	pass  bool   // the first one that comes by goes on
-	ended bool   // the step's end must be known to the API first
-	boxed bool   // the step has a sandbox
-	early bool   // only the first step comes by it
-	froze bool   // the victim is stopped first and the others go on: it dies with calls in hand
-	net   bool   // the step can reach the outside, and may not be repeated
+	point string        // that is held
+	also  string        // another one that has to be held, so that the sandbox is there
+	any   bool          // the point is no step's
+	first string        // a point that is held before the run is submitted
+	begun bool          // the point is armed once the step has written something
+	stop  bool          // the run is cancelled then
+	pass  bool          // the first one that comes by goes on
+	ended bool          // the step's end must be known to the API first
+	boxed bool          // the step has a sandbox
+	early bool          // only the first step comes by it
+	froze bool          // the victim is stopped first and the others go on: it dies with calls in hand
+	slow  time.Duration // that the one takes to start that comes instead of the victim
+	net   bool          // the step can reach the outside, and may not be repeated
 }
 
 // places are in the order in which a step comes by them.

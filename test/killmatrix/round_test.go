@@ -88,6 +88,9 @@ func (l *lab) round(p place, v victim, n int) outcome {
 		l.t.Fatalf("%s (pid %d) does not die", v.title, pid)
 	}
 	l.clear()
+	if p.slow > 0 && !l.delay(v, p, pid) {
+		return outcome{missed: "there is no other " + v.title}
+	}
 
 	var out outcome
 	var d wire.RunDetail
@@ -101,10 +104,10 @@ func (l *lab) round(p place, v victim, n int) outcome {
 	}) {
 		out.wrong = append(out.wrong, fmt.Sprintf("the run has not ended %v after the kill", endTime))
 	}
-	out.recovery = time.Since(killed)
+	out.recovery = time.Since(killed) - p.slow
 	left := []string{}
 	within(cleanTime, func() bool { left = l.s.Remains(); return len(left) == 0 })
-	out.clean = time.Since(killed)
+	out.clean = time.Since(killed) - p.slow
 	c.submit(steps) // the client may ask again at any time
 	c.wait.Wait()
 	if c.deaf != "" {
@@ -117,6 +120,19 @@ func (l *lab) round(p place, v victim, n int) outcome {
 		out.again = again(c.h.Tables, killed)
 	}
 	return out
+}
+
+// delay stops the one that is started instead of a victim, before it has come
+// far, for a while.
+func (l *lab) delay(v victim, p place, victim int) bool {
+	pid := 0
+	if !within(lease/2, func() bool { pid = v.pid(l.s, p); return pid != 0 && pid != victim }) {
+		return false
+	}
+	signal(l.t, pid, syscall.SIGSTOP)
+	within(p.slow, func() bool { return dead(pid) })
+	signal(l.t, pid, syscall.SIGCONT)
+	return true
 }
 
 // again lists the steps that were run again after the kill before a lease could

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -91,6 +92,10 @@ func given(e *pgconn.PgError) bool {
 func broken(err error) bool {
 	var connect *pgconn.ConnectError
 	var network net.Error
+	var file *fs.PathError // whose numbers count as a network's, and are those of a blob
+	if errors.As(err, &file) {
+		return false
+	}
 	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		strings.Contains(err.Error(), "conn closed") || strings.Contains(err.Error(), "closed pool")

@@ -52,6 +52,7 @@ type attempt struct {
 	closed    chan struct{} // closed when fenced
 	refused   chan struct{} // closed with refusal set
 	cleaned   chan struct{} // closed when nothing runs any more
+	later     time.Time     // nothing is shipped before; the shipper's alone
 	mended    int           // times that the API missed something; the shipper's alone
 	acked     chan struct{} // closed when the API has the verdict
 	acked1    sync.Once

@@ -45,6 +45,8 @@ type fakeAPI struct {
 	drivers     []wire.DriverInfo // as last told
 	barriers    []wire.Barrier
 	beats       int                                                       // that came
+	old         func(wire.JournalBatch) bool                              // the API knows no refusals, and refuses a request with such a batch
+	unstored    func(wire.JournalBatch) bool                              // what cannot be stored now
 	lost        bool                                                      // the worker counts as lost: claims are refused until it registers again
 	untold      int                                                       // claims for a driver that was not told of as healthy
 	refuse      func(wire.JournalBatch, wire.Record) *wire.JournalRefusal // what cannot be stored; nil = nothing
@@ -259,12 +261,21 @@ func (f *fakeAPI) current() string {
 
 func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
 	var out wire.JournalAnswer
+	f.mu.Lock()
+	refused := f.old != nil && slices.ContainsFunc(in.Batches, f.old)
+	f.mu.Unlock()
+	if refused {
+		return out, http.StatusUnprocessableEntity
+	}
 	f.change(func() {
 	batches:
 		for _, b := range in.Batches {
 			a := f.attempts[b.AttemptID]
 			if a == nil || a.closed || a.lease.Fence != b.Fence {
 				out.Discard = append(out.Discard, b.AttemptID)
+				continue
+			}
+			if f.unstored != nil && f.unstored(b) {
 				continue
 			}
 			for _, rec := range b.Records {

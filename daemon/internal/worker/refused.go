@@ -107,7 +107,8 @@ func (a *attempt) refuse(r wire.JournalRefusal) {
 	}
 }
 
-// holdsBack reports whether nothing of the attempt is to be shipped now.
+// holdsBack reports whether nothing of the attempt is to be shipped now. Only the
+// shipper calls it.
 func (a *attempt) holdsBack() bool {
 	select {
 	case <-a.acked:
@@ -117,12 +118,15 @@ func (a *attempt) holdsBack() bool {
 	a.mu.Lock()
 	refused, mending := a.refusal != nil, a.mending
 	a.mu.Unlock()
-	if !refused {
-		return mending
+	switch {
+	case mending:
+		return true
+	case !refused:
+		return time.Now().Before(a.later)
 	}
 	select {
 	case <-a.cleaned:
-		return mending
+		return false
 	default:
 		return true
 	}

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -140,4 +142,80 @@ func TestEveryRecordIsRefused(t *testing.T) {
 	if times != 2 || r.api.attempts["a"].verdict != nil {
 		t.Errorf("refused %d times, verdict %+v", times, r.api.attempts["a"].verdict)
 	}
+}
+
+// What the API cannot store now is offered again later, and not at once for ever;
+// others do not wait for it.
+func TestRecordsAreNotStoredYet(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	times := 0
+	r.api.change(func() {
+		r.api.unstored = func(b wire.JournalBatch) bool {
+			if b.AttemptID == "bad" {
+				times++
+			}
+			return b.AttemptID == "bad"
+		}
+	})
+	r.api.submit(lease("bad", "mem", "count", "200000"))
+	r.api.until("it is offered", func() bool { return times > 0 })
+	for _, id := range []string{"b", "c", "d"} {
+		r.api.submit(lease(id, "sh", "-c", "echo fine"))
+		if a := r.api.verdict(id); !a.verdict.Verdict.Success() || text(a) != "fine" {
+			t.Errorf("%s: %s", id, a.verdict.Verdict)
+		}
+	}
+	r.api.change(func() {
+		if times > 1 {
+			t.Errorf("it was offered %d times", times)
+		}
+		r.api.attempts["bad"].closed = true
+	})
+	r.left()
+}
+
+// An API that is one version older refuses the whole request: it is told apart,
+// and the one at fault ends by the same verdict while the others go on.
+func TestWholeRequestIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.api.change(func() {
+		r.api.old = func(b wire.JournalBatch) bool {
+			return b.AttemptID == "bad" && slices.ContainsFunc(b.Records, func(rec wire.Record) bool { return rec.Verdict != nil && rec.Verdict.Verdict.Cause == step.CauseExit })
+		}
+	})
+	begun := time.Now()
+	for _, id := range []string{"x", "y", "z"} {
+		r.api.submit(lease(id, "mem", "count", "40", "0.05"))
+	}
+	r.api.submit(lease("bad", "mem", "count", "10", "0.05"))
+	r.api.until("all have begun", func() bool {
+		for _, a := range r.api.attempts {
+			if len(a.records) == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	r.api.change(func() { r.api.down = true }) // until one request tells of all
+	bad := r.w.held("bad")
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !bad.journal.Position().Verdict && time.Since(begun) < shipLater {
+		<-tick.C
+	}
+	r.api.change(func() { r.api.down = false })
+	if v := r.api.verdict("bad").verdict.Verdict; v.Cause != step.CauseDriverError {
+		t.Errorf("bad: %s", v)
+	}
+	for _, id := range []string{"x", "y", "z"} {
+		if a := r.api.verdict(id); !a.verdict.Verdict.Success() || text(a) != counted(40) {
+			t.Errorf("%s: %s", id, a.verdict.Verdict)
+		}
+	}
+	if took := time.Since(begun); took > shipLater/2 {
+		t.Errorf("the others waited: %v", took)
+	}
+	r.left()
 }

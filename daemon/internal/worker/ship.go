@@ -13,7 +13,7 @@ const (
 	shipPerStep = 512 << 10            // of one attempt, so that a flood does not hold up the others
 	shipGather  = 2 * time.Millisecond // for more records, when the last request is not long ago
 	shipIdle    = 5 * time.Millisecond // for a verdict, when it is
-	shipLater   = 30 * time.Second     // before what the API refuses is offered again
+	shipLater   = 30 * time.Second     // before what the API could not store is offered again
 )
 
 // ship sends what the journals hold, all attempts together, one request at a
@@ -142,7 +142,7 @@ func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map
 		got, err := w.cfg.API.Journal(ctx, one)
 		switch {
 		case err == nil:
-			w.acknowledge(ctx, got, sent)
+			w.acknowledge(ctx, got, map[string]*attempt{b.AttemptID: sent[b.AttemptID]})
 		case step.Is(err, step.KindInvalid), step.Is(err, step.KindTooLarge):
 			sent[b.AttemptID].refuse(wire.JournalRefusal{N: b.Records[0].N, Kind: step.KindOf(err), Message: err.Error()})
 		default:
@@ -153,6 +153,7 @@ func (w *Worker) shipApart(ctx context.Context, in wire.JournalRequest, sent map
 }
 
 func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent map[string]*attempt) {
+	told := make(map[string]bool, len(sent))
 	for _, ack := range got.Acks {
 		a := sent[ack.AttemptID]
 		if a == nil {
@@ -167,6 +168,7 @@ func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent m
 			}
 			continue
 		}
+		told[a.id] = ack.N >= a.next
 		a.next = max(a.next, ack.N+1)
 		if ack.Ended {
 			a.reported(ack.Saved)
@@ -174,6 +176,7 @@ func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent m
 	}
 	for _, r := range got.Refused {
 		if a := sent[r.AttemptID]; a != nil {
+			told[a.id] = true
 			a.mend(ctx, r)
 		}
 	}
@@ -181,6 +184,11 @@ func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent m
 		if a := sent[id]; a != nil {
 			a.log.Warn("the API has closed the attempt")
 			a.fence()
+		}
+	}
+	for id, a := range sent {
+		if !told[id] { // it is not stored yet: the others go on meanwhile
+			a.later = time.Now().Add(shipLater)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -384,4 +386,46 @@ func TestCancelledRunForgetsItsLayers(t *testing.T) {
 	if left := r.column("SELECT seq::text FROM nofx.workspace_layer WHERE removed_at IS NULL"); len(left) != 0 {
 		t.Errorf("%v", left)
 	}
+}
+
+// A run is not let go while a claim is taking one of its steps.
+func TestRunStaysWithAClaimUnderWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second })
+	one := r.worker("one")
+	run := r.submit(three)
+	a := one.one()
+	one.finish(a, one.save(a, 1, true, "all of it"))
+	conn, err := pgx.Connect(t.Context(), r.db.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT 1 FROM nofx.step WHERE run_id = $1 AND name = 'b' FOR NO KEY UPDATE", run.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.sql("UPDATE nofx.worker SET last_seen = now() - interval '10 seconds' WHERE id = $1", one.id)
+	r.eventually("somebody waits for the step", func() bool {
+		return r.column("SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")[0] != "0"
+	})
+	if _, err := tx.Exec(t.Context(), "UPDATE nofx.step SET status = 'running' WHERE run_id = $1 AND name = 'b'", run.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		before := r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0]
+		r.eventually("the reaper comes", func() bool { return r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0] != before })
+	}
+	if pin := r.column("SELECT pin FROM nofx.run"); pin[0] != one.id {
+		t.Errorf("it was let go: %q", pin)
+	}
+	// It is once nothing runs there.
+	r.sql("UPDATE nofx.step SET status = 'queued' WHERE run_id = $1 AND name = 'b'", run.ID)
+	r.eventually("it is let go", func() bool { return r.column("SELECT pin FROM nofx.run")[0] == "" })
 }

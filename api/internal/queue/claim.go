@@ -164,6 +164,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
+		if !used && slices.ContainsFunc(rows, func(r pgdb.LeasesOfClaimRow) bool { return r.Shares && r.Pin != in.WorkerID }) {
+			return errRunsBusy // it was freed while the claim looked: somebody else may take it
+		}
 		good, bad, err := admit(rows, have, used)
 		if err != nil {
 			return err

@@ -59,6 +59,9 @@ func (c *change) unpin(ctx context.Context, db *pgdb.Queries, why map[string]str
 	for id := range why {
 		ids = append(ids, id)
 	}
+	if err := db.LockQueued(ctx, ids); err != nil {
+		return nil, err
+	}
 	rows, err := db.UnpinRuns(ctx, ids)
 	if err != nil || len(rows) == 0 {
 		return nil, err

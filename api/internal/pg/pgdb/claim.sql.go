@@ -251,7 +251,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer,
+       r.correlation_id, s.lane, a.breaker_generation, r.pin, r.workspace_no, r.layers AS last_layer,
        (s.shares AND (r.steps_left > 1 OR r.steps_failed + r.steps_cancelled > 0) AND EXISTS (
           SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.id <> s.id AND o.status <> 'succeeded'))::bool AS snapshot,
        (s.shares AND a.number > 1 AND EXISTS (
@@ -301,6 +301,7 @@ type LeasesOfClaimRow struct {
 	CorrelationID     string
 	Lane              string
 	BreakerGeneration int64
+	Pin               string
 	WorkspaceNo       int32
 	LastLayer         int32
 	Snapshot          bool
@@ -349,6 +350,7 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.CorrelationID,
 			&i.Lane,
 			&i.BreakerGeneration,
+			&i.Pin,
 			&i.WorkspaceNo,
 			&i.LastLayer,
 			&i.Snapshot,

@@ -217,6 +217,20 @@ func (q *Queries) LockExpired(ctx context.Context, ids []string) ([]LockExpiredR
 	return items, nil
 }
 
+const lockQueued = `-- name: LockQueued :exec
+SELECT s.id FROM nofx.step s
+WHERE s.run_id = ANY ($1::text[]) AND s.shares AND s.status || '' = 'queued'
+ORDER BY s.id
+FOR NO KEY UPDATE
+`
+
+// LockQueued locks the steps that wait for the worker of runs whose rows are
+// locked. A claim that is taking one is waited for: what it took runs then.
+func (q *Queries) LockQueued(ctx context.Context, runIds []string) error {
+	_, err := q.db.Exec(ctx, lockQueued, runIds)
+	return err
+}
+
 const lockRuns = `-- name: LockRuns :many
 SELECT r.id, r.tenant_id, r.status, r.pin, r.steps_left, r.steps_failed, r.steps_cancelled, r.next_seq, r.cancel_at, r.started_at, r.retry_budget, r.retries, r.layers
 FROM nofx.run r WHERE r.id = ANY ($1::text[])
@@ -431,7 +445,7 @@ type UnpinRunsRow struct {
 }
 
 // UnpinRuns frees runs that can do without the worker that they are pinned to,
-// in their locked rows. work tells whether there is something in the workspace.
+// in their locked rows and with their queued steps locked. work tells whether there is something in the workspace.
 func (q *Queries) UnpinRuns(ctx context.Context, ids []string) ([]UnpinRunsRow, error) {
 	rows, err := q.db.Query(ctx, unpinRuns, ids)
 	if err != nil {

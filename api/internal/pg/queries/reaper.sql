@@ -28,8 +28,16 @@ WHERE x.pin <> '' AND x.ended_at IS NULL AND x.pin IN (SELECT w.id FROM nofx.wor
 ORDER BY x.id
 LIMIT @most;
 
+-- LockQueued locks the steps that wait for the worker of runs whose rows are
+-- locked. A claim that is taking one is waited for: what it took runs then.
+-- name: LockQueued :exec
+SELECT s.id FROM nofx.step s
+WHERE s.run_id = ANY (@run_ids::text[]) AND s.shares AND s.status || '' = 'queued'
+ORDER BY s.id
+FOR NO KEY UPDATE;
+
 -- UnpinRuns frees runs that can do without the worker that they are pinned to,
--- in their locked rows. work tells whether there is something in the workspace.
+-- in their locked rows and with their queued steps locked. work tells whether there is something in the workspace.
 -- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
 WHERE r.id = ANY (@ids::text[]) AND r.pin <> '' AND r.ended_at IS NULL

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nofx-run/nofx/api"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -76,7 +78,10 @@ func TestRunMovesWithItsWorkspace(t *testing.T) {
 	last := time.Now() // that the first worker was heard of
 	var c wire.Lease
 	for c.AttemptID == "" {
-		if got := two.claim(1, time.Second); len(got) > 0 {
+		if _, err := two.Heartbeat(t.Context(), wire.Heartbeat{WorkerID: two.id, Incarnation: two.incarnation, Drivers: two.drivers}); err != nil {
+			t.Fatal(err)
+		}
+		if got := two.claim(1, 500*time.Millisecond); len(got) > 0 {
 			c = got[0]
 		}
 		if time.Since(last) > lease+5*time.Second {
@@ -392,4 +397,48 @@ func TestCancelledRunForgetsItsLayers(t *testing.T) {
 	if left := r.column("SELECT seq::text FROM nofx.workspace_layer WHERE removed_at IS NULL"); len(left) != 0 {
 		t.Errorf("%v", left)
 	}
+}
+
+// A run is not let go while a claim is taking one of its steps.
+func TestRunStaysWithAClaimUnderWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second })
+	one := r.worker("one")
+	run := r.submit(three)
+	a := one.one()
+	one.finish(a, one.save(a, 1, true, "all of it"))
+	conn, err := pgx.Connect(t.Context(), r.db.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.sql("UPDATE nofx.worker SET last_seen = now() - interval '10 seconds', status = 'lost' WHERE id = $1", one.id)
+	for _, text := range []string{"SELECT 1 FROM nofx.worker WHERE id = $1 FOR SHARE", "SELECT 1 FROM nofx.step WHERE pin = $1 AND name = 'b' FOR NO KEY UPDATE"} {
+		if _, err := tx.Exec(t.Context(), text, one.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.eventually("somebody waits for the step", func() bool {
+		return r.column("SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")[0] != "0"
+	})
+	if _, err := tx.Exec(t.Context(), "UPDATE nofx.step SET status = 'running' WHERE run_id = $1 AND name = 'b'", run.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		before := r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0]
+		r.eventually("the reaper comes", func() bool { return r.column("SELECT ticked_at::text FROM nofx.lease_clock")[0] != before })
+	}
+	if pin := r.column("SELECT pin FROM nofx.run"); pin[0] != one.id {
+		t.Errorf("it was let go: %q", pin)
+	}
+	// It is once nothing runs there.
+	r.sql("UPDATE nofx.step SET status = 'queued' WHERE run_id = $1 AND name = 'b'", run.ID)
+	r.eventually("it is let go", func() bool { return r.column("SELECT pin FROM nofx.run")[0] == "" })
 }

@@ -28,13 +28,18 @@ func newRecord(log io.Writer) *record {
 
 // note says that something happened.
 func (r *record) note(format string, args ...any) {
-	var up unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) // cannot fail on Linux
-	n := invariant.Note{At: time.Now().UTC(), Up: float64(up.Nano()) / 1e9, What: fmt.Sprintf(format, args...)}
+	n := invariant.Note{At: time.Now().UTC(), Up: uptime(), What: fmt.Sprintf(format, args...)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.h.Notes = append(r.h.Notes, n)
 	fmt.Fprintf(r.log, "%s %8.2fs %s\n", n.At.Format("15:04:05.000"), n.At.Sub(r.begin).Seconds(), n.What)
+}
+
+// uptime is that of the hosts whose clock is ours, in seconds.
+func uptime() float64 {
+	var up unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) // cannot fail on Linux
+	return float64(up.Nano()) / 1e9
 }
 
 // violated says that something is not as it must be, which the tables do not

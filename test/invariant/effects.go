@@ -124,7 +124,8 @@ func (r *Recorder) look() error {
 	return nil
 }
 
-// Effects is what there is so far.
+// Effects is what there is so far. A workspace that was put together again has
+// what an earlier one had: each is there once.
 func (r *Recorder) Effects() ([]Effect, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,6 +133,7 @@ func (r *Recorder) Effects() ([]Effect, error) {
 		return nil, r.err
 	}
 	var all []Effect
+	known := map[Effect]bool{}
 	for _, f := range r.files {
 		info, err := f.file.Stat()
 		if err != nil {
@@ -149,7 +151,10 @@ func (r *Recorder) Effects() ([]Effect, error) {
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, e)
+			if !known[e] {
+				known[e] = true
+				all = append(all, e)
+			}
 		}
 	}
 	return all, nil

@@ -55,6 +55,9 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	out := newOutput(a)
 	exit, err := a.follow(ctx, d, out, about)
 	record := out.record()
+	if err == nil {
+		err = out.failed() // the verdict would own up to output that is nowhere
+	}
 	if err != nil {
 		return record, err
 	}

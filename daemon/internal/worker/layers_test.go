@@ -167,10 +167,12 @@ func TestWorkspaceIsPutBack(t *testing.T) {
 		"f": sees(map[string]string{"one": "1", "more": "junk", "two": "2"}),
 	}))
 	first := r.saved(sharing("a", 1))
+	r.left()
 	b := sharing("b", 1, first)
 	b.Snapshot = false
 	r.api.submit(b)
 	r.api.verdict("b")
+	r.left()
 	again := func(id, of string) wire.Lease {
 		l := sharing(id, 1, first)
 		l.StepID, l.Attempt, l.Restore = "s-"+of, 2, true

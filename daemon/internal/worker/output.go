@@ -123,6 +123,13 @@ func (o *output) flush() {
 	o.put()
 }
 
+// failed says why output was not journaled; nil when all was.
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
 // record is the verdict's record as far as output goes.
 func (o *output) record() wire.VerdictRecord {
 	o.mu.Lock()

@@ -446,7 +446,8 @@ type UnpinRunsRow struct {
 }
 
 // UnpinRuns frees runs that can do without the worker that they are pinned to,
-// in their locked rows. work tells whether there is something in the workspace.
+// in their locked rows and with that worker locked, too. work tells whether there
+// is something in the workspace.
 func (q *Queries) UnpinRuns(ctx context.Context, ids []string) ([]UnpinRunsRow, error) {
 	rows, err := q.db.Query(ctx, unpinRuns, ids)
 	if err != nil {

@@ -38,7 +38,8 @@ ORDER BY w.id
 FOR NO KEY UPDATE;
 
 -- UnpinRuns frees runs that can do without the worker that they are pinned to,
--- in their locked rows. work tells whether there is something in the workspace.
+-- in their locked rows and with that worker locked, too. work tells whether there
+-- is something in the workspace.
 -- name: UnpinRuns :many
 UPDATE nofx.run r SET pin = ''
 WHERE r.id = ANY (@ids::text[]) AND r.pin <> '' AND r.ended_at IS NULL

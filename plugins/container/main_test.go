@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -25,6 +27,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	signal.Ignore(syscall.SIGHUP) // as under nohup: who starts a driver does not show in its sandboxes
 	code := 1
 	defer func() { os.Exit(code) }()
 	dir, err := os.MkdirTemp("", "nofx-container")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -28,6 +29,7 @@ var probePath string
 var posturePath string
 
 func TestMain(m *testing.M) {
+	signal.Ignore(syscall.SIGHUP) // as under nohup: who starts a driver does not show in its sandboxes
 	dir, err := os.MkdirTemp("", "nofx-local")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -70,6 +70,7 @@ int sys_mount_attr(int dir, const char *path, unsigned flags, uint64_t set, int 
 int sys_pivot_root(const char *new_root, const char *put_old);
 int sys_pidfd_kill(int pidfd, int sig);
 int sys_close_from(unsigned first, unsigned flags);
+bool sys_default_signals(void);
 bool set_caps(uint32_t permitted);
 int userns_fd(uint32_t inside, uint32_t outside);
 

@@ -313,7 +313,7 @@ int spawner_main(int sock)
 
 	if (setsid() < 0 && errno != EPERM)
 		return 1;
-	if (prctl(PR_SET_DUMPABLE, 0) != 0 || chdir("/") != 0 || setgroups(0, NULL) != 0)
+	if (prctl(PR_SET_DUMPABLE, 0) != 0 || chdir("/") != 0 || setgroups(0, NULL) != 0 || !sys_default_signals())
 		return 1;
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_IGN); /* children are reaped by the kernel */

@@ -114,13 +114,8 @@ static uint8_t *stack; /* of a step's process until it executes its program */
 /* step_prepare does once, in init, what every step inherits. */
 bool step_prepare(void)
 {
-	/* The kernel's call, not the C library's, which refuses the two signals
-	 * that it keeps to itself; whoever started us may have ignored them. */
-	static const unsigned long dfl[4]; /* SIG_DFL, no flags, restorer, mask */
-
-	for (int i = 1; i < NSIG; i++)
-		if (i != SIGKILL && i != SIGSTOP && syscall(SYS_rt_sigaction, i, dfl, NULL, 8) != 0)
-			return false;
+	if (!sys_default_signals())
+		return false;
 	umask(022);
 	stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	if (stack == MAP_FAILED || mprotect(stack, 4096, PROT_NONE) != 0)

@@ -14,6 +14,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* sys_default_signals has each signal do what it does by itself: whoever started
+ * us may have ignored some, as nohup does, and that would be inherited. It is the
+ * kernel's call: the C library's refuses the two that it keeps to itself. */
+bool sys_default_signals(void)
+{
+	static const unsigned long dfl[4]; /* SIG_DFL, no flags, restorer, mask */
+
+	for (int i = 1; i < NSIG; i++)
+		if (i != SIGKILL && i != SIGSTOP && syscall(SYS_rt_sigaction, i, dfl, NULL, 8) != 0)
+			return false;
+	return true;
+}
+
 /* sys_clone3 forks; cgroup_fd >= 0 lets the child be born in that v2 group. */
 pid_t sys_clone3(uint64_t flags, int *pidfd, int cgroup_fd)
 {

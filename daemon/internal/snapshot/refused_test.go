@@ -1,11 +1,14 @@
 package snapshot_test
 
 import (
+	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +44,24 @@ func TestRefusals(t *testing.T) {
 				same(t, c)
 			}
 		})
+	}
+}
+
+// Sizes that add up to more than there are numbers are too large, too: where the
+// file system has files of any size, a step can make them of nothing.
+func TestEndlessFiles(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("/dev/shm", "nofx-snapshot-") // ext4 has none
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	for _, name := range []string{"a", "b"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600), os.Truncate(filepath.Join(dir, name), math.MaxInt64))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	var refused *snapshot.RefusedError
+	if _, err := (&chain{dir: dir}).save(ctx, room); !errors.As(err, &refused) || refused.Reason != "too_large" {
+		t.Errorf("%v, want too_large", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -113,8 +114,10 @@ func (s *shot) compare(ctx context.Context) error {
 	return nil
 }
 
+// weight bounds a file's size, which a step may make any: a tree's sum is one, too.
 func weight(path string, e entry) int64 {
-	return e.size + int64(len(path))
+	const most = math.MaxInt64 / (2 * (MaxEntries + 1)) // tens of TiB
+	return min(e.size, most) + int64(len(path))
 }
 
 // choose says whether the layer is to be a full one: the first is, and then one

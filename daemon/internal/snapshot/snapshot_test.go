@@ -395,6 +395,32 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// A file with holes takes no more room where it is put together than where it was.
+func TestHolesStayHoles(t *testing.T) {
+	t.Parallel()
+	c := &chain{dir: t.TempDir()}
+	name := filepath.Join(c.dir, "f")
+	must(t, os.WriteFile(name, []byte("begin"), 0o600), os.Truncate(name, 50<<20))
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("middle"), 30<<20+7)
+	must(t, err, f.Close())
+	_, err = c.save(t.Context(), room)
+	must(t, err)
+	to := t.TempDir()
+	must(t, c.restore(t.Context(), to))
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(to, "f"), &st))
+	if took := st.Blocks * 512; took > 1<<20 || st.Size != 50<<20 {
+		t.Errorf("%d bytes on the disk of %d", took, st.Size)
+	}
+	was, err := os.ReadFile(name)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(to, "f")); err != nil || !bytes.Equal(was, got) {
+		t.Errorf("another content, %v", err)
+	}
+}
+
 func TestRestoredIsAsSaved(t *testing.T) {
 	t.Parallel()
 	c := &chain{dir: t.TempDir()}

@@ -217,6 +217,27 @@ func TestLaterLayerCovers(t *testing.T) {
 	}
 }
 
+// What a step left that was not saved does not count as saved because another one
+// that ends with it had seen, earlier, that nothing had changed.
+func TestLayerDoesNotCoverWhatEndsWithIt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo"},{"name":"c","tool":"test:echo","depends_on":["a","b"]}]`)
+	both := w.claim(2, 5*time.Second)
+	if len(both) != 2 {
+		t.Fatalf("%+v", both)
+	}
+	same, not := exit(0), exit(0)
+	same.Layer = &wire.Layer{Seq: 0}
+	if _, err := w.ship(wire.JournalBatch{Fence: both[0].Fence, Records: records(same)}, wire.JournalBatch{Fence: both[1].Fence, Records: records(not)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.column(fmt.Sprintf("SELECT name FROM nofx.step WHERE run_id = '%s' AND saved", run.ID)); !cmp.Equal(got, []string{both[0].StepName}) {
+		t.Errorf("saved: %v, want %s alone", got, both[0].StepName)
+	}
+}
+
 // A full layer is the first of a new chain.
 func TestFullLayerBeginsAnew(t *testing.T) {
 	t.Parallel()
@@ -341,6 +362,7 @@ func TestLayerIsChecked(t *testing.T) {
 		"too big a number":  func(v *wire.VerdictRecord) { v.Layer.Seq = 1 << 40 },
 		"no bytes":          func(v *wire.VerdictRecord) { v.Layer.Size = 0 },
 		"fewer than none":   func(v *wire.VerdictRecord) { v.Layer.Bytes = -1 },
+		"more than may be":  func(v *wire.VerdictRecord) { v.Layer.Bytes = wire.MaxArtifactBytes + 1 },
 		"of what failed":    func(v *wire.VerdictRecord) { one := 1; v.Verdict.ExitCode = &one },
 		"of what timed out": func(v *wire.VerdictRecord) { l := v.Layer; *v = cause(step.CauseTimeout); v.Layer = l },
 	} {

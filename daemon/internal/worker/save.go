@@ -37,6 +37,10 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.w.othersTold(ctx, a); err != nil {
+		unlock()
+		return nil, err
+	}
 	began := time.Now()
 	layer, err := a.shoot(ctx)
 	result, size := "ok", int64(0)
@@ -56,12 +60,17 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		a.log.Warn("the workspace is not saved", "err", err)
 		err = a.append(eventRecord(wire.NoteNotSaved, no.payload()))
 	}
-	if err != nil || layer == nil || layer.SHA256 == "" {
+	if err != nil || layer == nil {
 		unlock()
 		return layer, err
 	}
+	// Also when nothing has changed: the API takes it that what had succeeded by
+	// then is saved, which must not be said of a step that ends after the look.
 	a.settle = func() {
 		defer unlock()
+		if layer.SHA256 == "" {
+			return
+		}
 		a.mu.Lock()
 		saved := a.saved
 		a.mu.Unlock()
@@ -73,6 +82,24 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		}
 	}
 	return layer, nil
+}
+
+// othersTold waits until the API has the verdicts of the run's other steps that
+// have one: in a process that took them up nobody holds the run's lock for them.
+func (w *Worker) othersTold(ctx context.Context, a *attempt) error {
+	for _, b := range w.all() {
+		if b == a || b.lease.RunID != a.lease.RunID || b.lease.Workspace == step.WorkspaceStep || !b.journal.Position().Verdict {
+			continue
+		}
+		select {
+		case <-b.acked:
+		case <-b.closed:
+		case <-b.gone:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // settleLayer does what there is to do about the attempt's layer once the API

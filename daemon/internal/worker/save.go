@@ -161,7 +161,7 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	}
 	defer func() { _ = errors.Join(tmp.Close(), os.Remove(tmp.Name())) }() // what stays goes when the daemon starts
 	hash := sha256.New()
-	taken, err := snapshot.Take(ctx, a.w.cfg.Workspaces.Path(a.lease.RunID), base, a.w.cfg.LayerBytes, io.MultiWriter(tmp, hash))
+	taken, err := snapshot.Take(ctx, a.w.cfg.Workspaces.Path(a.lease.RunID), base, a.beside(), a.w.cfg.LayerBytes, io.MultiWriter(tmp, hash))
 	refused := (*snapshot.RefusedError)(nil)
 	switch {
 	case ctx.Err() != nil:
@@ -200,6 +200,19 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	}
 	a.hold(failpoint.Saved)
 	return layer, nil
+}
+
+// beside reports whether another step may be at work in the workspace. One that
+// comes from now on has nothing mapped there yet.
+func (a *attempt) beside() bool {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	for _, b := range a.w.attempts {
+		if b != a && b.inside && b.lease.RunID == a.lease.RunID {
+			return true
+		}
+	}
+	return false
 }
 
 // base is as what the workspace was last saved, and the number of the last layer

@@ -1,6 +1,9 @@
 package snapshot_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"math"
@@ -62,6 +65,25 @@ func TestEndlessFiles(t *testing.T) {
 	var refused *snapshot.RefusedError
 	if _, err := (&chain{dir: dir}).save(ctx, room); !errors.As(err, &refused) || refused.Reason != "too_large" {
 		t.Errorf("%v, want too_large", err)
+	}
+}
+
+// A list of what is gone that no tree can have made is not taken apart.
+func TestEndlessList(t *testing.T) {
+	t.Parallel()
+	for n, refused := range map[int]bool{snapshot.MaxEntries: false, snapshot.MaxEntries + 2: true} {
+		var layer bytes.Buffer
+		z := gzip.NewWriter(&layer)
+		w := tar.NewWriter(z)
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "gone", Size: int64(n), Format: tar.FormatPAX}))
+		_, err := w.Write(make([]byte, n))
+		must(t, err, w.Close(), z.Close())
+		r, err := snapshot.Into(t.TempDir(), uid)
+		must(t, err)
+		if err := r.Apply(t.Context(), &layer, room); (err != nil) != refused {
+			t.Errorf("%d: %v", n, err)
+		}
+		must(t, r.Close())
 	}
 }
 

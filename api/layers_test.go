@@ -143,6 +143,34 @@ func TestRunMovesWithItsWorkspace(t *testing.T) {
 	}
 }
 
+// A worker that is older than layers would begin with an empty workspace: it does
+// not get a run that has some, unless it has its workspace.
+func TestOldWorkerGetsNoLayers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	one, old, two := r.worker("one"), r.worker("old"), r.worker("two")
+	old.old = true
+	r.submit(three)
+	a := one.one()
+	one.finish(a, one.save(a, 1, true, "all of it"))
+	r.sql("UPDATE nofx.worker SET last_seen = now() - interval '61 seconds' WHERE id = $1", one.id)
+	r.eventually("the run is let go", func() bool { return r.column("SELECT pin FROM nofx.run")[0] == "" })
+	if got := old.claim(1, 0); len(got) != 0 {
+		t.Errorf("it got %+v", got)
+	}
+	if b := two.one(); len(b.Layers) != 1 {
+		t.Errorf("%+v", b)
+	}
+	r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","depends_on":["a"]}]`)
+	for range 2 {
+		l := old.one()
+		if l.RunID == a.RunID {
+			t.Errorf("it got %+v", l)
+		}
+		old.finish(l, exit(0))
+	}
+}
+
 // What is not saved binds the run to its worker.
 func TestRunStaysWithWhatIsNotSaved(t *testing.T) {
 	t.Parallel()

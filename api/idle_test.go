@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -87,4 +88,31 @@ func TestIdleHeartbeats(t *testing.T) {
 		t.Errorf("after %v %+v %v", took, a, err)
 	}
 	holder.finish(l, cause(step.CauseCancelled))
+}
+
+// Of two that name the same worker at the same time the one that is not that
+// worker's, or not any more, is told so.
+func TestIdleHeartbeatsOfOneName(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	stale, stranger := *w, *w
+	stale.incarnation, stranger.Client = "before", r.client("beta", "worker")
+	ctx, cancel := context.WithCancel(t.Context())
+	beat := func(w *worker) error {
+		_, err := w.Heartbeat(ctx, wire.Heartbeat{WorkerID: w.id, Incarnation: w.incarnation, Drivers: w.drivers, WaitMS: 8000})
+		return err
+	}
+	var right, wrong sync.WaitGroup
+	right.Go(func() { _ = beat(w) })
+	for _, other := range []*worker{&stale, &stranger} {
+		wrong.Go(func() {
+			if err := beat(other); !step.Is(err, step.KindConflict) {
+				t.Errorf("%s: %v", other.incarnation, err)
+			}
+		})
+	}
+	wrong.Wait()
+	cancel()
+	right.Wait()
 }

@@ -143,6 +143,34 @@ func TestRunMovesWithItsWorkspace(t *testing.T) {
 	}
 }
 
+// A worker that is older than layers would begin with an empty workspace: it does
+// not get a run that has some, unless it has its workspace.
+func TestOldWorkerGetsNoLayers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	one, old, two := r.worker("one"), r.worker("old"), r.worker("two")
+	old.old = true
+	r.submit(three)
+	a := one.one()
+	one.finish(a, one.save(a, 1, true, "all of it"))
+	r.sql("UPDATE nofx.worker SET last_seen = now() - interval '61 seconds' WHERE id = $1", one.id)
+	r.eventually("the run is let go", func() bool { return r.column("SELECT pin FROM nofx.run")[0] == "" })
+	if got := old.claim(1, 0); len(got) != 0 {
+		t.Errorf("it got %+v", got)
+	}
+	if b := two.one(); len(b.Layers) != 1 {
+		t.Errorf("%+v", b)
+	}
+	r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","depends_on":["a"]}]`)
+	for range 2 {
+		l := old.one()
+		if l.RunID == a.RunID {
+			t.Errorf("it got %+v", l)
+		}
+		old.finish(l, exit(0))
+	}
+}
+
 // What is not saved binds the run to its worker.
 func TestRunStaysWithWhatIsNotSaved(t *testing.T) {
 	t.Parallel()
@@ -214,6 +242,27 @@ func TestLaterLayerCovers(t *testing.T) {
 	}
 	if got := r.column(fmt.Sprintf("SELECT name FROM nofx.step WHERE run_id = '%s' AND saved ORDER BY name", run.ID)); !cmp.Equal(got, []string{"a", "b"}) {
 		t.Errorf("saved: %v", got)
+	}
+}
+
+// What a step left that was not saved does not count as saved because another one
+// that ends with it had seen, earlier, that nothing had changed.
+func TestLayerDoesNotCoverWhatEndsWithIt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker("host")
+	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo"},{"name":"c","tool":"test:echo","depends_on":["a","b"]}]`)
+	both := w.claim(2, 5*time.Second)
+	if len(both) != 2 {
+		t.Fatalf("%+v", both)
+	}
+	same, not := exit(0), exit(0)
+	same.Layer = &wire.Layer{Seq: 0}
+	if _, err := w.ship(wire.JournalBatch{Fence: both[0].Fence, Records: records(same)}, wire.JournalBatch{Fence: both[1].Fence, Records: records(not)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.column(fmt.Sprintf("SELECT name FROM nofx.step WHERE run_id = '%s' AND saved", run.ID)); !cmp.Equal(got, []string{both[0].StepName}) {
+		t.Errorf("saved: %v, want %s alone", got, both[0].StepName)
 	}
 }
 
@@ -341,6 +390,7 @@ func TestLayerIsChecked(t *testing.T) {
 		"too big a number":  func(v *wire.VerdictRecord) { v.Layer.Seq = 1 << 40 },
 		"no bytes":          func(v *wire.VerdictRecord) { v.Layer.Size = 0 },
 		"fewer than none":   func(v *wire.VerdictRecord) { v.Layer.Bytes = -1 },
+		"more than may be":  func(v *wire.VerdictRecord) { v.Layer.Bytes = wire.MaxArtifactBytes + 1 },
 		"of what failed":    func(v *wire.VerdictRecord) { one := 1; v.Verdict.ExitCode = &one },
 		"of what timed out": func(v *wire.VerdictRecord) { l := v.Layer; *v = cause(step.CauseTimeout); v.Layer = l },
 	} {

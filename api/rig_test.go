@@ -253,6 +253,7 @@ type worker struct {
 	region      string // "" = that of the API
 	drivers     []wire.DriverInfo
 	claims      int
+	old         bool // it knows nothing of layers
 }
 
 // worker registers a worker, with the driver local when none are given.
@@ -295,7 +296,7 @@ func (w *worker) claimAs(claimID string, most int, wait time.Duration) []wire.Le
 		names[i] = d.Name
 	}
 	out, err := w.Claim(w.r.t.Context(), wire.ClaimRequest{WorkerID: w.id, Incarnation: w.incarnation, ClaimID: claimID,
-		Max: most, WaitMS: wait.Milliseconds(), Drivers: names})
+		Max: most, WaitMS: wait.Milliseconds(), Drivers: names, Layers: !w.old})
 	if err != nil {
 		w.r.t.Fatal(err)
 	}

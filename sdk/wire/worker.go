@@ -43,6 +43,10 @@ type ClaimRequest struct {
 	Max         int      `json:"max"`
 	WaitMS      int64    `json:"wait_ms"`
 	Drivers     []string `json:"drivers"` // healthy ones only
+	// Layers says that the worker puts workspaces together of their layers. One
+	// that does not say so gets no step of a run that has any, unless the run is
+	// bound to it.
+	Layers bool `json:"layers,omitempty"`
 }
 
 // ClaimResponse hands out leases.

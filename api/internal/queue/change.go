@@ -180,6 +180,9 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 		if saved, err = c.save(a, v); err != nil {
 			return err
 		}
+		if !saved && a.Shares {
+			c.layers.unsaved = append(c.layers.unsaved, a.StepID)
+		}
 	}
 	e.Saved = append(e.Saved, saved)
 	if err := add(endEvent(d.status), summary); err != nil {

@@ -141,7 +141,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if !used {
 			drivers, regions := toldOf(in.Drivers, have)
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID, LeaseSeconds: seconds(q.cfg.Lease),
-				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max)})
+				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers})
 			if err != nil {
 				return err
 			}

@@ -123,7 +123,12 @@ func (i *idle) see(ctx context.Context, x *idleBeat, run func(context.Context, [
 // seeIdle notes heartbeats that say nothing new, and tells which those are.
 func (q *Queue) seeIdle(ctx context.Context, batch []*idleBeat) {
 	var p pgdb.SeeIdleParams
+	first := make(map[string]*idleBeat, len(batch)) // by worker: what is true of one need not be of another that names it
 	for _, x := range batch {
+		if first[x.in.WorkerID] != nil {
+			continue
+		}
+		first[x.in.WorkerID] = x
 		status := "live"
 		if x.in.Draining {
 			status = "draining"
@@ -142,6 +147,7 @@ func (q *Queue) seeIdle(ctx context.Context, batch []*idleBeat) {
 	slices.Sort(seen)
 	for _, x := range batch {
 		_, found := slices.BinarySearch(seen, x.in.WorkerID)
+		found = found && first[x.in.WorkerID] == x
 		x.seen, x.barriers, x.err = found && err == nil, barring, err
 	}
 }

@@ -16,7 +16,8 @@ type layers struct {
 	rows     pgdb.InsertLayersParams
 	anew     []string        // runs whose chain begins anew, and
 	anewSeqs []int32         // the layer with which it does
-	covered  []string        // runs all of whose work is saved
+	covered  []string        // runs all of whose work is saved, but for that of the steps
+	unsaved  []string        // that end with this, and were not
 	saved    []string        // attempts whose layers count
 	missing  map[string]bool // attempts whose layer was not uploaded, or is gone
 }
@@ -80,7 +81,7 @@ func (l *layers) write(ctx context.Context, db *pgdb.Queries) error {
 		}
 	}
 	if len(l.covered) > 0 {
-		return db.CoverSteps(ctx, l.covered)
+		return db.CoverSteps(ctx, l.covered, append([]string{}, l.unsaved...))
 	}
 	return nil
 }

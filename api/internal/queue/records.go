@@ -128,8 +128,8 @@ func checkLayer(at string, r wire.VerdictRecord) error {
 		return invalid(at+".seq", "must be 0 to %d", math.MaxInt32)
 	case l.SHA256 == "" && *l != (wire.Layer{Seq: l.Seq}):
 		return invalid(at, "needs a sha256, or nothing but the number of the layer since which nothing has changed")
-	case l.SHA256 != "" && (!isSum(l.SHA256) || l.Seq < 1 || l.Size < 1 || l.Size > wire.MaxArtifactBytes || l.Bytes < 0):
-		return invalid(at, "needs a number, a sha256, a size of 1 to %d and the bytes of its files", int64(wire.MaxArtifactBytes))
+	case l.SHA256 != "" && (!isSum(l.SHA256) || l.Seq < 1 || l.Size < 1 || l.Size > wire.MaxArtifactBytes || l.Bytes < 0 || l.Bytes > wire.MaxArtifactBytes):
+		return invalid(at, "needs a number, a sha256, a size of 1 to %[1]d and the bytes of its files, at most %[1]d", int64(wire.MaxArtifactBytes))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 // Package ledger is the daemon's own memory of what it has begun, on disk
 // before the act: which leases it holds, which sandboxes it made for them, and
-// the claim that it is about to ask for. It holds no secret value.
+// the claim that it is about to ask for. A lease has the command in clear, with what
+// is sensitive of it, so the file is root's alone.
 //
 // Every write is on the disk when it returns. Writes that come while one is
 // under way share the next transaction, so a busy daemon pays for few syncs.

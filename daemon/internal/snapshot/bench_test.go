@@ -33,7 +33,7 @@ func BenchmarkTake(b *testing.B) {
 		index, err := snapshot.ReadIndex(bytes.NewReader(kept.Bytes()))
 		must(b, err)
 		var layer, next bytes.Buffer
-		taken, err := snapshot.Take(b.Context(), c.dir, index, room, &layer)
+		taken, err := snapshot.Take(b.Context(), c.dir, index, false, room, &layer)
 		must(b, err)
 		if taken.Changed != want {
 			b.Fatalf("%+v", taken)

@@ -1,11 +1,17 @@
 package snapshot_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +47,43 @@ func TestRefusals(t *testing.T) {
 				same(t, c)
 			}
 		})
+	}
+}
+
+// Sizes that add up to more than there are numbers are too large, too: where the
+// file system has files of any size, a step can make them of nothing.
+func TestEndlessFiles(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("/dev/shm", "nofx-snapshot-") // ext4 has none
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	for _, name := range []string{"a", "b"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600), os.Truncate(filepath.Join(dir, name), math.MaxInt64))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	var refused *snapshot.RefusedError
+	if _, err := (&chain{dir: dir}).save(ctx, room); !errors.As(err, &refused) || refused.Reason != "too_large" {
+		t.Errorf("%v, want too_large", err)
+	}
+}
+
+// A list of what is gone that no tree can have made is not taken apart.
+func TestEndlessList(t *testing.T) {
+	t.Parallel()
+	for n, refused := range map[int]bool{snapshot.MaxEntries: false, snapshot.MaxEntries + 2: true} {
+		var layer bytes.Buffer
+		z := gzip.NewWriter(&layer)
+		w := tar.NewWriter(z)
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "gone", Size: int64(n), Format: tar.FormatPAX}))
+		_, err := w.Write(make([]byte, n))
+		must(t, err, w.Close(), z.Close())
+		r, err := snapshot.Into(t.TempDir(), uid)
+		must(t, err)
+		if err := r.Apply(t.Context(), &layer, room); (err != nil) != refused {
+			t.Errorf("%d: %v", n, err)
+		}
+		must(t, r.Close())
 	}
 }
 

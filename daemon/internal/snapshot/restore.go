@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -93,6 +94,9 @@ func (r *Restore) remove(list io.Reader, size int64) error {
 	if err != nil {
 		return broken(err)
 	}
+	if bytes.Count(raw, []byte{0}) > MaxEntries+1 {
+		return step.Errorf(step.KindInvalid, "a layer has too long a list of what is gone")
+	}
 	names := strings.Split(string(raw), "\x00")
 	slices.Sort(names)
 	for _, name := range slices.Backward(names) {
@@ -142,7 +146,7 @@ func (r *Restore) file(name string, h *tar.Header, content io.Reader) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := io.Copy(f, content); err != nil {
+	if err := fill(f, content, h.Size); err != nil {
 		return err
 	}
 	if err := f.Chown(int(r.uid), int(r.uid)); err != nil {
@@ -152,6 +156,25 @@ func (r *Restore) file(name string, h *tar.Header, content io.Reader) (err error
 		return err
 	}
 	return setTimes(int(f.Fd()), "", h.ModTime, unix.AT_EMPTY_PATH)
+}
+
+// fill writes a file, with holes where there are only zeros: one that had them
+// needs no more room here than where it was saved.
+func fill(f *os.File, content io.Reader, size int64) error {
+	buf, zero := make([]byte, 64<<10), make([]byte, 64<<10)
+	for at := int64(0); at < size; {
+		n, err := io.ReadFull(content, buf[:min(size-at, int64(len(buf)))])
+		if err != nil {
+			return broken(err)
+		}
+		if !bytes.Equal(buf[:n], zero[:n]) {
+			if _, err := f.WriteAt(buf[:n], at); err != nil {
+				return err
+			}
+		}
+		at += int64(n)
+	}
+	return f.Truncate(size)
 }
 
 func (r *Restore) link(name string, h *tar.Header) error {

@@ -36,7 +36,7 @@ type chain struct {
 // save takes a snapshot and reports whether there was something to save.
 func (c *chain) save(ctx context.Context, limit int64) (taken snapshot.Taken, err error) {
 	var b bytes.Buffer
-	taken, err = snapshot.Take(ctx, c.dir, c.index, limit, &b)
+	taken, err = snapshot.Take(ctx, c.dir, c.index, true, limit, &b)
 	if err != nil {
 		return taken, err
 	}
@@ -392,6 +392,55 @@ func TestBroken(t *testing.T) {
 		if _, err := snapshot.ReadIndex(bytes.NewReader(raw)); err == nil {
 			t.Fatalf("an index with another byte at %d was taken", i)
 		}
+	}
+}
+
+// A file with holes takes no more room where it is put together than where it was.
+func TestHolesStayHoles(t *testing.T) {
+	t.Parallel()
+	c := &chain{dir: t.TempDir()}
+	name := filepath.Join(c.dir, "f")
+	must(t, os.WriteFile(name, []byte("begin"), 0o600), os.Truncate(name, 50<<20))
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("middle"), 30<<20+7)
+	must(t, err, f.Close())
+	_, err = c.save(t.Context(), room)
+	must(t, err)
+	to := t.TempDir()
+	must(t, c.restore(t.Context(), to))
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(to, "f"), &st))
+	if took := st.Blocks * 512; took > 1<<20 || st.Size != 50<<20 {
+		t.Errorf("%d bytes on the disk of %d", took, st.Size)
+	}
+	was, err := os.ReadFile(name)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(to, "f")); err != nil || !bytes.Equal(was, got) {
+		t.Errorf("another content, %v", err)
+	}
+}
+
+// What another step of the run has written to a mapped page before and after the
+// tree was looked at is in its own layer: the kernel notes only the first time.
+func TestMappedFile(t *testing.T) {
+	t.Parallel()
+	c := &chain{dir: t.TempDir()}
+	f, err := os.Create(filepath.Join(c.dir, "f"))
+	must(t, err)
+	defer f.Close()
+	must(t, f.Truncate(4096))
+	page, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	defer func() { _ = unix.Munmap(page) }()
+	copy(page, "old")
+	_, err = snapshot.Scan(t.Context(), c.dir) // it waits for a tick of the file system's clock
+	must(t, err)
+	_, err = c.save(t.Context(), room)
+	must(t, err)
+	copy(page, "new")
+	if taken, err := c.save(t.Context(), room); err != nil || !taken.Changed {
+		t.Errorf("not seen: %+v %v", taken, err)
 	}
 }
 

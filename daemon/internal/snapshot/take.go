@@ -9,9 +9,12 @@ import (
 	"hash"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A layer is a tar archive, compressed. Its first member lists what is gone, each
@@ -32,15 +35,16 @@ type Taken struct {
 
 // Take writes what has changed in a tree since an index of it was made, or all
 // when there is none (nil), or when a chain has become long. Where nothing has
-// changed nothing is written. What cannot be saved is a *RefusedError; other errors
-// are those of reading and writing.
-func Take(ctx context.Context, dir string, old *Index, limit int64, to io.Writer) (Taken, error) {
+// changed nothing is written. busy says that others may be at work in the tree.
+// What cannot be saved is a *RefusedError; other errors are those of reading and
+// writing.
+func Take(ctx context.Context, dir string, old *Index, busy bool, limit int64, to io.Writer) (Taken, error) {
 	t, err := openTree(dir)
 	if err != nil {
 		return Taken{}, err
 	}
 	defer t.close()
-	s := shot{tree: t, old: old, limit: limit, now: time.Now()}
+	s := shot{tree: t, old: old, busy: busy, limit: limit, now: time.Now()}
 	if s.found, err = t.scan(ctx); err != nil {
 		return Taken{}, err
 	}
@@ -70,6 +74,7 @@ func Take(ctx context.Context, dir string, old *Index, limit int64, to io.Writer
 type shot struct {
 	tree  *tree
 	old   *Index // nil = none
+	busy  bool
 	limit int64
 	now   time.Time // before the tree was looked at
 
@@ -113,8 +118,10 @@ func (s *shot) compare(ctx context.Context) error {
 	return nil
 }
 
+// weight bounds a file's size, which a step may make any: a tree's sum is one, too.
 func weight(path string, e entry) int64 {
-	return e.size + int64(len(path))
+	const most = math.MaxInt64 / (2 * (MaxEntries + 1)) // tens of TiB
+	return min(e.size, most) + int64(len(path))
 }
 
 // choose says whether the layer is to be a full one: the first is, and then one
@@ -253,6 +260,14 @@ func (s *shot) copy(ctx context.Context, w *tar.Writer, h *tar.Header, path stri
 	defer f.Close()
 	if err := w.WriteHeader(h); err != nil {
 		return err
+	}
+	if s.busy {
+		// Of a page that somebody has mapped only the first change after it was
+		// written out moves the file's times: so the next one does.
+		const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+		if err := unix.SyncFileRange(int(f.Fd()), 0, 0, all); err != nil {
+			return err
+		}
 	}
 	sha := sha256.New()
 	to := io.Writer(w)

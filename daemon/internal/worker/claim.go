@@ -134,7 +134,7 @@ func (w *Worker) claim(ctx context.Context, max int) ([]*attempt, error) {
 		// The lease counts from before the claim was sent, so the wait must be
 		// short next to it.
 		WaitMS:  min(claimWait.Milliseconds(), me.LeaseMS/4),
-		Drivers: w.healthy(),
+		Drivers: w.healthy(), Layers: true,
 	})
 	if err != nil {
 		return nil, err

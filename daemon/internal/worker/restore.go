@@ -189,7 +189,7 @@ func (a *attempt) restore(ctx context.Context, dir string, uid uint32) (sum int6
 	}
 	defer func() { err = errors.Join(err, into.Close()) }()
 	for i, l := range layers {
-		if l.Full != (i == 0) || i > 0 && l.Seq != layers[i-1].Seq+1 || l.Size > wire.MaxArtifactBytes {
+		if l.Full != (i == 0) || i > 0 && l.Seq != layers[i-1].Seq+1 || l.Size > wire.MaxArtifactBytes || l.Bytes < 0 || l.Bytes > wire.MaxArtifactBytes {
 			return sum, step.Errorf(step.KindInvalid, "layer %d does not belong to the chain", l.Seq)
 		}
 		a.hold(failpoint.Restoring)

@@ -37,6 +37,10 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.w.othersTold(ctx, a); err != nil {
+		unlock()
+		return nil, err
+	}
 	began := time.Now()
 	layer, err := a.shoot(ctx)
 	result, size := "ok", int64(0)
@@ -56,12 +60,17 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		a.log.Warn("the workspace is not saved", "err", err)
 		err = a.append(eventRecord(wire.NoteNotSaved, no.payload()))
 	}
-	if err != nil || layer == nil || layer.SHA256 == "" {
+	if err != nil || layer == nil {
 		unlock()
 		return layer, err
 	}
+	// Also when nothing has changed: the API takes it that what had succeeded by
+	// then is saved, which must not be said of a step that ends after the look.
 	a.settle = func() {
 		defer unlock()
+		if layer.SHA256 == "" {
+			return
+		}
 		a.mu.Lock()
 		saved := a.saved
 		a.mu.Unlock()
@@ -73,6 +82,24 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		}
 	}
 	return layer, nil
+}
+
+// othersTold waits until the API has the verdicts of the run's other steps that
+// have one: in a process that took them up nobody holds the run's lock for them.
+func (w *Worker) othersTold(ctx context.Context, a *attempt) error {
+	for _, b := range w.all() {
+		if b == a || b.lease.RunID != a.lease.RunID || b.lease.Workspace == step.WorkspaceStep || !b.journal.Position().Verdict {
+			continue
+		}
+		select {
+		case <-b.acked:
+		case <-b.closed:
+		case <-b.gone:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // settleLayer does what there is to do about the attempt's layer once the API
@@ -134,7 +161,7 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	}
 	defer func() { _ = errors.Join(tmp.Close(), os.Remove(tmp.Name())) }() // what stays goes when the daemon starts
 	hash := sha256.New()
-	taken, err := snapshot.Take(ctx, a.w.cfg.Workspaces.Path(a.lease.RunID), base, a.w.cfg.LayerBytes, io.MultiWriter(tmp, hash))
+	taken, err := snapshot.Take(ctx, a.w.cfg.Workspaces.Path(a.lease.RunID), base, a.beside(), a.w.cfg.LayerBytes, io.MultiWriter(tmp, hash))
 	refused := (*snapshot.RefusedError)(nil)
 	switch {
 	case ctx.Err() != nil:
@@ -173,6 +200,19 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 	}
 	a.hold(failpoint.Saved)
 	return layer, nil
+}
+
+// beside reports whether another step may be at work in the workspace. One that
+// comes from now on has nothing mapped there yet.
+func (a *attempt) beside() bool {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	for _, b := range a.w.attempts {
+		if b != a && b.inside && b.lease.RunID == a.lease.RunID {
+			return true
+		}
+	}
+	return false
 }
 
 // base is as what the workspace was last saved, and the number of the last layer

@@ -101,6 +101,7 @@ WITH RECURSIVE tenants AS (
     SELECT b.id, b.run_status, b.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
       WHERE r.id = n.run_id AND (r.status = 'queued' OR n.shares AND r.pin = '') AND (NOT n.shares OR r.pin IN ('', $4))
+        AND ($8::bool OR NOT n.shares OR r.pin <> '' OR r.layers = 0)
       LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) b
   ) r
   CROSS JOIN LATERAL (
@@ -109,7 +110,7 @@ WITH RECURSIVE tenants AS (
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
   ) s
-  LIMIT $8::int
+  LIMIT $9::int
 ), crowd AS ( -- steps whose key has no room
   SELECT s.id
   FROM near n
@@ -149,7 +150,7 @@ WITH RECURSIVE tenants AS (
         CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
   WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
-  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($9::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($10::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
 ), lent AS (
   UPDATE nofx.handler_health h
   SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),
@@ -160,7 +161,7 @@ WITH RECURSIVE tenants AS (
 ), begun AS (
   INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, region, moved, probe, breaker_generation)
   SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
-         $4, $7, now() + make_interval(secs => $10::float8), n.driver, n.home, n.moved, n.probe,
+         $4, $7, now() + make_interval(secs => $11::float8), n.driver, n.home, n.moved, n.probe,
          coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
                   (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
   FROM numbered n
@@ -179,6 +180,7 @@ type ClaimParams struct {
 	Region       string
 	Reach        int32
 	ClaimID      string
+	Layers       bool
 	Most         int32
 	AttemptIds   []string
 	LeaseSeconds float64
@@ -195,7 +197,8 @@ type ClaimRow struct {
 // worker may take those of the highest priority go first, then the oldest.
 // Steps that another claim is taking at this moment are skipped, and so are
 // runs that are being changed; neither is waited for. fresh tells whether a run
-// was started or pinned.
+// was started or pinned. A worker that knows nothing of layers (not @layers)
+// would begin a run that has some with an empty workspace, and does not get it.
 // Of a breaker that is not closed only the row is read, however many steps
 // wait behind it, and if a probe may go, one of them: who locks the row has it.
 // Where it counts who may run beside whom (a tenant's quota, a key) a claim
@@ -214,6 +217,7 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 		arg.Region,
 		arg.Reach,
 		arg.ClaimID,
+		arg.Layers,
 		arg.Most,
 		arg.AttemptIds,
 		arg.LeaseSeconds,

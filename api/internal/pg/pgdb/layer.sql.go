@@ -23,14 +23,15 @@ func (q *Queries) CountLayers(ctx context.Context, ids []string, layers []int32)
 
 const coverSteps = `-- name: CoverSteps :exec
 UPDATE nofx.step SET saved = true
-WHERE run_id = ANY ($1::text[]) AND shares AND status || '' = 'succeeded' AND NOT saved
+WHERE run_id = ANY ($1::text[]) AND shares AND status || '' = 'succeeded' AND NOT saved AND id <> ALL ($2::text[])
 `
 
 // CoverSteps notes that what steps of runs left in their workspaces is saved. The
 // last layer has the work of all that had succeeded by then, also of steps that
-// could not be saved at the time.
-func (q *Queries) CoverSteps(ctx context.Context, runIds []string) error {
-	_, err := q.db.Exec(ctx, coverSteps, runIds)
+// could not be saved at the time; but not of those that have only just ended
+// unsaved, with the same request.
+func (q *Queries) CoverSteps(ctx context.Context, runIds []string, unsaved []string) error {
+	_, err := q.db.Exec(ctx, coverSteps, runIds, unsaved)
 	return err
 }
 

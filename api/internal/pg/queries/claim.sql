@@ -22,7 +22,8 @@ SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim
 -- worker may take those of the highest priority go first, then the oldest.
 -- Steps that another claim is taking at this moment are skipped, and so are
 -- runs that are being changed; neither is waited for. fresh tells whether a run
--- was started or pinned.
+-- was started or pinned. A worker that knows nothing of layers (not @layers)
+-- would begin a run that has some with an empty workspace, and does not get it.
 -- Of a breaker that is not closed only the row is read, however many steps
 -- wait behind it, and if a probe may go, one of them: who locks the row has it.
 -- Where it counts who may run beside whom (a tenant's quota, a key) a claim
@@ -123,6 +124,7 @@ WITH RECURSIVE tenants AS (
     SELECT b.id, b.run_status, b.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
       WHERE r.id = n.run_id AND (r.status = 'queued' OR n.shares AND r.pin = '') AND (NOT n.shares OR r.pin IN ('', @worker_id))
+        AND (@layers::bool OR NOT n.shares OR r.pin <> '' OR r.layers = 0)
       LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) b
   ) r
   CROSS JOIN LATERAL (

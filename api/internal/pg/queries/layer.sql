@@ -15,10 +15,11 @@ WHERE r.id = f.id;
 
 -- CoverSteps notes that what steps of runs left in their workspaces is saved. The
 -- last layer has the work of all that had succeeded by then, also of steps that
--- could not be saved at the time.
+-- could not be saved at the time; but not of those that have only just ended
+-- unsaved, with the same request.
 -- name: CoverSteps :exec
 UPDATE nofx.step SET saved = true
-WHERE run_id = ANY (@run_ids::text[]) AND shares AND status || '' = 'succeeded' AND NOT saved;
+WHERE run_id = ANY (@run_ids::text[]) AND shares AND status || '' = 'succeeded' AND NOT saved AND id <> ALL (@unsaved::text[]);
 
 -- OutdateLayers gives up layers that a full one has come after.
 -- name: OutdateLayers :exec

@@ -42,10 +42,11 @@ func (c *change) save(a attemptRow, v wire.VerdictRecord) (bool, error) {
 		return false, c.event(a.RunID, event.Entry{Type: eventNote, StepID: a.StepID, StepName: a.Name, Attempt: int(a.Number), Region: a.Region,
 			Payload: map[string]any{"name": wire.NoteNotSaved, "payload": map[string]any{"reason": reason, "layer": l.Seq, "last": r.Layers}}})
 	}
-	c.layers.covered, c.layers.saved = append(c.layers.covered, a.RunID), append(c.layers.saved, a.ID)
+	c.layers.saved = append(c.layers.saved, a.ID)
 	if l.SHA256 == "" {
-		return true, nil
+		return true, nil // of the others it says nothing: they may have ended after its worker looked
 	}
+	c.layers.covered = append(c.layers.covered, a.RunID)
 	r.Layers = i32(l.Seq)
 	p := &c.layers.rows
 	p.TenantIds, p.RunIds, p.Seqs = append(p.TenantIds, a.TenantID), append(p.RunIds, a.RunID), append(p.Seqs, r.Layers)

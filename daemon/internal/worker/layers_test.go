@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -293,65 +294,6 @@ func TestSavedInTurn(t *testing.T) {
 	r.left()
 }
 
-// That nothing has changed is told before another step of the run is looked at: it
-// says that all is saved that has succeeded by then.
-func TestNothingChangedIsToldFirst(t *testing.T) {
-	t.Parallel()
-	goOn := map[string]chan struct{}{"a": make(chan struct{}), "b": make(chan struct{})}
-	running := make(chan struct{}, 2)
-	r := newRig(t, func(r *rig) { r.most = 1000 }, works(map[string]func(string) error{
-		"a": func(string) error { running <- struct{}{}; <-goOn["a"]; return nil },
-		"b": func(dir string) error {
-			running <- struct{}{}
-			<-goOn["b"]
-			return write("big", strings.Repeat("x", 2000))(dir)
-		},
-	}))
-	r.api.submit(sharing("a", 1))
-	r.api.submit(sharing("b", 1))
-	<-running
-	<-running
-	together := false
-	r.api.change(func() {
-		r.api.down = true
-		r.api.old = func(b wire.JournalBatch) bool {
-			together = together || b.AttemptID == "b" && b.Records[len(b.Records)-1].Verdict != nil && r.api.attempts["a"].verdict == nil
-			return false
-		}
-	})
-	ended := func(id string, within time.Duration) bool {
-		tick, end := time.NewTicker(time.Millisecond), time.After(within)
-		defer tick.Stop()
-		for !r.w.held(id).journal.Position().Verdict {
-			select {
-			case <-tick.C:
-			case <-end:
-				return false
-			}
-		}
-		return true
-	}
-	close(goOn["a"])
-	if !ended("a", 10*time.Second) {
-		t.Fatal("a has not ended")
-	}
-	close(goOn["b"])
-	ended("b", time.Second) // it must not
-	r.api.change(func() { r.api.down = false })
-	if v := r.api.verdict("a").verdict; v.Layer == nil || v.Layer.SHA256 != "" {
-		t.Errorf("a: %+v", v.Layer)
-	}
-	if v := r.api.verdict("b").verdict; v.Layer != nil {
-		t.Errorf("b: %+v", v.Layer)
-	}
-	r.api.change(func() {
-		if together {
-			t.Error("b was looked at before the API knew of a")
-		}
-	})
-	r.left()
-}
-
 // When it is not known whether a layer counts, the next one is full, under a
 // number that nobody can have.
 func TestLayerInDoubt(t *testing.T) {
@@ -393,4 +335,23 @@ func TestSnapshotsOff(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	two.left()
+}
+
+// What a run has put into its own layers opens no breaker for others.
+func TestFaultOfAWorkspace(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err  error
+		want step.Kind
+	}{
+		"it does not fit":      {fmt.Errorf("layer 1: %w", &os.PathError{Op: "write", Path: "a", Err: unix.ENOSPC}), step.KindTooLarge},
+		"a quota":              {fmt.Errorf("layer 1: %w", unix.EDQUOT), step.KindTooLarge},
+		"no layer":             {step.Errorf(step.KindInvalid, "a layer cannot be read"), step.KindInvalid},
+		"the API is away":      {step.Errorf(step.KindUnavailable, "away"), step.KindUnavailable},
+		"something else fails": {unix.EIO, step.KindUnavailable},
+	} {
+		if got := fault(tc.err); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/snapshot"
 	"github.com/nofx-run/nofx/internal/failpoint"
@@ -46,7 +48,7 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 			return "", 0, err
 		}
 		if err := a.rebuild(ctx, run); err != nil {
-			return "", 0, step.Errorf(step.KindUnavailable, "the run's workspace: %w", err)
+			return "", 0, step.Errorf(fault(err), "the run's workspace: %w", err)
 		}
 	}
 	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
@@ -54,6 +56,18 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	a.inside = true
 	w.mu.Unlock()
 	return path, run.UID, err
+}
+
+// fault is the kind of what keeps a workspace from being put together. What a run
+// itself has put into its layers is held against no driver.
+func fault(err error) step.Kind {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return step.KindTooLarge
+	case step.Is(err, step.KindInvalid):
+		return step.KindInvalid
+	}
+	return step.KindUnavailable
 }
 
 // noteEnd notes that the API has the verdict of an attempt.
@@ -260,7 +274,7 @@ func (a *attempt) fetch(ctx context.Context, to *os.File, l wire.Layer) error {
 	case err != nil:
 		return step.Errorf(step.KindUnavailable, "the layer broke off: %w", err)
 	case n != l.Size || hex.EncodeToString(hash.Sum(nil)) != l.SHA256:
-		return step.Errorf(step.KindInvalid, "the layer is not the one that was saved")
+		return step.Errorf(step.KindUnavailable, "the layer is not the one that was saved")
 	}
 	return nil
 }

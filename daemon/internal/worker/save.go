@@ -60,17 +60,12 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		a.log.Warn("the workspace is not saved", "err", err)
 		err = a.append(eventRecord(wire.NoteNotSaved, no.payload()))
 	}
-	if err != nil || layer == nil {
+	if err != nil || layer == nil || layer.SHA256 == "" {
 		unlock()
 		return layer, err
 	}
-	// Also when nothing has changed: the API takes it that what had succeeded by
-	// then is saved, which must not be said of a step that ends after the look.
 	a.settle = func() {
 		defer unlock()
-		if layer.SHA256 == "" {
-			return
-		}
 		a.mu.Lock()
 		saved := a.saved
 		a.mu.Unlock()
@@ -84,11 +79,11 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	return layer, nil
 }
 
-// othersTold waits until the API has the verdicts of the run's other steps that
-// have one: in a process that took them up nobody holds the run's lock for them.
+// othersTold waits until the API has the verdicts that an earlier process has
+// written down of the run's other steps: nobody holds the run's lock for them.
 func (w *Worker) othersTold(ctx context.Context, a *attempt) error {
 	for _, b := range w.all() {
-		if b == a || b.lease.RunID != a.lease.RunID || b.lease.Workspace == step.WorkspaceStep || !b.journal.Position().Verdict {
+		if b == a || b.asked != 0 || b.lease.RunID != a.lease.RunID || b.lease.Workspace == step.WorkspaceStep || !b.journal.Position().Verdict {
 			continue
 		}
 		select {

@@ -274,7 +274,7 @@ func (a *attempt) fetch(ctx context.Context, to *os.File, l wire.Layer) error {
 	case err != nil:
 		return step.Errorf(step.KindUnavailable, "the layer broke off: %w", err)
 	case n != l.Size || hex.EncodeToString(hash.Sum(nil)) != l.SHA256:
-		return step.Errorf(step.KindUnavailable, "the layer is not the one that was saved")
+		return step.Errorf(step.KindConflict, "the layer is not the one that was saved")
 	}
 	return nil
 }

@@ -137,6 +137,9 @@ func descriptors(dir string) (string, error) {
 			return "", fmt.Errorf("descriptor %s: %w", e.Name(), err)
 		}
 		info, err := os.ReadFile(filepath.Join(dir, "fdinfo", e.Name()))
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
 		if err != nil {
 			return "", err
 		}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -354,4 +355,35 @@ func TestFaultOfAWorkspace(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, tc.want)
 		}
 	}
+}
+
+// Of large layers only so many lie on the disk at a time; small ones wait for
+// nobody.
+func TestRoomForLayers(t *testing.T) {
+	t.Parallel()
+	w := &Worker{large: make(chan struct{}, mostLarge)}
+	var releases []func()
+	for range mostLarge {
+		release, err := w.room(t.Context(), largeLayer+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		releases = append(releases, release)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.room(gone, largeLayer+1); err == nil {
+		t.Error("one more has room")
+	}
+	if release, err := w.room(gone, largeLayer); err != nil {
+		t.Errorf("a small one: %v", err)
+	} else {
+		release()
+	}
+	releases[0]()
+	release, err := w.room(t.Context(), largeLayer+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
 }

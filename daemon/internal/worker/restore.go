@@ -232,6 +232,11 @@ func (a *attempt) restore(ctx context.Context, dir string, uid uint32) (sum int6
 
 // apply fetches a layer, and adds it once it is known to be whole.
 func (a *attempt) apply(ctx context.Context, into *snapshot.Restore, l wire.Layer) (err error) {
+	release, err := a.w.room(ctx, l.Size)
+	if err != nil {
+		return err
+	}
+	defer release()
 	tmp, err := os.CreateTemp(a.w.cfg.JournalDir, ".layer-*")
 	if err != nil {
 		return err

@@ -19,6 +19,8 @@ import (
 
 const (
 	mostShots  = 2                // workspaces that are read at a time
+	mostLarge  = 4                // large layers that lie on this host's disk at a time, besides those
+	largeLayer = 64 << 20         // bytes
 	uploadTime = 10 * time.Minute // that a step's end may take for what is only to save it
 )
 
@@ -181,6 +183,11 @@ func (a *attempt) shoot(ctx context.Context) (*wire.Layer, error) {
 		return nil, &notSavedError{"failed", err}
 	}
 	taken.Index = nil // it may be large
+	release, err := a.w.room(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	done()
 	sending, cancel := context.WithTimeout(ctx, uploadTime)
 	defer cancel()
@@ -208,6 +215,20 @@ func (a *attempt) beside() bool {
 		}
 	}
 	return false
+}
+
+// room waits until a layer of this size may lie on the disk, where journals are,
+// too, for as long as the API takes.
+func (w *Worker) room(ctx context.Context, size int64) (release func(), err error) {
+	if size <= largeLayer {
+		return func() {}, nil
+	}
+	select {
+	case w.large <- struct{}{}:
+		return func() { <-w.large }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // base is as what the workspace was last saved, and the number of the last layer

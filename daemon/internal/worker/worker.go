@@ -87,6 +87,7 @@ type Worker struct {
 	placing keyed         // runs whose workspace is looked for or put together
 	saving  keyed         // runs whose workspace is saved, until the API has the verdict
 	shots   chan struct{} // one token per workspace that is being read
+	large   chan struct{} // and one per large layer that is sent or has come
 
 	slots      chan struct{} // one token per running sandbox
 	unanswered bool          // the claim with the ledger's id may have taken leases that are not in it; claim's alone
@@ -109,7 +110,7 @@ func New(cfg Config) *Worker {
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
-		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots),
+		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots), large: make(chan struct{}, mostLarge),
 		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, ends: map[string]map[string]driver.Deadline{}, going: map[string]chan struct{}{},
 	}
 }

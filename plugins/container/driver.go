@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
+	"github.com/nofx-run/nofx/internal/keylock"
 	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/seccomp"
@@ -28,9 +29,9 @@ const Name = "container"
 type Driver struct {
 	*supervised.Boxes
 	log     *slog.Logger
-	pulls   supervised.Locks // by image
-	images  sync.Mutex       // the account of pulled images
-	parents sync.RWMutex     // the groups above containers: held to remove some
+	pulls   keylock.Locks // by image
+	images  sync.Mutex    // the account of pulled images
+	parents sync.RWMutex  // the groups above containers: held to remove some
 	counts  counts
 	heard   heard // of containers, from the engine
 

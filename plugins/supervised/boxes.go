@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/keylock"
 	"github.com/nofx-run/nofx/plugins/egress"
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -42,7 +43,7 @@ func (bare) Amend(context.Context, string, *driver.Exit)  {}
 type Boxes struct {
 	name   string
 	engine Engine
-	locks  Locks // by sandbox folder: create, destroy and settle exclude one another
+	locks  keylock.Locks // by sandbox folder: create, destroy and settle exclude one another
 
 	mu       sync.Mutex
 	stateDir string

@@ -24,7 +24,7 @@ func TestIdleHeartbeatsGoTogether(t *testing.T) {
 		var sizes []int
 		var all sync.WaitGroup
 		run := func(_ context.Context, batch []*idleBeat) {
-			time.Sleep(time.Second) // of the bubble
+			time.Sleep(time.Second) // the bubble's clock
 			sizes = append(sizes, len(batch))
 			for _, x := range batch {
 				x.seen, x.err = true, nil
@@ -42,10 +42,10 @@ func TestIdleHeartbeatsGoTogether(t *testing.T) {
 			synctest.Wait()
 		}
 		come(3)
-		time.Sleep(idleGather / 2)
+		time.Sleep(idleGather / 2) // the bubble's clock
 		come(2)
-		time.Sleep(idleGather)
-		come(4) // the first are being seen to
+		time.Sleep(idleGather) // the bubble's clock
+		come(4)                // the first are being seen to
 		all.Wait()
 		if len(sizes) != 2 || sizes[0] != 5 || sizes[1] != 4 {
 			t.Errorf("seen to together: %v, want 5 and 4", sizes)
@@ -67,7 +67,7 @@ func TestIdleHeartbeatsHangUp(t *testing.T) {
 			if ctx.Err() != nil {
 				t.Error("it ends with the request of one")
 			}
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // the bubble's clock
 			for _, x := range batch {
 				if x.in.WorkerID != "forgotten" {
 					x.seen, x.err = true, nil

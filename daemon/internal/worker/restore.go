@@ -31,7 +31,7 @@ const (
 // middle, unless other steps of the run are, or have been, at work in it.
 func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	w, l := a.w, a.lease
-	unlock, err := w.placing.lock(ctx, l.RunID)
+	unlock, err := w.placing.Lock(ctx, l.RunID)
 	if err != nil {
 		return "", 0, err
 	}

@@ -35,7 +35,7 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 	if err := a.known(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := a.w.saving.lock(ctx, a.lease.RunID)
+	unlock, err := a.w.saving.Lock(ctx, a.lease.RunID)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/uids"
 	"github.com/nofx-run/nofx/daemon/internal/workspace"
 	"github.com/nofx-run/nofx/internal/failpoint"
+	"github.com/nofx-run/nofx/internal/keylock"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -84,8 +85,8 @@ type Worker struct {
 
 	artifactRoom int64 // bytes of one step's artifacts in all
 
-	placing keyed         // runs whose workspace is looked for or put together
-	saving  keyed         // runs whose workspace is saved, until the API has the verdict
+	placing keylock.Locks // runs whose workspace is looked for or put together
+	saving  keylock.Locks // runs whose workspace is saved, until the API has the verdict
 	shots   chan struct{} // one token per workspace that is being read
 	large   chan struct{} // and one per large layer that is sent or has come
 

@@ -1,30 +1,33 @@
-package supervised
+// Package keylock has mutexes by name.
+package keylock
 
 import (
 	"context"
 	"sync"
 )
 
-// Locks are mutexes by name, there while somebody holds or awaits them.
+// Locks are mutexes by name, there while somebody holds or awaits them. The zero
+// value is ready.
 type Locks struct {
 	mu   sync.Mutex
-	held map[string]*keyLock
+	held map[string]*lock
 }
 
-type keyLock struct {
+type lock struct {
 	token chan struct{} // holds one token while it is free
 	users int
 }
 
-// Lock waits for the lock of key and gives the function that frees it.
+// Lock waits for the lock of key and gives the function that frees it, to be
+// called once. An error is why ctx has ended.
 func (k *Locks) Lock(ctx context.Context, key string) (func(), error) {
 	k.mu.Lock()
 	l := k.held[key]
 	if l == nil {
-		l = &keyLock{token: make(chan struct{}, 1)}
+		l = &lock{token: make(chan struct{}, 1)}
 		l.token <- struct{}{}
 		if k.held == nil {
-			k.held = map[string]*keyLock{}
+			k.held = map[string]*lock{}
 		}
 		k.held[key] = l
 	}
@@ -42,6 +45,6 @@ func (k *Locks) Lock(ctx context.Context, key string) (func(), error) {
 		return func() { l.token <- struct{}{}; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	}
 }

@@ -34,6 +34,10 @@ const (
 	pullTimeout = 15 * time.Minute
 )
 
+// removeTries is how often a removal is asked for that the engine fails at.
+// Engine 20.10 fails at one whose container ends by itself in that moment.
+const removeTries = 5
+
 // engine is what this driver needs of a Docker Engine. Each call has a bound of
 // its own; the errors are the house's.
 type engine struct{ api *client.Client }
@@ -201,12 +205,15 @@ func (e *engine) events(ctx context.Context, label, value string, since time.Tim
 func (e *engine) remove(ctx context.Context, name string) (bool, error) {
 	ctx, cancel := lasting(ctx, workTimeout)
 	defer cancel()
-	for {
+	for failed := 0; ; {
 		_, err := e.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-		if err == nil || cerrdefs.IsNotFound(err) {
+		switch {
+		case err == nil || cerrdefs.IsNotFound(err):
 			return err == nil, nil
-		}
-		if !cerrdefs.IsConflict(err) { // conflict: its removal is under way
+		case cerrdefs.IsConflict(err): // its removal is under way
+		case cerrdefs.IsInternal(err) && failed < removeTries-1:
+			failed++
+		default:
 			return false, wrong("remove", err)
 		}
 		select {

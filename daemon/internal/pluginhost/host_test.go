@@ -124,6 +124,48 @@ func TestKilledTwice(t *testing.T) {
 	}
 }
 
+// A plugin that dies while it makes a sandbox costs its caller nothing: the next
+// process is asked once more, under the same id. What a driver says itself is not
+// asked again, nor is what every process dies of.
+func TestDiesWhileItCreates(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"mortal"})
+	d, err := r.Driver("mortal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(id string) error {
+		h, err := d.Create(bg(t), driver.Spec{ID: id, Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+		if err == nil && h.ID != id {
+			t.Errorf("%s: handle %+v", id, h)
+		}
+		return err
+	}
+	starts := func() int { return strings.Count(r.log.String(), "plugin started") }
+	if err := create("once"); err != nil {
+		t.Errorf("a plugin that died once: %v", err)
+	}
+	if all, err := d.List(bg(t), "test"); err != nil || len(all) != 1 {
+		t.Errorf("sandboxes %+v, %v; want one", all, err)
+	}
+	r.infoOf(t, "mortal", "healthy", healthy)
+	before := starts()
+	if err := create("away"); !step.Is(err, step.KindUnavailable) || !strings.Contains(err.Error(), "is away") {
+		t.Errorf("what the driver says: %v", err)
+	}
+	r.echo(t, "mortal")
+	if n := starts(); n != before {
+		t.Errorf("started %d times, want %d", n, before)
+	}
+	if err := create("deadly"); !step.Is(err, step.KindUnavailable) {
+		t.Errorf("what every process dies of: %v", err)
+	}
+	r.echo(t, "mortal")
+	if n := starts(); n != before+2 {
+		t.Errorf("started %d times, want %d", n, before+2)
+	}
+}
+
 func TestCraftedStderr(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"crafted"})

@@ -152,6 +152,25 @@ func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 	return d, err
 }
 
+// Create of "mortal" ends the process: of the first one, and of every one where
+// the sandbox is called deadly.
+func (f faulty) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
+	if f.fault == "mortal" && strings.HasPrefix(spec.ID, "once") {
+		died, err := os.OpenFile(filepath.Join(filepath.Dir(filepath.Dir(os.Args[0])), spec.ID), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			_ = died.Close()
+			os.Exit(3)
+		}
+	}
+	if f.fault == "mortal" && spec.ID == "deadly" {
+		os.Exit(3)
+	}
+	if f.fault == "mortal" && spec.ID == "away" {
+		return driver.Handle{}, step.Errorf(step.KindUnavailable, "what I make it with is away")
+	}
+	return f.Driver.Create(ctx, spec)
+}
+
 func (f faulty) Stats(ctx context.Context, h driver.Handle) (driver.Stats, error) {
 	if f.fault == "hang" {
 		select {} // not even the end of its context moves it

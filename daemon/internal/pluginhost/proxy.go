@@ -11,9 +11,10 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// proxy is a driver that outlives its plugin's processes. A call that a
-// process dies under fails with unavailable: whether it took effect is for
-// Recover to say.
+// proxy is a driver that outlives its plugin's processes. A call that a process
+// dies under is made once more, by the next process, where twice is the same as
+// once; any other fails with unavailable: whether it took effect is for Recover
+// to say.
 type proxy struct {
 	slot *slot
 	t    Timeouts
@@ -27,9 +28,15 @@ var (
 
 // call runs f on the running process, within limit; 0 = the caller's own.
 func (p *proxy) call(ctx context.Context, limit time.Duration, f func(context.Context, *driverrpc.Client) error) error {
+	_, err := p.on(ctx, limit, f)
+	return err
+}
+
+// on is call, and tells on which process; nil = there was none.
+func (p *proxy) on(ctx context.Context, limit time.Duration, f func(context.Context, *driverrpc.Client) error) (*process, error) {
 	proc, err := p.slot.acquire(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer proc.calls.Done()
 	if limit > 0 {
@@ -37,12 +44,35 @@ func (p *proxy) call(ctx context.Context, limit time.Duration, f func(context.Co
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return f(ctx, proc.driver)
+	return proc, f(ctx, proc.driver)
+}
+
+// noticeDeath is how long after a call has broken off its process may take to be
+// known as dead.
+const noticeDeath = 200 * time.Millisecond
+
+// again is call for what may be done twice. When a process dies under it, the
+// next one is asked too, and nobody after that: the call may be what kills them.
+func (p *proxy) again(ctx context.Context, limit time.Duration, f func(context.Context, *driverrpc.Client) error) error {
+	asked, err := p.on(ctx, limit, f)
+	if asked == nil || !step.Is(err, step.KindUnavailable) {
+		return err
+	}
+	timer := time.NewTimer(noticeDeath)
+	defer timer.Stop()
+	select {
+	case <-asked.child.Done():
+		p.slot.log.Warn("the plugin died under a call, which is made again", "err", err)
+		return p.call(ctx, limit, f)
+	case <-timer.C: // it is the driver that says so
+	case <-ctx.Done():
+	}
+	return err
 }
 
 // Describe implements driver.Driver.
 func (p *proxy) Describe(ctx context.Context) (d driver.Description, err error) {
-	err = p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
+	err = p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
 		d, err = c.Describe(ctx)
 		return err
 	})
@@ -56,7 +86,7 @@ func (p *proxy) Configure(context.Context, json.RawMessage) error {
 
 // Create implements driver.Driver.
 func (p *proxy) Create(ctx context.Context, spec driver.Spec) (h driver.Handle, err error) {
-	err = p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
+	err = p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
 		h, err = c.Create(ctx, spec)
 		return err
 	})
@@ -65,7 +95,7 @@ func (p *proxy) Create(ctx context.Context, spec driver.Spec) (h driver.Handle, 
 
 // Recover implements driver.Driver.
 func (p *proxy) Recover(ctx context.Context, h driver.Handle) (s driver.State, err error) {
-	err = p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
+	err = p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
 		s, err = c.Recover(ctx, h)
 		return err
 	})
@@ -74,7 +104,7 @@ func (p *proxy) Recover(ctx context.Context, h driver.Handle) (s driver.State, e
 
 // Extend implements driver.Driver.
 func (p *proxy) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
-	return p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error { return c.Extend(ctx, h, until) })
+	return p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error { return c.Extend(ctx, h, until) })
 }
 
 // Exec implements driver.Driver. It lasts as long as the exec does; a plugin
@@ -102,7 +132,7 @@ func (p *proxy) Stop(ctx context.Context, h driver.Handle, grace time.Duration, 
 
 // Destroy implements driver.Driver.
 func (p *proxy) Destroy(ctx context.Context, h driver.Handle) error {
-	return p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error { return c.Destroy(ctx, h) })
+	return p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error { return c.Destroy(ctx, h) })
 }
 
 // CopyIn implements driver.Driver.
@@ -131,7 +161,7 @@ func (p *proxy) Health(ctx context.Context, sink func(driver.Health) error) erro
 
 // List implements driver.Driver.
 func (p *proxy) List(ctx context.Context, owner string) (all []driver.Listed, err error) {
-	err = p.call(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
+	err = p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
 		all, err = c.List(ctx, owner)
 		return err
 	})

@@ -23,6 +23,7 @@ import (
 	"github.com/nofx-run/nofx/daemon/internal/uids"
 	"github.com/nofx-run/nofx/daemon/internal/worker"
 	"github.com/nofx-run/nofx/daemon/internal/workspace"
+	"github.com/nofx-run/nofx/internal/bootid"
 	"github.com/nofx-run/nofx/internal/buildinfo"
 	"github.com/nofx-run/nofx/sdk/client"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -113,11 +114,15 @@ func (d *Daemon) open() (err error) {
 	d.places = &places{Source: d.metrics.Drivers(d.plugins), host: d.cfg.Region}
 	d.places.set(regions)
 	d.metrics.Scrape(d.plugins)
+	boot, err := bootid.Read()
+	if err != nil {
+		return err
+	}
 	d.worker = worker.New(worker.Config{
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
-		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, LayerBytes: d.cfg.Snapshots.bytes(), Points: d.cfg.Points,
+		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
 	})
 	return nil
 }

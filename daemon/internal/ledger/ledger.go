@@ -40,6 +40,9 @@ type Run struct {
 	// Restoring says that it is not whole: it is being put together, or was when
 	// the process died.
 	Restoring bool `json:"restoring,omitempty"`
+	// Boot is the host's start since which it is known to be whole: what was
+	// written before another one may have been lost by that.
+	Boot string `json:"boot,omitempty"`
 }
 
 var (

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/nofx-run/nofx/internal/bootid"
 )
 
 // recordSuffix ends the names of the records in the socket folder.
@@ -48,11 +50,11 @@ func describeProcess(pid int) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootid.Read()
 	if err != nil {
 		return record{}, err
 	}
-	return record{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot)), Exe: strings.TrimSuffix(exe, " (deleted)")}, nil
+	return record{PID: pid, Start: start, Boot: boot, Exe: strings.TrimSuffix(exe, " (deleted)")}, nil
 }
 
 // traces are the files that tell of one running process of a plugin. While a

@@ -148,7 +148,7 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		case <-inner.Done():
 			return ctx.Err() == nil
 		}
-		if (a.w.isDraining() || a.barred()) && a.release(inner) {
+		if (a.w.isDraining() || a.barred() || a.stale()) && a.release(inner) {
 			return true
 		}
 	}

@@ -280,7 +280,7 @@ func (w *Worker) runOf(l wire.Lease) (ledger.Run, error) {
 	if err != nil {
 		return ledger.Run{}, err
 	}
-	run := ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid, No: l.WorkspaceNo, Restoring: len(l.Layers) > 0}
+	run := ledger.Run{ID: l.RunID, TenantID: l.TenantID, UID: uid, No: l.WorkspaceNo, Restoring: len(l.Layers) > 0, Boot: w.cfg.Boot}
 	if err := w.cfg.Ledger.PutRun(run); err != nil {
 		return ledger.Run{}, err
 	}

@@ -197,6 +197,58 @@ func TestWorkspaceIsPutBack(t *testing.T) {
 	r.left()
 }
 
+// What a host has of a workspace after it came up anew may be half written: what
+// was saved is put back. What nobody has saved is used, and the timeline tells.
+func TestWorkspaceAfterTheHostStarts(t *testing.T) {
+	t.Parallel()
+	one := map[string]string{"one": "1"}
+	r := newRig(t, works(map[string]func(string) error{
+		"a": write("one", "1"), "b": sees(one), "c": sees(one), "d": sees(map[string]string{"one": ""}), "e": sees(map[string]string{"one": "", "two": "2"}),
+	}))
+	torn := func() {
+		t.Helper()
+		r.left()
+		if err := os.Truncate(filepath.Join(r.dir, "work", "run-1", "one"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := r.saved(sharing("a", 1))
+	r.left()
+	r.kill()
+	r.start(4)
+	r.here()
+	r.saved(sharing("b", 1, first)) // the daemon alone was started anew
+	if r.event("b", restored) != nil {
+		t.Error("a workspace was put together anew after the daemon's start")
+	}
+	torn()
+	r.kill()
+	r.boot = "boot-2"
+	r.start(4)
+	r.here()
+	r.saved(sharing("c", 1, first))
+	if got := r.event("c", restored); got["layer"] != float64(1) {
+		t.Errorf("told: %v", got)
+	}
+	torn()
+	r.kill()
+	r.boot = "boot-3"
+	r.start(4)
+	r.here()
+	r.saved(sharing("d", 1))
+	if r.event("d", unsure) == nil {
+		t.Error("nothing tells of a workspace that may be torn")
+	}
+	if err := write("two", "2")(filepath.Join(r.dir, "work", "run-1")); err != nil {
+		t.Fatal(err)
+	}
+	r.saved(sharing("e", 1))
+	if r.event("e", unsure) != nil {
+		t.Error("it is told twice")
+	}
+	r.left()
+}
+
 // A layer that is not the one that was saved makes no workspace, and the next
 // attempt finds nothing of it.
 func TestBrokenLayer(t *testing.T) {

@@ -22,13 +22,16 @@ import (
 
 const (
 	restored     = "workspace.restored"
+	unsure       = "workspace.unsure"
 	fetchTimeout = 10 * time.Minute // for one layer
 )
 
 // workspace is the run's shared folder and the uid that it belongs to. Where this
 // host has none, or an old one, it is put together of the lease's layers; and so
 // it is when the step is tried again because infrastructure ended it in the
-// middle, unless other steps of the run are, or have been, at work in it.
+// middle, unless other steps of the run are, or have been, at work in it. What was
+// here before the host's last start may be torn: it is put together anew, too, or,
+// where not all of it was saved, used as it is, and the timeline tells.
 func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	w, l := a.w, a.lease
 	unlock, err := w.placing.Lock(ctx, l.RunID)
@@ -43,12 +46,23 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	if err != nil {
 		return "", 0, err
 	}
-	if run.Restoring || run.No < l.WorkspaceNo || l.Restore && !a.disturbs() {
+	torn := w.torn(run)
+	switch {
+	case run.Restoring || run.No < l.WorkspaceNo || (l.Restore || torn && len(l.Layers) > 0) && !a.disturbs():
 		if err := a.alone(ctx); err != nil {
 			return "", 0, err
 		}
 		if err := a.rebuild(ctx, run); err != nil {
 			return "", 0, step.Errorf(fault(err), "the run's workspace: %w", err)
+		}
+	case torn:
+		a.log.Warn("the host has started since the run's workspace was written, and it is not saved")
+		if err := a.append(eventRecord(unsure, map[string]any{"reason": "host_restarted"})); err != nil {
+			return "", 0, err
+		}
+		run.Boot = w.cfg.Boot
+		if err := w.putRun(run); err != nil {
+			return "", 0, err
 		}
 	}
 	path, err := w.cfg.Workspaces.Make(ctx, run.ID, run.UID, l.Resources.DiskMB)
@@ -56,6 +70,20 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 	a.inside = true
 	w.mu.Unlock()
 	return path, run.UID, err
+}
+
+// torn reports whether the host has started anew since the workspace was known to
+// be whole. A ledger of an older daemon does not say.
+func (w *Worker) torn(run ledger.Run) bool { return run.Boot != "" && run.Boot != w.cfg.Boot }
+
+// stale reports whether the attempt would begin in a torn workspace, from an
+// earlier process's lease: whether others have been there since, nobody knows.
+func (a *attempt) stale() bool {
+	w := a.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	run, ok := w.runs[a.lease.RunID]
+	return ok && a.asked == 0 && a.lease.Workspace != step.WorkspaceStep && w.torn(run)
 }
 
 // fault is the kind of what keeps a workspace from being put together. What a run
@@ -176,7 +204,7 @@ func (a *attempt) rebuild(ctx context.Context, run ledger.Run) error {
 			return err
 		}
 	}
-	run.Restoring = false
+	run.Restoring, run.Boot = false, w.cfg.Boot
 	return w.putRun(run)
 }
 

@@ -185,6 +185,7 @@ type rig struct {
 
 	room int64 // for artifacts; 0 = the usual
 	most int64 // bytes of a layer
+	boot string
 
 	w      *Worker
 	ledger *ledger.Ledger
@@ -204,7 +205,7 @@ func newRig(t *testing.T, before ...func(*rig)) *rig {
 			t.Error(err)
 		}
 	})
-	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree, most: 1 << 20}
+	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree, most: 1 << 20, boot: "boot-1"}
 	if err := os.Mkdir(filepath.Join(r.dir, "journal"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func (r *rig) start(slots int) {
 		API: r.api.client(), Ledger: l, Cgroups: r.tree, UIDs: ids, Workspaces: work,
 		JournalDir: filepath.Join(r.dir, "journal"), Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
-		LayerBytes: r.most,
+		LayerBytes: r.most, Boot: r.boot,
 	})
 	if r.room > 0 {
 		r.w.artifactRoom = r.room

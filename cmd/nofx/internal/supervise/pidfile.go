@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/nofx-run/nofx/internal/bootid"
 )
 
 // A process has two files in the run folder: NAME.pid with the number alone,
@@ -80,9 +82,9 @@ func identify(pid int) (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("unreadable /proc/%d/stat: %w", pid, err)
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootid.Read()
 	if err != nil {
 		return identity{}, err
 	}
-	return identity{Pid: pid, Start: start, BootID: strings.TrimSpace(string(boot))}, nil
+	return identity{Pid: pid, Start: start, BootID: boot}, nil
 }

@@ -47,7 +47,6 @@ func TestIsolationIsDemanded(t *testing.T) {
 	}
 	for fields, want := range map[string]string{
 		`,"isolation":"paper"`:                    "isolation",
-		demands + `,"network":"open"`:             "network none only",
 		`,"isolation":"gvisor","driver":"nosuch"`: "driver",
 	} {
 		if code, raw := submit(fields); code != http.StatusUnprocessableEntity || !strings.Contains(raw, want) {
@@ -57,6 +56,19 @@ func TestIsolationIsDemanded(t *testing.T) {
 
 	w.drivers = []wire.DriverInfo{offering("local", both...)}
 	w.register("host")
+	if code, raw := submit(demands + `,"network":"open"`); code != http.StatusUnprocessableEntity || !strings.Contains(raw, "net.gvisor") || !strings.Contains(raw, "steps[0].network") {
+		t.Errorf("a network, on a driver that has none at that level: %d %s", code, raw)
+	}
+	w.drivers = []wire.DriverInfo{offering("local", append([]string{"net.open", "net.gvisor"}, both...)...)}
+	w.register("host")
+	if code, raw := submit(demands + `,"network":"open"`); code != http.StatusCreated {
+		t.Errorf("a network, on one that has: %d %s", code, raw)
+	}
+	if l := w.one(); l.Command.Isolation != "gvisor" || l.Network != step.NetworkOpen {
+		t.Errorf("%+v", l)
+	} else {
+		w.finish(l, exit(0))
+	}
 	run := r.submit(`[{"name":"a","tool":"test:echo","isolation":"gvisor"}]`)
 	l := w.one()
 	if l.Command.Isolation != "gvisor" || l.RunID != run.ID {
@@ -96,10 +108,14 @@ func TestTenantIsolation(t *testing.T) {
 	if err := api.SetTenantIsolation(t.Context(), r.db.Admin, "acme", "gvisor"); err != nil {
 		t.Fatal(err)
 	}
-	for f, want := range map[string]string{`,"isolation":"namespace"`: "steps[0].isolation", `,"network":"open"`: "steps[0].network"} {
-		if status, raw := post(f); status != http.StatusForbidden || !strings.Contains(raw, want) || !strings.Contains(raw, "which") {
-			t.Errorf("%s: %d %s", f, status, raw)
-		}
+	if status, raw := post(`,"isolation":"namespace"`); status != http.StatusForbidden || !strings.Contains(raw, "steps[0].isolation") || !strings.Contains(raw, "which") {
+		t.Errorf("less than the policy demands: %d %s", status, raw)
+	}
+	// A network that no worker has at that level.
+	if status, raw := post(`,"network":"open"`); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, raw)
+	} else if got := w.claim(1, 0); len(got) != 0 {
+		t.Errorf("claimed %+v", got)
 	}
 	for _, f := range []string{"", `,"isolation":"gvisor"`} {
 		if status, raw := post(f); status != http.StatusCreated {

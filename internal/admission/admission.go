@@ -25,7 +25,8 @@ func Needs(l wire.Lease, shares bool) []driver.Capability {
 		{l.Resources.IOMBs > 0, driver.CapBlockIO},
 		{l.TimeoutMS > 0, driver.CapWallTime},
 		{l.Resources.OutputKB > 0, driver.CapOutput},
-		{true, network(l.Network, l.Command.Isolation)},
+		{true, network(l.Network)},
+		{l.Command.Isolation == driver.IsolationGVisor && l.Network != "" && l.Network != step.NetworkNone, driver.CapNetGVisor},
 		{l.Command.Isolation != "", driver.Capability("isolation." + l.Command.Isolation)},
 		{len(l.Command.Files) > 0 || len(l.Artifacts) > 0, driver.CapFiles},
 		{shares, driver.CapHost},
@@ -38,12 +39,8 @@ func Needs(l wire.Lease, shares bool) []driver.Capability {
 }
 
 // network is what the driver must be able to do with the step's network. An
-// unknown policy is one that no driver has; and so is a network for a sandbox
-// with a kernel of its own.
-func network(n step.Network, isolation string) driver.Capability {
-	if isolation == driver.IsolationGVisor && n != "" && n != step.NetworkNone {
-		return driver.Capability("net." + string(n) + ".gvisor")
-	}
+// unknown policy is one that no driver has.
+func network(n step.Network) driver.Capability {
 	switch n {
 	case "", step.NetworkNone:
 		return driver.CapNetNone

@@ -31,7 +31,7 @@ func TestNeeds(t *testing.T) {
 		"a level":     {wire.Lease{Command: wire.Command{Isolation: "gvisor"}}, false, []driver.Capability{driver.CapNetNone, driver.CapIsolationGVisor}},
 		"the weaker":  {wire.Lease{Command: wire.Command{Isolation: "namespace"}}, false, []driver.Capability{driver.CapNetNone, driver.CapIsolationNamespace}},
 		"odd level":   {wire.Lease{Command: wire.Command{Isolation: "x"}}, false, []driver.Capability{driver.CapNetNone, "isolation.x"}},
-		"both":        {wire.Lease{Network: step.NetworkOpen, Command: wire.Command{Isolation: "gvisor"}}, false, []driver.Capability{"net.open.gvisor", driver.CapIsolationGVisor}},
+		"both":        {wire.Lease{Network: step.NetworkOpen, Command: wire.Command{Isolation: "gvisor"}}, false, []driver.Capability{driver.CapNetOpen, driver.CapNetGVisor, driver.CapIsolationGVisor}},
 		"files":       {wire.Lease{Command: wire.Command{Files: make([]wire.CommandFile, 1)}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
 		"artifacts":   {wire.Lease{Artifacts: []string{"x"}}, false, []driver.Capability{driver.CapNetNone, driver.CapFiles}},
 		"workspace":   {wire.Lease{}, true, []driver.Capability{driver.CapNetNone, driver.CapHost}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // tryGVisor finds out whether the engine's runtime for gVisor makes sandboxes
@@ -16,7 +17,7 @@ func (d *Driver) tryGVisor(ctx context.Context, s *setup) {
 	}
 	why := errors.New("there is no image in the configuration to try the runtime with")
 	if s.config.Image != "" {
-		why = d.Probe(ctx, driver.IsolationGVisor, d.start)
+		why = d.Probe(ctx, driver.IsolationGVisor, step.NetworkNone, d.start)
 	}
 	d.UseGVisor(s.config.GVisorRuntime == s.config.Runtime, why)
 }

@@ -38,6 +38,7 @@ type Config struct {
 	Resolvers []string `json:"resolvers"` // name servers to ask, ADDRESS:PORT
 	UID       uint32   `json:"uid"`       // to run as
 	Root      string   `json:"root"`      // an empty folder to be shut in
+	Made      bool     `json:"made"`      // the sandbox's device is there already
 }
 
 // The descriptors that a gateway's process is started with.
@@ -60,6 +61,7 @@ type Sandbox struct {
 	UID        uint32 // a host uid that is the sandbox's alone
 	Group      driver.Cgroup
 	Policy     Policy
+	Made       bool // its device was made by the command of Device
 }
 
 // Host starts gateways on this host.

@@ -39,7 +39,7 @@ func (h *Host) start(ctx context.Context, s Sandbox) (err error) {
 	if err := os.Mkdir(root, 0o555); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	config, err := json.Marshal(Config{Policy: s.Policy, Resolvers: h.Resolvers, UID: s.UID, Root: root})
+	config, err := json.Marshal(Config{Policy: s.Policy, Resolvers: h.Resolvers, UID: s.UID, Root: root, Made: s.Made})
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,20 @@ func (h *Host) start(ctx context.Context, s Sandbox) (err error) {
 	}
 	_ = inOther.Close()
 	return awaitReady(ctx, ready)
+}
+
+// DeviceWord is the first argument of a gateway's program that makes the device of
+// a network namespace and then executes another program in it.
+const DeviceWord = "device"
+
+// Device is the command that executes another one in a network namespace of its
+// own, in which a sandbox's device is there before anybody is at its other end: for
+// a kernel that takes over what it finds when it starts.
+func (h *Host) Device(ctx context.Context, path string, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, h.Path)
+	cmd.Args = append([]string{"nofx-egress", DeviceWord, path}, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	return cmd
 }
 
 // awaitReady waits for the gateway's word.

@@ -58,6 +58,7 @@ type (
 	}
 	ociNamespace struct {
 		Type string `json:"type"`
+		Path string `json:"path,omitempty"` // to be joined; "" = a new one
 	}
 )
 
@@ -70,6 +71,10 @@ func tmpfs(path string, mb int64) ociMount {
 // it serves is the sandbox's own uid in a user namespace.
 func writeBundle(c Config, x *supervised.Box) error {
 	able := []string{"CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_ADMIN"}
+	network := ociNamespace{Type: "network"}
+	if supervised.Networked(x.Spec) {
+		network.Path = "/proc/self/ns/net" // runsc is started in one of the sandbox's own
+	}
 	ids := []ociID{{0, x.Spec.Host.UIDBase, 1}, {stepUID, x.WorkspaceUID, 1}}
 	s := ociSpec{
 		Version: "1.0.2", Hostname: "sandbox", Root: ociRoot{Path: stageRoot, Readonly: true},
@@ -83,7 +88,9 @@ func writeBundle(c Config, x *supervised.Box) error {
 			tmpfs("/tmp", c.TmpMB), tmpfs("/home/step", c.TmpMB), tmpfs("/dev/shm", c.ShmMB),
 			{Destination: "/workspace", Type: "bind", Source: x.Workspace, Options: []string{"bind", "rprivate", "nosuid", "nodev", "rw"}},
 		},
-		Linux: ociLinux{UIDMappings: ids, GIDMappings: ids, Namespaces: []ociNamespace{{"pid"}, {"ipc"}, {"uts"}, {"mount"}, {"network"}, {"user"}}},
+		Linux: ociLinux{UIDMappings: ids, GIDMappings: ids, Namespaces: []ociNamespace{
+			{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "user"}, network,
+		}},
 	}
 	data, err := json.Marshal(s)
 	if err == nil {

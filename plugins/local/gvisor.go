@@ -49,11 +49,20 @@ func (d *Driver) useGVisor(ctx context.Context, c Config, filter []byte) {
 		return
 	}
 	root, err := writeRoot(c)
-	if err == nil {
-		d.gvisor.Store(&gvisor{c, root, filter})
-		err = d.Probe(ctx, driver.IsolationGVisor, d.startGVisor)
+	if err != nil {
+		d.UseGVisor(false, err)
+		return
+	}
+	d.gvisor.Store(&gvisor{c, root, filter})
+	_, whyNet := d.Network()
+	if whyNet == nil {
+		whyNet = d.Probe(ctx, driver.IsolationGVisor, step.NetworkOpen, d.startGVisor)
+	}
+	if whyNet != nil {
+		err = d.Probe(ctx, driver.IsolationGVisor, step.NetworkNone, d.startGVisor)
 	}
 	d.UseGVisor(false, err)
+	d.UseGVisorNetwork(whyNet)
 }
 
 // writeRoot writes down what the root of sandboxes with gVisor is made of: the
@@ -93,7 +102,7 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 	defer door.Close()
 	ctx, cancel := context.WithTimeout(ctx, runscTime)
 	defer cancel()
-	r, err := g.run(ctx, b, share)
+	r, err := g.run(ctx, d, b, share)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +135,7 @@ type runsc struct {
 }
 
 // run starts it in the sandbox's control groups.
-func (g *gvisor) run(ctx context.Context, b *supervised.Box, share string) (*runsc, error) {
+func (g *gvisor) run(ctx context.Context, d *Driver, b *supervised.Box, share string) (*runsc, error) {
 	r := &runsc{dir: b.Dir, done: make(chan struct{})}
 	own := filepath.Join(b.Dir, "runsc")
 	if err := os.Mkdir(own, 0o700); err != nil {
@@ -138,10 +147,22 @@ func (g *gvisor) run(ctx context.Context, b *supervised.Box, share string) (*run
 	}
 	r.said = os.NewFile(uintptr(fd), "runsc")
 	args := append([]string{"nofx-supervisor", "into", g.root, share, own}, tasks(b.Spec.Host.Cgroup)...)
-	args = append(args, "--", g.config.Runsc, "--root="+stageRun, "--ignore-cgroups", "--network=none")
+	network := "none"
+	if supervised.Networked(b.Spec) {
+		network = "sandbox" // what it finds in the namespace that it is started in
+	}
+	args = append(args, "--", g.config.Runsc, "--root="+stageRun, "--ignore-cgroups", "--network="+network)
 	args = append(append(args, contained.RunscFlags[:]...), "run", "--detach", "--bundle="+b.Dir, "--pid-file="+r.pidFile(), "sandbox")
 	cmd := exec.CommandContext(ctx, g.config.Supervisor)
-	cmd.Args, cmd.Env, cmd.Dir, cmd.Stderr = args, []string{}, b.Dir, r.said
+	cmd.Args = args
+	if supervised.Networked(b.Spec) {
+		host, err := d.Network()
+		if err != nil {
+			return nil, err
+		}
+		cmd = host.Device(ctx, g.config.Supervisor, args)
+	}
+	cmd.Env, cmd.Dir, cmd.Stderr = []string{}, b.Dir, r.said
 	if err := cmd.Start(); err != nil {
 		_ = r.said.Close()
 		return nil, step.Errorf(step.KindUnavailable, "runsc: %w", err)

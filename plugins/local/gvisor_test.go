@@ -165,11 +165,11 @@ func TestGVisorIsProbed(t *testing.T) {
 			newHost().Fill(t, &s)
 			if tc.refusal == "" {
 				openBox(t, d, s)
-				s.ID, s.Network = "box-"+random(), step.NetworkOpen
-			}
-			// What this level has not is refused as well: a network.
-			if _, err := d.Create(t.Context(), s); !step.Is(err, step.KindUnsupported) || !strings.Contains(err.Error(), tc.refusal) {
+			} else if _, err := d.Create(t.Context(), s); !step.Is(err, step.KindUnsupported) || !strings.Contains(err.Error(), tc.refusal) {
 				t.Errorf("refusal: %v", err)
+			}
+			if got := desc.Capabilities.Has(driver.CapNetGVisor); got != (tc.refusal == "") {
+				t.Errorf("a network is declared: %v", got)
 			}
 			// The other level is there all the time.
 			newBox(t, d)

@@ -82,8 +82,8 @@ func (b *Boxes) UseNetwork(h *egress.Host, why error) {
 	b.egress, b.noEgress = h, why
 }
 
-// network gives what sandboxes get a network with.
-func (b *Boxes) network() (*egress.Host, error) {
+// Network gives what sandboxes get a network with.
+func (b *Boxes) Network() (*egress.Host, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.egress == nil {

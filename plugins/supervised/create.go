@@ -71,7 +71,7 @@ func (b *Boxes) CheckSpec(s driver.Spec) error {
 	switch s.Network {
 	case "", step.NetworkNone:
 	case step.NetworkAllow, step.NetworkOpen:
-		if _, err := b.network(); err != nil {
+		if _, err := b.Network(); err != nil {
 			return err
 		}
 	default:
@@ -210,7 +210,7 @@ func (b *Boxes) existing(ctx context.Context, dir string, spec driver.Spec) (boo
 		return false, step.Errorf(step.KindInternal, "sandbox %s: %w", spec.ID, err)
 	}
 	old, err := readSpec(dir)
-	if err != nil || !life.Complete || networked(old.Spec) && !egress.Ready(dir) {
+	if err != nil || !life.Complete || Networked(old.Spec) && !egress.Ready(dir) {
 		return false, b.wipe(ctx, dir, life)
 	}
 	old.Spec.Until, spec.Until = 0, 0
@@ -255,7 +255,7 @@ func (b *Boxes) make(ctx context.Context, box *Box, start StartFunc) (err error)
 	if err != nil {
 		return err
 	}
-	if networked(box.Spec) {
+	if Networked(box.Spec) {
 		if err := b.connectOut(ctx, box); err != nil {
 			conn.Close()
 			return err
@@ -265,13 +265,13 @@ func (b *Boxes) make(ctx context.Context, box *Box, start StartFunc) (err error)
 	return nil
 }
 
-func networked(s driver.Spec) bool {
+func Networked(s driver.Spec) bool {
 	return s.Network == step.NetworkAllow || s.Network == step.NetworkOpen
 }
 
 // connectOut gives the sandbox its network, before anything runs in it.
 func (b *Boxes) connectOut(ctx context.Context, box *Box) error {
-	host, err := b.network()
+	host, err := b.Network()
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (b *Boxes) connectOut(ctx context.Context, box *Box) error {
 	}
 	return host.Start(ctx, egress.Sandbox{
 		Dir: box.Dir, PID: int(life.State.InitPID), Supervisor: int(life.State.SupervisorPID),
-		UID: box.Spec.Host.UIDBase, Group: box.Spec.Host.Supervisor,
+		UID: box.Spec.Host.UIDBase, Group: box.Spec.Host.Supervisor, Made: b.GVisor(box.Spec),
 		Policy: egress.Policy{Open: box.Spec.Network == step.NetworkOpen, Allow: box.Spec.Egress.Allow, Private: box.Spec.Egress.Private},
 	})
 }

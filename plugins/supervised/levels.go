@@ -12,10 +12,16 @@ type levels struct {
 	gvisor bool  // sandboxes can have gVisor for a kernel
 	always bool  // and have it whatever they ask for
 	why    error // they cannot; nil: nobody wanted it
+	net    bool  // and have a network
+	whyNet error // they cannot have one; nil: no driver of this kind can
 }
 
 // errNoGVisor is why a driver does not have the level that nobody configured.
 var errNoGVisor = errors.New("its configuration names no runsc")
+
+// errNoGVisorNetwork is why a driver whose sandboxes somebody else starts gives none
+// a network: gVisor takes over the devices that it finds when it starts.
+var errNoGVisorNetwork = errors.New("its sandboxes are started before the gateway's device could be there")
 
 // UseGVisor says that sandboxes can have gVisor for a kernel, all of them or
 // those that ask for it, or why they cannot.
@@ -23,6 +29,14 @@ func (b *Boxes) UseGVisor(always bool, why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.levels = levels{gvisor: why == nil, always: always, why: why}
+}
+
+// UseGVisorNetwork says that sandboxes with gVisor for a kernel can have a network,
+// or why they cannot. It follows UseGVisor.
+func (b *Boxes) UseGVisorNetwork(why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.levels.net, b.levels.whyNet = why == nil, why
 }
 
 // ForgetGVisor says that the configuration does not want it.
@@ -48,6 +62,11 @@ func (b *Boxes) Levels() (caps driver.Capabilities, warning string) {
 	switch {
 	case b.levels.gvisor:
 		caps = append(caps, driver.CapIsolationGVisor)
+		if b.levels.net {
+			caps = append(caps, driver.CapNetGVisor)
+		} else if b.levels.whyNet != nil {
+			warning = "no sandbox with gVisor for a kernel can have a network: " + b.levels.whyNet.Error()
+		}
 	case b.levels.why != nil:
 		warning = "no sandbox can have gVisor for a kernel: " + b.levels.why.Error()
 	}
@@ -73,8 +92,12 @@ func (b *Boxes) checkLevel(s driver.Spec) error {
 	default:
 		return step.Errorf(step.KindUnsupported, "driver %s: isolation %.40q is namespace or gvisor", b.name, s.Isolation)
 	}
-	if b.GVisor(s) && networked(s) {
-		return step.Errorf(step.KindUnsupported, "driver %s: a sandbox with gVisor for a kernel can have no network yet: gVisor takes no device of the gateway's kind", b.name)
+	if !b.GVisor(s) || !Networked(s) || l.net {
+		return nil
 	}
-	return nil
+	why := l.whyNet
+	if why == nil {
+		why = errNoGVisorNetwork
+	}
+	return step.Errorf(step.KindUnsupported, "driver %s: no network with gVisor for a kernel: %w", b.name, why)
 }

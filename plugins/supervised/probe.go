@@ -23,7 +23,7 @@ const probeOwner = "nofx-probe"
 
 // Probe makes a sandbox of that level as a step gets it, with PID 1 in it
 // ready, and removes it again.
-func (b *Boxes) Probe(ctx context.Context, level string, start StartFunc) error {
+func (b *Boxes) Probe(ctx context.Context, level string, network step.Network, start StartFunc) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	if err := b.removeProbes(ctx); err != nil {
@@ -33,7 +33,7 @@ func (b *Boxes) Probe(ctx context.Context, level string, start StartFunc) error 
 	_, _ = rand.Read(id)
 	spec := driver.Spec{
 		ID: "probe-" + hex.EncodeToString(id), Tags: driver.Tags{Owner: probeOwner, ID: "probe"},
-		Resources: step.Resources{Pids: 16}, Isolation: level, Network: step.NetworkNone,
+		Resources: step.Resources{Pids: 16}, Isolation: level, Network: network,
 		Until: driver.After(2 * probeTime), Host: &driver.HostSpec{UIDBase: probeUID, UIDCount: 2},
 	}
 	h, err := b.Make(ctx, spec, start)

@@ -18,6 +18,8 @@ const (
 	CapNetNone  Capability = "net.none"
 	CapNetAllow Capability = "net.allow"
 	CapNetOpen  Capability = "net.open"
+	// CapNetGVisor: the networks that it has, in sandboxes with gVisor for a kernel, too.
+	CapNetGVisor Capability = "net.gvisor"
 	// Isolation levels that a sandbox of it can have. A driver without any
 	// refuses a spec that names one.
 	CapIsolationNamespace Capability = "isolation.namespace"

@@ -37,11 +37,11 @@ func (l level) flags() []string {
 	return flags
 }
 
-// has reports whether the row is for that level. With a kernel of its own a
-// step can have no network, so that the rows that ask for one have nothing to
-// try there: the plan is refused.
+// has reports whether the row is for that level. A container with a kernel of its
+// own can have no network, so that the rows that ask for one have nothing to try
+// there: the plan is refused.
 func (l level) has(r Row) bool {
-	if l.isolation == "gvisor" && slices.Contains(r.Flags, "--network") {
+	if l == (level{"container", "gvisor"}) && slices.Contains(r.Flags, "--network") {
 		return false
 	}
 	return r.On == "" || r.On == l.driver

@@ -7,8 +7,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -123,7 +121,7 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 					k.Caps = append(k.Caps, c)
 				}
 			}
-			k.Levels, k.Untold = levels(k.Levels, d.Capabilities), k.Untold || len(d.Capabilities) == 0
+			k.Untold = k.Untold || len(d.Capabilities) == 0
 			p.known[d.Name] = k
 			at.drivers[d.Name] = cmp.Or(d.Region, row.Region)
 			if row.Status != "live" || !d.Healthy {
@@ -138,15 +136,4 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 		}
 	}
 	return p, nil
-}
-
-// levels adds the isolation levels among a driver's capabilities to those that
-// it has elsewhere.
-func levels(have, capabilities []string) []string {
-	for _, c := range capabilities {
-		if level, ok := strings.CutPrefix(c, "isolation."); ok && !slices.Contains(have, level) {
-			have = append(have, level)
-		}
-	}
-	return have
 }

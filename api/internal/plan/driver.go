@@ -16,7 +16,6 @@ type Driver struct {
 	OnHost   bool                // its workspaces are folders of the worker
 	ByTenant bool                // it works with each tenant's own credentials
 	Caps     driver.Capabilities // of any worker that has it; none = not known
-	Levels   []string            // of isolation, that one of them can give a step
 	Untold   bool                // one of them has not said yet what it can do
 }
 
@@ -94,20 +93,21 @@ func (c compiler) isolation(ctx context.Context, at string, in wire.PlanStep, ou
 		c.add(at+".isolation", in.Isolation, "must be %s or %s", driver.IsolationNamespace, driver.IsolationGVisor)
 		return
 	}
-	if in.Isolation == driver.IsolationGVisor && in.Network != "" && in.Network != step.NetworkNone {
-		c.add(at+".isolation", in.Isolation, "goes with network none only: gVisor takes no device of the kind that gives a sandbox its network")
-	}
-	if !c.offers.level(ctx, out.Driver, in.Isolation) {
-		c.add(at+".isolation", in.Isolation, "no worker's driver %s has the capability isolation.%s", out.Driver, in.Isolation)
+	if need := driver.Capability("isolation." + in.Isolation); !c.offers.able(ctx, out.Driver, need) {
+		c.add(at+".isolation", in.Isolation, "no worker's driver %s has the capability %s", out.Driver, need)
+	} else if need = driver.CapNetGVisor; in.Isolation == driver.IsolationGVisor && in.Network != "" && in.Network != step.NetworkNone && !c.offers.able(ctx, out.Driver, need) {
+		c.add(at+".network", in.Network, "no worker's driver %s has the capability %s, which a network with isolation gvisor needs", out.Driver, need)
 	}
 	out.Command.Isolation = in.Isolation
 }
 
 // level reports whether a worker has the driver with that level, or none has
 // the driver.
-func (o *offers) level(ctx context.Context, name, level string) bool {
+// able reports whether one of the drivers of a name can do that, or may turn out to:
+// none has been seen, or one has not said yet.
+func (o *offers) able(ctx context.Context, name string, need driver.Capability) bool {
 	d, offered := o.list[name]
-	if offered && (d.Untold || slices.Contains(d.Levels, level)) {
+	if offered && (d.Untold || d.Caps.Has(need)) {
 		return true
 	}
 	if o.fresh {
@@ -120,5 +120,5 @@ func (o *offers) level(ctx context.Context, name, level string) bool {
 		return true
 	}
 	o.list = list
-	return o.level(ctx, name, level)
+	return o.able(ctx, name, need)
 }

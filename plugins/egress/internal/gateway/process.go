@@ -72,7 +72,7 @@ func prepare() (*Gateway, int, error) {
 	if err != nil {
 		return nil, -1, err
 	}
-	tun, err := OpenTunnel(egress.FDNetNS)
+	tun, err := OpenTunnel(egress.FDNetNS, c.Made)
 	if err != nil {
 		return nil, -1, err
 	}

@@ -105,7 +105,7 @@ func capOfSpec() driver.Capabilities {
 	return driver.Capabilities{
 		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapBlockIO, driver.CapWallTime,
 		driver.CapOutput, driver.CapNetNone, driver.CapNetAllow, driver.CapNetOpen,
-		driver.CapIsolationNamespace, driver.CapIsolationGVisor,
+		driver.CapIsolationNamespace, driver.CapIsolationGVisor, driver.CapNetGVisor,
 	}
 }
 
@@ -126,6 +126,7 @@ func refusesWhatItCannot(t T, fx *fixture) {
 		{driver.CapNetOpen, func(s *driver.Spec) { s.Network = step.NetworkOpen }},
 		{driver.CapIsolationNamespace, func(s *driver.Spec) { s.Isolation = driver.IsolationNamespace }},
 		{driver.CapIsolationGVisor, func(s *driver.Spec) { s.Isolation = driver.IsolationGVisor }},
+		{driver.CapNetGVisor, func(s *driver.Spec) { s.Isolation, s.Network = driver.IsolationGVisor, step.NetworkOpen }},
 		{driver.CapLease, func(s *driver.Spec) { s.Until = driver.After(time.Hour) }},
 		{driver.CapHost, func(s *driver.Spec) { s.Host = &driver.HostSpec{UIDBase: 100000, UIDCount: 2} }},
 	} {

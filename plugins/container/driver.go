@@ -52,6 +52,9 @@ type setup struct {
 	mu      sync.Mutex
 	checked bool
 	systemd bool
+
+	trying sync.Mutex
+	tried  bool // whether gVisor works here is known
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -209,7 +212,11 @@ func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) err
 		if _, err := s.ready(ctx); err != nil {
 			return err
 		}
-		return errors.Join(d.Alive(), s.engine.ping(ctx))
+		if err := errors.Join(d.Alive(), s.engine.ping(ctx)); err != nil {
+			return err
+		}
+		d.tryGVisor(ctx, s) // before it is healthy: then the host asks what it can do
+		return nil
 	}, sink)
 }
 

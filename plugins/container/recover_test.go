@@ -108,7 +108,18 @@ func TestEngineRestarts(t *testing.T) {
 func TestEngineComesLater(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := configured(t, func(c *Config) { c.Host = "unix://" + filepath.Join(dir, "docker.sock") })
+	d := configured(t, withGVisor, func(c *Config) { c.Host = "unix://" + filepath.Join(dir, "docker.sock") })
+	level := func() bool {
+		t.Helper()
+		desc, err := d.Describe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc.Capabilities.Has(driver.CapIsolationGVisor)
+	}
+	if level() {
+		t.Error("a level that nobody has tried is declared")
+	}
 	healthy := func() (h driver.Health) {
 		ctx, cancel := context.WithCancel(t.Context())
 		_ = d.Health(ctx, func(got driver.Health) error {
@@ -124,7 +135,11 @@ func TestEngineComesLater(t *testing.T) {
 	if _, err := d.Create(t.Context(), newSpec(t)); !step.Is(err, step.KindUnavailable) {
 		t.Errorf("%v", err)
 	}
-	e, err := testdocker.Start(t.Context(), dir)
+	config, err := engineConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := testdocker.StartWith(t.Context(), dir, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +150,9 @@ func TestEngineComesLater(t *testing.T) {
 	})
 	if h := healthy(); !h.Healthy {
 		t.Errorf("%+v", h)
+	}
+	if !level() {
+		t.Error("healthy, and the level that was to be tried is not declared")
 	}
 	h, _ := newBox(t, d)
 	if r := run(t, d, h, "echo there"); r.out != "there\n" {

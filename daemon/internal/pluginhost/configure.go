@@ -17,7 +17,7 @@ func (p *process) configure(ctx context.Context, config json.RawMessage) (d driv
 	if len(config) == 0 {
 		config = json.RawMessage(`{}`)
 	}
-	if err := checkConfig(p.desc.ConfigSchema, config); err != nil {
+	if err := checkConfig(p.schema, config); err != nil {
 		return d, err
 	}
 	if err := p.driver.Configure(ctx, config); err != nil {

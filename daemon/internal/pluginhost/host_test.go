@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -164,6 +165,14 @@ func TestDiesWhileItCreates(t *testing.T) {
 	if n := starts(); n != before+2 {
 		t.Errorf("started %d times, want %d", n, before+2)
 	}
+}
+
+// A driver that has become healthy may be able to do more, or less, than when it
+// was started.
+func TestIsDescribedAnewWhenHealthy(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"late"})
+	r.infoOf(t, "late", "able", func(i wire.DriverInfo) bool { return i.Healthy && slices.Contains(i.Capabilities, "cap.late") })
 }
 
 func TestCraftedStderr(t *testing.T) {

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 func servePlugin(name string) {
-	d := faulty{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), fault: name, configured: new(atomic.Bool)}
+	d := faulty{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), fault: name, configured: new(atomic.Bool), able: new(atomic.Bool)}
 	switch name {
 	case "crash":
 		fmt.Fprintln(os.Stderr, "[ERROR] I cannot live like this")
@@ -111,6 +111,7 @@ type faulty struct {
 	*memdriver.Driver
 	fault      string
 	configured *atomic.Bool
+	able       *atomic.Bool
 }
 
 func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
@@ -128,6 +129,10 @@ func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 	d, err := f.Driver.Describe(ctx)
 	switch f.fault {
+	case "late":
+		if f.able.Load() {
+			d.Capabilities = append(d.Capabilities, "cap.late")
+		}
 	case "envy":
 		d.Warnings = os.Environ()
 	case "warning":
@@ -205,6 +210,17 @@ func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) erro
 				return err
 			}
 		}
+	}
+	if f.fault == "late" { // what it works with comes later, and can more than nothing
+		if err := sink(driver.Health{Healthy: false, Message: "it is not up yet"}); err != nil {
+			return err
+		}
+		f.able.Store(true)
+		if err := sink(driver.Health{Healthy: true}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	if f.fault == "sick" {
 		if err := sink(driver.Health{Healthy: false, Message: "I do not feel well"}); err != nil {

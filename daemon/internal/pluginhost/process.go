@@ -35,8 +35,9 @@ type process struct {
 	sum     [sha256.Size]byte
 	started time.Time
 	log     *slog.Logger
+	schema  json.RawMessage // of its configuration
 
-	// These change with a configuration, under the slot's lock once it has the
+	// These change, the first with its health, too, under the slot's lock once it has the
 	// process.
 	desc   driver.Description
 	config json.RawMessage
@@ -101,6 +102,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	if p.desc.Name != name {
 		return nil, refuse(reasonIdentity, "the plugin of driver %s says that it is %.40q", name, p.desc.Name)
 	}
+	p.schema = p.desc.ConfigSchema
 	if p.desc, err = p.configure(ctx, config); err != nil {
 		return nil, err
 	}

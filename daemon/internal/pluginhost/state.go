@@ -1,6 +1,8 @@
 package pluginhost
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -41,20 +43,42 @@ func (s *slot) warn(warnings []string) {
 	}
 }
 
-// setHealth notes what p says of itself.
-func (s *slot) setHealth(p *process, h driver.Health) {
+// setHealth notes what p says of itself. One that has become healthy is asked anew
+// what it can do: what it works with may have come only now.
+func (s *slot) setHealth(ctx context.Context, p *process, h driver.Health) {
+	s.mu.Lock()
+	recovered := s.current == p && h.Healthy && !s.health.Healthy
+	s.mu.Unlock()
+	if recovered {
+		s.redescribe(ctx, p)
+	}
 	s.mu.Lock()
 	news := false
 	if s.current == p {
 		before := s.state
 		s.health = h
 		s.describe(p)
-		news = before.Healthy != s.state.Healthy || before.Message != s.state.Message
+		news = before.Healthy != s.state.Healthy || before.Message != s.state.Message || !slices.Equal(before.Capabilities, s.state.Capabilities)
 	}
 	s.mu.Unlock()
 	if news {
 		s.changed()
 	}
+}
+
+// redescribe keeps what it knew when p does not answer.
+func (s *slot) redescribe(ctx context.Context, p *process) {
+	ctx, cancel := context.WithTimeout(ctx, min(s.cfg.Timeouts.Call, s.cfg.Timeouts.Health/2))
+	defer cancel()
+	desc, err := p.driver.Describe(ctx)
+	if err != nil || desc.Name != s.name {
+		s.log.Warn("the plugin does not say what it can do now", "err", err)
+		return
+	}
+	s.mu.Lock()
+	p.desc = desc
+	s.mu.Unlock()
+	s.warn(desc.Warnings)
 }
 
 // setNote adds to what is told of p.

@@ -43,7 +43,7 @@ func (s *slot) watch(ctx context.Context, p *process) (*process, error) {
 		select {
 		case h := <-beats:
 			silence.Reset(s.cfg.Timeouts.Health)
-			s.setHealth(p, h)
+			s.setHealth(ctx, p, h)
 		case <-look.C:
 			u.look(ctx, false)
 		case <-s.wake:

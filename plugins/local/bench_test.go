@@ -170,6 +170,11 @@ func BenchmarkGVisor(b *testing.B) {
 	b.Run("grpc", func(b *testing.B) {
 		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0, func(s *driver.Spec) { s.Isolation = driver.IsolationGVisor })
 	})
+	b.Run("grpc-network", func(b *testing.B) { // with its device, and its gateway's start and end
+		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0, func(s *driver.Spec) {
+			s.Isolation, s.Network = driver.IsolationGVisor, step.NetworkOpen
+		})
+	})
 }
 
 func benchCommand(b *testing.B, argv ...string) {

@@ -1,6 +1,8 @@
 // Package devcert makes the certificates of a local NOFX: a development
-// certificate authority that stays with the data folder, and a short-lived
-// server certificate signed by it, made anew at each start.
+// certificate authority that stays with the data folder, and a server
+// certificate signed by it, made anew at each start. That one is good as long
+// as its authority, which is two months at least: whoever keeps the system
+// running does not start it each month.
 //
 // The authority's key never leaves its folder (mode 0600) and the authority
 // is good for this machine only: its name constraints admit the local names
@@ -30,7 +32,6 @@ import (
 const (
 	caLife     = 365 * 24 * time.Hour
 	caRenew    = 60 * 24 * time.Hour // made anew when it has less than this left
-	serverLife = 30 * 24 * time.Hour
 	clockSlack = time.Hour
 )
 
@@ -177,7 +178,7 @@ func newServer(files Files, ca *x509.Certificate, caKey crypto.Signer, names san
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: "nofx-api"},
 		NotBefore:    now.Add(-clockSlack),
-		NotAfter:     now.Add(serverLife),
+		NotAfter:     ca.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:     names.dns,

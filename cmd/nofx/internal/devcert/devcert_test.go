@@ -79,6 +79,28 @@ func TestEnsureKeepsTheAuthority(t *testing.T) {
 	ensure(now)
 }
 
+// A system that runs on for months after its start is still reached.
+func TestServerLastsAsLongAsItsAuthority(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	made := time.Now()
+	for _, start := range []time.Time{made, made.Add(300 * 24 * time.Hour)} {
+		files, err := devcert.Ensure(dir, nil, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(read(t, files.CA))
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "localhost", CurrentTime: start.Add(60 * 24 * time.Hour)}); err != nil {
+			t.Errorf("60 days after %v: %v", start, err)
+		}
+	}
+}
+
 // A certificate for a foreign name must not pass, even if the key leaks.
 func TestAuthorityIsConstrained(t *testing.T) {
 	t.Parallel()

@@ -50,11 +50,11 @@ type Cluster struct {
 // Open finds the host's Postgres (version 15 or newer) and describes the
 // cluster in dir, an absolute path. self is the nofx executable.
 func Open(dir, self string) (*Cluster, error) {
-	bin, err := findBinaries("/usr/lib/postgresql")
-	if err != nil {
+	c := &Cluster{dir: dir, self: self}
+	var err error
+	if c.bin, err = findBinaries("/usr/lib/postgresql", c.version()); err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: dir, bin: bin, self: self}
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
 		if err != nil {
@@ -70,8 +70,23 @@ func Open(dir, self string) (*Cluster, error) {
 	return nil, errors.New("no unprivileged user to run Postgres as: neither postgres nor nobody exists")
 }
 
-// findBinaries returns the bin folder of the newest installed Postgres.
-func findBinaries(root string) (string, error) {
+// version is the major version that made the cluster, which no other can
+// serve; 0 = there is no cluster yet.
+func (c *Cluster) version() int {
+	if _, err := os.Stat(filepath.Join(c.dir, "initialised")); err != nil {
+		return 0
+	}
+	text, err := os.ReadFile(filepath.Join(c.data(), "PG_VERSION"))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text))) // not a number: the server will say so
+	return n
+}
+
+// findBinaries returns the bin folder of the newest installed Postgres, or of
+// the one that a cluster needs; 0 = none does.
+func findBinaries(root string, need int) (string, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -79,13 +94,16 @@ func findBinaries(root string) (string, error) {
 	best, bin := 0, ""
 	for _, e := range entries {
 		version, err := strconv.Atoi(e.Name())
-		if err != nil || version < 15 || version <= best {
+		if err != nil || version < 15 || version <= best || need != 0 && version != need {
 			continue
 		}
 		dir := filepath.Join(root, e.Name(), "bin")
 		if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
 			best, bin = version, dir
 		}
+	}
+	if bin == "" && need != 0 {
+		return "", fmt.Errorf("the data folder's database is of PostgreSQL %d, which is not below %s: apt-get install postgresql-%d, or use another data folder", need, root, need)
 	}
 	if bin == "" {
 		return "", fmt.Errorf("no PostgreSQL 15 or newer below %s: run make setup, or apt-get install postgresql", root)

@@ -98,6 +98,7 @@ func TestReadRefuses(t *testing.T) {
 		"trailing":         {"p.json", `{"goal":"x","steps":[]} {}`, "after top-level value"},
 		"bad key":          {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {1: 2}}]", "line 2: the key 1 is not text"},
 		"no number":        {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {a: .nan}}]", "line 2: .nan is no number in JSON"},
+		"bytes":            {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {a: !!binary /w==}}]", "line 2: bytes have no form in JSON"},
 		"twice in yaml":    {"p.yaml", "goal: x\ngoal: y\n", "already defined"},
 		"twice in json":    {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"tool\":\"a\",\"inputs\":{\"tool\":[1]},\"tool\":\"b\"}]}", `line 2: the key "tool" is there twice`},
 		"json not UTF-8":   {"p.json", "{\"goal\":\"\xff\",\"steps\":[]}", "not UTF-8"},

@@ -35,12 +35,14 @@ func toJSON(body []byte) ([]byte, error) {
 }
 
 // tame makes dates the text that they are written as, for JSON has none, and
-// refuses keys and numbers that JSON cannot have.
+// refuses keys, numbers and bytes that JSON cannot have.
 func tame(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
 		switch n.ShortTag() {
 		case "!!timestamp":
 			n.Tag = "!!str"
+		case "!!binary": // whose bytes need not be text
+			return fmt.Errorf("line %d: bytes have no form in JSON: give them as text", n.Line)
 		case "!!float":
 			if word := strings.ToLower(strings.TrimLeft(n.Value, "+-")); word == ".nan" || word == ".inf" {
 				return fmt.Errorf("line %d: %s is no number in JSON", n.Line, n.Value)

@@ -238,7 +238,10 @@ func readFiles(specs []string) ([]inputFile, error) {
 			return nil, step.Errorf(step.KindInvalid, "--file %s: local:remote", spec)
 		}
 		local, remote := spec[:i], strings.TrimPrefix(spec[i+1:], "/workspace/")
-		if !fs.ValidPath(remote) || remote == "." {
+		if strings.HasSuffix(remote, "/") {
+			return nil, step.Errorf(step.KindInvalid, "--file %s: the remote path is that of a folder: name the file in it, too", spec)
+		}
+		if remote = path.Clean(remote); !fs.ValidPath(remote) || remote == "." {
 			return nil, step.Errorf(step.KindInvalid, "--file %s: the remote path must lie below the workspace", spec)
 		}
 		if slices.ContainsFunc(out, func(f inputFile) bool { return f.Path == remote }) {
@@ -272,6 +275,9 @@ func checkArtifacts(paths []string) error {
 	var names []string
 	for _, p := range paths {
 		name := path.Base(p)
+		if !utf8.ValidString(p) { // JSON would change it in silence
+			return step.Errorf(step.KindInvalid, "--artifact %s: is not UTF-8 text", strings.ToValidUTF8(p, "?"))
+		}
 		if name == "." || name == "/" || name == ".." {
 			return step.Errorf(step.KindInvalid, "--artifact %s: neither a file nor a folder below the workspace", p)
 		}

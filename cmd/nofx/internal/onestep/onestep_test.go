@@ -139,6 +139,8 @@ func TestPlanRefuses(t *testing.T) {
 		"a stray list":     {func(o *Options) { o.Network, o.Allow = "open", []string{"go"} }, step.KindInvalid, "--allow goes with"},
 		"no command":       {func(o *Options) { o.Command = nil }, step.KindInvalid, "no command"},
 		"bytes in command": {func(o *Options) { o.Command = []string{"printf", "\xff"} }, step.KindInvalid, "argument 2 is not UTF-8"},
+		"bytes in path":    {func(o *Options) { o.Artifacts = []string{"a\xff"} }, step.KindInvalid, "--artifact a?: is not UTF-8"},
+		"remote folder":    {func(o *Options) { o.Files = []string{plain + ":in/"} }, step.KindInvalid, "is that of a folder"},
 		"bytes in env":     {func(o *Options) { o.Env = []string{"A=\xff"} }, step.KindInvalid, "--env A: not UTF-8"},
 		"odd tool":         {func(o *Options) { o.Tool = "perl" }, step.KindInvalid, "--tool perl"},
 		"code in pieces":   {func(o *Options) { o.Tool = "python"; o.Command = []string{"a", "b"} }, step.KindInvalid, "one argument"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/planfile"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/rootfs"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/up"
@@ -80,11 +81,15 @@ func findRootfs(dir, root string) (string, error) {
 }
 
 func (a *app) up(ctx context.Context, cfg up.Config, work func(context.Context, up.Endpoint) error) error {
+	interrupt.IgnoreBrokenPipes() // a Ctrl-C ends `tee` as well, which must not be the end of what ends all else
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cfg.Self, cfg.BinDir = self, filepath.Dir(self)
+	cfg.Self, cfg.BinDir, cfg.Typed = self, filepath.Dir(self), up.Quote(self)
+	for _, arg := range a.Args {
+		cfg.Typed += " " + up.Quote(arg)
+	}
 	cfg.Dial = func(e up.Endpoint) (up.Probe, error) { return dial(e) }
 	// The children's logs are in their files; what the supervision has to say
 	// beyond progress matters only when something is wrong.
@@ -102,7 +107,7 @@ func (a *app) serve(dir string) func(context.Context, up.Endpoint) error {
 		err := a.print(map[string]string{"api_url": e.URL, "api_key": e.Key, "ca_file": e.CAFile, "logs": filepath.Join(filepath.Dir(filepath.Dir(e.CAFile)), "log")},
 			func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "API   %s  (browse %s/docs)\nkey   %s\nCA    %s\nlogs  %s\nshell set -a; . %s; set +a\n",
-					e.URL, e.URL, e.Key, e.CAFile, filepath.Join(dir, "log"), filepath.Join(dir, up.ClientEnv))
+					e.URL, e.URL, e.Key, e.CAFile, filepath.Join(dir, "log"), up.Quote(filepath.Join(dir, up.ClientEnv)))
 				return err
 			})
 		if err != nil {

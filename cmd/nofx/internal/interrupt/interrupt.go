@@ -14,24 +14,33 @@ import (
 var ErrInterrupted = errors.New("interrupted")
 
 // Watch returns a context that ends at the first SIGINT or SIGTERM, and a
-// channel that is closed at the second. A third kills the process. stop gives
-// the signals their usual meaning back.
+// channel that is closed at the second. A third kills the process. A terminal
+// that goes away asks for a good end, too, but never for a quick one: nobody
+// there has lost patience. stop gives the signals their usual meaning back.
 func Watch(parent context.Context) (ctx context.Context, again <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	hangup := make(chan os.Signal, 1)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		signal.Notify(hangup, syscall.SIGHUP)
+	}
 	second := make(chan struct{})
 	quit := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for n := 1; ; n++ {
+		for n := 0; ; {
 			select {
 			case <-quit:
 				return
+			case <-hangup:
+				cancel(ErrInterrupted)
+				n = max(n, 1)
+				continue
 			case <-signals:
 			}
-			if n == 1 {
+			if n++; n == 1 {
 				cancel(ErrInterrupted)
 				continue
 			}
@@ -42,6 +51,7 @@ func Watch(parent context.Context) (ctx context.Context, again <-chan struct{}, 
 	}()
 	return ctx, second, func() {
 		signal.Stop(signals)
+		signal.Stop(hangup)
 		close(quit)
 		<-done
 		cancel(nil)
@@ -49,5 +59,5 @@ func Watch(parent context.Context) (ctx context.Context, again <-chan struct{}, 
 }
 
 // IgnoreBrokenPipes makes writing to a reader that went away an error, where
-// it would end the process.
-func IgnoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }
+// it would end the process. Programs that it starts do not inherit that.
+func IgnoreBrokenPipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

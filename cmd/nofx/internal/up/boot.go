@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/nofx-run/nofx/cmd/nofx/internal/devcert"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/pglocal"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
@@ -94,10 +96,11 @@ func (s *System) startPostgres(ctx context.Context) error {
 }
 
 // shortSocket finds a path to the socket's folder that fits into a socket
-// address: the folder itself, else a link to it in /run.
+// address, and has no comma, which clients of Postgres take for the end of a
+// host: the folder itself, else a link to it in /run.
 func (s *System) shortSocket() error {
 	dir := s.pg.SocketDir()
-	if len(pglocal.SocketPath(dir)) <= pglocal.MaxSocketPath {
+	if len(pglocal.SocketPath(dir)) <= pglocal.MaxSocketPath && !strings.Contains(dir, ",") {
 		s.socketDir = dir
 		return nil
 	}
@@ -146,7 +149,7 @@ func (s *System) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(token, []byte(key+"\n"), 0o600)
+	return renameio.WriteFile(token, []byte(key+"\n"), 0o600)
 }
 
 // admin runs a nofx-api subcommand as the database's owner and returns what
@@ -222,6 +225,7 @@ func (s *System) startAPI(ctx context.Context) error {
 		return fmt.Errorf("nofx-api listens on %q: %w", s.endpoint.URL, err)
 	}
 	listen.set(u.Host)
+	s.endpoint.URL = reachable(u)
 	s.endpoint.CAFile = s.certs.CA
 	probe, err := s.cfg.Dial(s.endpoint)
 	if err != nil {
@@ -238,6 +242,16 @@ func (s *System) startAPI(ctx context.Context) error {
 	}
 	s.progress("nofx-api is up at %s", s.endpoint.URL)
 	return writeClientEnv(s.cfg.Dir, s.endpoint)
+}
+
+// reachable is where clients on this machine reach an API that listens at u:
+// all of its addresses are none that one connects to, or that a certificate is
+// for.
+func reachable(u *url.URL) string {
+	if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsUnspecified() {
+		u.Host = net.JoinHostPort("127.0.0.1", u.Port())
+	}
+	return u.String()
 }
 
 // listening waits for the line in the API's log that says where it listens.

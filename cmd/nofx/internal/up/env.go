@@ -22,16 +22,16 @@ type Endpoint struct {
 }
 
 func writeClientEnv(dir string, e Endpoint) error {
-	body := fmt.Sprintf("NOFX_API_URL=%s\nNOFX_API_KEY=%s\nNOFX_CA_FILE=%s\n", quote(e.URL), quote(e.Key), quote(e.CAFile))
+	body := fmt.Sprintf("NOFX_API_URL=%s\nNOFX_API_KEY=%s\nNOFX_CA_FILE=%s\n", Quote(e.URL), Quote(e.Key), Quote(e.CAFile))
 	return renameio.WriteFile(filepath.Join(dir, ClientEnv), []byte(body), 0o600)
 }
 
-// quote makes a value safe for a shell that reads the file with ".".
-func quote(s string) string {
+// Quote makes a word of a value for a shell, which reads the file with ".".
+func Quote(s string) string {
 	plain := strings.IndexFunc(s, func(r rune) bool {
 		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%", r)
 	}) < 0
-	if plain {
+	if plain && s != "" {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

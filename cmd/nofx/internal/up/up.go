@@ -24,6 +24,7 @@ type Config struct {
 	Listen string // HOST:PORT of the API; port 0 picks one
 	BinDir string // where nofxd, nofx-api and the plugins are
 	Self   string // the nofx executable
+	Typed  string // the command line, to be typed again
 	// Docker is the socket of a Docker Engine for the driver container; "" =
 	// DefaultDocker where that is there, NoDocker = none.
 	Docker string
@@ -81,7 +82,7 @@ type running struct {
 // New checks the configuration. Nothing is made or started yet.
 func New(cfg Config) (_ *System, err error) {
 	if os.Geteuid() != 0 {
-		return nil, step.Errorf(step.KindForbidden, "nofx up needs root to make sandboxes; type: sudo %s up", cfg.Self)
+		return nil, step.Errorf(step.KindForbidden, "nofx up needs root to make sandboxes; type: sudo %s", cfg.Typed)
 	}
 	if _, err := net.ResolveTCPAddr("tcp", cfg.Listen); err != nil {
 		return nil, step.Errorf(step.KindInvalid, "--listen %s: HOST:PORT is needed: %w", cfg.Listen, err)

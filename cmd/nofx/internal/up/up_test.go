@@ -304,7 +304,6 @@ func TestUpTellsWhyAChildDoesNotStart(t *testing.T) {
 	}
 }
 
-// An interrupt during the start ends what has started.
 // An address that cannot be listened on is found before anything starts.
 func TestUpRefusesAddress(t *testing.T) {
 	t.Parallel()
@@ -320,6 +319,7 @@ func TestUpRefusesAddress(t *testing.T) {
 	}
 }
 
+// An interrupt during the start ends what has started.
 func TestUpInterruptedAtItsStart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -346,10 +346,19 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// Below a deep folder the socket's own path would not fit.
+// Below a deep folder the socket's own path would not fit, and one with a comma
+// would be two.
 func TestUpInADeepFolder(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30), "data")
+	for name, folder := range map[string]string{"deep": strings.Repeat("deep/", 30), "comma": "a, b"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upByALink(t, filepath.Join(t.TempDir(), folder, "data"))
+		})
+	}
+}
+
+func upByALink(t *testing.T, dir string) {
 	var link string
 	s := newSystem(t, dir, binaries(t))
 	err := s.Run(t.Context(), func(context.Context, Endpoint) error {
@@ -364,6 +373,37 @@ func TestUpInADeepFolder(t *testing.T) {
 	}
 	if _, err := os.Lstat(link); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s stays: %v", link, err)
+	}
+}
+
+// An API that listens on all addresses is told by one that its certificate is
+// for, and keeps to all when it is started again.
+func TestUpOnAllAddresses(t *testing.T) {
+	t.Parallel()
+	for _, listen := range []string{"0.0.0.0:0", ":0"} {
+		dir := filepath.Join(t.TempDir(), "data")
+		s := newSystem(t, dir, binaries(t))
+		s.cfg.Listen = listen
+		err := s.Run(t.Context(), func(ctx context.Context, e Endpoint) error {
+			if !strings.HasPrefix(e.URL, "https://127.0.0.1:") {
+				t.Errorf("%s: the endpoint is %s", listen, e.URL)
+			}
+			probe, err := dialTest(e)
+			if err != nil {
+				return err
+			}
+			old := pid(t, dir, "nofx-api")
+			kill(t, old)
+			eventually(t, "the API comes back", func() bool { p := pid(t, dir, "nofx-api"); return p != 0 && p != old && healthy(ctx, probe) == nil })
+			env, err := os.ReadFile("/proc/" + strconv.Itoa(pid(t, dir, "nofx-api")) + "/environ")
+			if err != nil || bytes.Contains(env, []byte("NOFX_LISTEN=127.")) {
+				t.Errorf("%s: %q %v", listen, env, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", listen, err)
+		}
 	}
 }
 

@@ -127,9 +127,16 @@ func eventRow(e step.Event) []string {
 // followEvents prints events as they come and opens the stream again where it
 // broke off.
 func (a *app) followEvents(ctx context.Context, client *server, runID string) error {
-	after, ended := "", false
+	after, ended, away := "", false, false
+	if _, err := client.Run(ctx, runID); err != nil { // one that cannot be reached at all is not waited for
+		return err
+	}
 	for {
 		err := client.Events(ctx, runID, after, func(batch []step.Event) error {
+			if away {
+				a.say("the API is back")
+			}
+			away = false
 			for _, e := range batch {
 				after = e.ID
 				if a.json {
@@ -156,6 +163,9 @@ func (a *app) followEvents(ctx context.Context, client *server, runID string) er
 			return context.Cause(ctx)
 		case err != nil && !step.Is(err, step.KindUnavailable):
 			return err
+		case err != nil && !away:
+			away = true
+			a.say("%s", render.Clean(err.Error()))
 		}
 		// The stream ended between two events: look again, not at once.
 		timer := time.NewTimer(500 * time.Millisecond)

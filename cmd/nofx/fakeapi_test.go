@@ -312,7 +312,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 //	say OUT ERR CODE   writes and exits
 //	note NAME PATH     adds the worker's note about an artifact
 //	cat                writes its standard input
-//	keep NAME TEXT     leaves an artifact
+//	keep NAME TEXT [CODE]   leaves an artifact and exits
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
 //	vanish             the API is never there again
@@ -398,6 +398,9 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		r.write(s, wire.Stdout, in.Stdin)
 	case "keep":
 		r.keep(s, argv[1], argv[2])
+		if len(argv) > 3 {
+			code, _ = strconv.Atoi(argv[3])
+		}
 	case "note":
 		r.event("step.note", s.Name)
 		r.events[len(r.events)-1].Payload = map[string]any{"name": argv[1], "payload": map[string]any{"path": argv[2]}}

@@ -86,9 +86,8 @@ func findArtifact(ctx context.Context, client *server, name string) (wire.Artifa
 
 // saveAll downloads the artifacts that were asked for to the current folder, a
 // file under its base name and a folder under its own, and prints their hashes
-// on stderr.
-func (a *app) saveAll(ctx context.Context, client *server, asked []string, all []wire.ArtifactInfo) error {
-	var errs []error
+// on stderr. It returns what went wrong with any of them.
+func (a *app) saveAll(ctx context.Context, client *server, asked []string, all []wire.ArtifactInfo) (errs []error) {
 	for _, info := range all {
 		to, err := place(asked, info.Name)
 		if err == nil {
@@ -102,7 +101,7 @@ func (a *app) saveAll(ctx context.Context, client *server, asked []string, all [
 			fmt.Fprintf(a.Stderr, "%s  %s\n", info.SHA256, render.Clean(to))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // place is where an artifact goes, below the current folder.

@@ -30,7 +30,9 @@ type Env struct {
 
 // Main runs the command and returns its exit code.
 func Main(ctx context.Context, env Env) int {
-	app := &app{Env: env}
+	out := &kept{w: env.Stdout}
+	env.Stdout = out
+	app := &app{Env: env, out: out}
 	root := app.root()
 	root.SetArgs(env.Args)
 	root.SetIn(env.Stdin)
@@ -44,6 +46,7 @@ func Main(ctx context.Context, env Env) int {
 type app struct {
 	Env
 	json bool
+	out  *kept // what Env.Stdout is
 }
 
 func (a *app) root() *cobra.Command {

@@ -30,7 +30,7 @@ func (a *app) execCommand() *cobra.Command {
 			"text; --file brings other data in.",
 		Args: cobra.ArbitraryArgs,
 		RunE: run(func(cmd *cobra.Command, args []string) error {
-			if err := noneEmpty(cmd, "driver", "image", "isolation", "cpu", "memory", "pids", "disk", "output"); err != nil {
+			if err := noneEmpty(cmd, "driver", "image", "isolation", "profile", "cpu", "memory", "pids", "disk", "io", "output"); err != nil {
 				return err
 			}
 			o.Command = args
@@ -149,9 +149,21 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	if len(detail.Steps) != 1 {
 		return fmt.Errorf("run %s has %d steps, not one", created.ID, len(detail.Steps))
 	}
-	saved := a.saveAll(watch, client, plan.Steps[0].Artifacts, detail.Artifacts)
-	a.tellMissing(watch, client, created.ID, plan.Steps[0].Artifacts, detail.Artifacts)
-	return errors.Join(saved, a.conclude(detail, view.endLine))
+	asked := plan.Steps[0].Artifacts
+	if len(asked) > 0 {
+		view.endLine()
+	}
+	saved := a.saveAll(watch, client, asked, detail.Artifacts)
+	for _, err := range saved {
+		a.explain(err)
+	}
+	a.tellMissing(watch, client, detail, asked)
+	unwritten := a.unwritten()
+	// The verdict last, as its reader expects.
+	if err := a.conclude(detail, view.endLine); err != nil || len(saved) == 0 && !unwritten {
+		return err
+	}
+	return code(execOther)
 }
 
 // unserved is how long a step may wait before it is worth a word.

@@ -33,13 +33,42 @@ type code int
 
 func (c code) Error() string { return fmt.Sprintf("exit %d", int(c)) }
 
+// unsaid are the errors that were joined with a code, of which nothing was said
+// yet.
+func unsaid(err error) []error {
+	var c code
+	if !errors.As(err, &c) {
+		return []error{err}
+	}
+	var all []error
+	switch x := err.(type) { //nolint:errorlint // the tree itself is walked
+	case interface{ Unwrap() []error }:
+		for _, e := range x.Unwrap() {
+			all = append(all, unsaid(e)...)
+		}
+	case interface{ Unwrap() error }:
+		all = unsaid(x.Unwrap())
+	}
+	return all
+}
+
 // exit prints what is left to say about err and returns the exit code.
 func (a *app) exit(cmd *cobra.Command, err error) int {
+	if err == nil && a.unwritten() {
+		if cmd.Name() == "exec" {
+			return execOther
+		}
+		return exitSystem
+	}
 	if err == nil {
 		return exitOK
 	}
 	var c code
 	if errors.As(err, &c) {
+		for _, e := range unsaid(err) {
+			a.explain(e)
+		}
+		a.unwritten()
 		return int(c)
 	}
 	var acted *actionError

@@ -13,11 +13,16 @@ import (
 // tellMissing says what of the artifacts that were asked for did not come: what
 // the step did not leave, and what the worker did not take, for its size or
 // its number.
-func (a *app) tellMissing(ctx context.Context, client *server, runID string, asked []string, all []wire.ArtifactInfo) {
+func (a *app) tellMissing(ctx context.Context, client *server, detail wire.RunDetail, asked []string) {
+	all := detail.Artifacts
 	if len(asked) == 0 {
 		return
 	}
-	events, err := client.Timeline(ctx, runID)
+	if v := detail.Steps[0].Verdict; v == nil || v.Cause != step.CauseExit {
+		a.say("no artifacts: they are kept of a step that ends by its own exit")
+		return
+	}
+	events, err := client.Timeline(ctx, detail.Run.ID)
 	if err != nil { // what is there was saved; only the reasons are not known
 		a.say("why an artifact is missing: %s", render.Clean(err.Error()))
 	}

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -75,6 +77,8 @@ func TestRefusals(t *testing.T) {
 		"double name":             {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo"},{"name":"a","tool":"test:echo"}]`), nil, 422, "body.plan.steps[1].name"},
 		"cwd":                     {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"bash","inputs":{"command":"ls","cwd":"../../etc"}}]`), nil, 422, "body.plan.steps[0].inputs.cwd"},
 		"short idempotency key":   {"POST", "/api/runs", user, one, []string{"X-Idempotency-Key", "abcde"}, 400, "header.x-idempotency-key"},
+		"bad correlation id":      {"POST", "/api/runs", user, one, []string{"X-Correlation-Id", "order 7"}, 400, "header.x-correlation-id"},
+		"long correlation id":     {"GET", "/runs", user, "", []string{"X-Correlation-Id", strings.Repeat("x", 129)}, 400, "header.x-correlation-id"},
 		"project twice":           {"POST", "/api/runs", user, `{"projectId":"a","plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, []string{"X-Project-Id", "b"}, 422, "body.projectId"},
 		"bad project":             {"POST", "/api/runs", user, one, []string{"X-Project-Id", "a/b"}, 400, "header.x-project-id"},
 		"not JSON":                {"POST", "/api/runs", user, `{"plan":`, nil, 400, "body"},
@@ -134,6 +138,28 @@ func TestRefusals(t *testing.T) {
 				t.Error("no Allow header")
 			}
 		})
+	}
+}
+
+// A body in a form that HTTP does not know is the client's mistake.
+func TestBodyInNoForm(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	addr := strings.TrimPrefix(r.url, "https://")
+	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: r.roots}}).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /api/runs HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", addr, r.keys["acme user"])
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var p wire.Problem
+	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || resp.StatusCode != http.StatusBadRequest || p.Status != http.StatusBadRequest || !strings.HasPrefix(p.Detail, "body: ") {
+		t.Errorf("%d %+v %v", resp.StatusCode, p, err)
 	}
 }
 

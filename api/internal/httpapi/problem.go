@@ -107,7 +107,11 @@ func asProblem(ctx huma.Context, _ string, v any) (any, error) {
 		if len(fields) == 1 {
 			detail = strings.TrimPrefix(fields[0].Location+": ", ": ") + fields[0].Message
 		}
-		p = newProblem(e.Status, detail, fields)
+		status := callOf(ctx.Context()).ofBody(e.Status)
+		if status != e.Status {
+			detail, fields = "body: cannot be read to its end", nil
+		}
+		p = newProblem(status, detail, fields)
 	case *problem:
 		p = e
 	default:

@@ -30,6 +30,7 @@ type ok[T any] struct {
 // route registers an operation whose errors become problems.
 func route[I, O any](s *server, op huma.Operation, do func(context.Context, *I) (*O, error)) {
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		callOf(ctx).begun = true
 		out, err := do(ctx, in)
 		if err != nil {
 			return nil, of(err)
@@ -49,8 +50,8 @@ func who(ctx context.Context) auth.Principal { return callOf(ctx).who }
 type submitInput struct {
 	ProjectID      string `header:"X-Project-Id" doc:"the project, instead of the body's projectId"`
 	IdempotencyKey string `header:"X-Idempotency-Key" doc:"8 to 255 of A-Z a-z 0-9 _ -; a repeat within 24 h gives the first answer again"`
-	CorrelationID  string `header:"X-Correlation-Id" doc:"is kept with the run and in its events"`
-	RequestID      string `header:"X-Request-Id" doc:"is sent back"`
+	CorrelationID  string `header:"X-Correlation-Id" doc:"1 to 128 of A-Z a-z 0-9 . _ : / + = @ -; is kept with the run and in its events"`
+	RequestID      string `header:"X-Request-Id" doc:"the same; is sent back"`
 	Body           wire.SubmitRun
 	RawBody        []byte
 }

@@ -28,6 +28,8 @@ type call struct {
 	correlationID string
 	who           auth.Principal
 	cause         error // of a problem, for the log
+	cut           bool  // the body cannot be read to its end
+	begun         bool  // the operation has begun: all that it needs was read
 	control       *http.ResponseController
 }
 
@@ -67,8 +69,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
 
-// traceID is the header's value, or a new one when it is missing or cannot be
-// used.
+// traceID is the header's value, or a new one when it is missing or refused.
 func traceID(given string) string {
 	if idForm.MatchString(given) {
 		return given
@@ -76,6 +77,16 @@ func traceID(given string) string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// badTraceID is the header that is to be sent back and cannot be; "" = none is.
+func badTraceID(h http.Header) string {
+	for _, name := range []string{"x-request-id", "x-correlation-id"} {
+		if id := h.Get(name); id != "" && !idForm.MatchString(id) {
+			return name
+		}
+	}
+	return ""
 }
 
 const (
@@ -89,6 +100,7 @@ func (s *server) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		a := &answer{ResponseWriter: w}
+		badID := badTraceID(r.Header)
 		c := &call{path: r.URL.Path, requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
 		c.correlationID = r.Header.Get("X-Correlation-Id")
 		if !idForm.MatchString(c.correlationID) {
@@ -101,10 +113,14 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		r = canonical(r).WithContext(context.WithValue(r.Context(), callKey{}, c))
 		body := r.Body
-		r.Body = open{body}
+		r.Body = open{body, c}
 		_, route := s.mux.Handler(r)
 		func() {
 			defer s.recovered(a, r)
+			if badID != "" {
+				s.writeProblem(a, r, badRequest("header."+badID, "must be 1 to 128 of A-Z a-z 0-9 . _ : / + = @ -"))
+				return
+			}
 			if route == "" || !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) || !clean(r.URL) {
 				s.unrouted(a, r)
 				return
@@ -123,12 +139,6 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		s.observe(r, c, a.status, route, time.Since(begin))
 	})
 }
-
-// open is a body that stays open when its reader has enough of it; the server
-// closes it in the end.
-type open struct{ io.Reader }
-
-func (open) Close() error { return nil }
 
 // recovered answers after a panic; the connection is cut when the answer had
 // begun.
@@ -272,5 +282,5 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 		}
 		callOf(ctx.Context()).who = who
 	}
-	next(ctx)
+	next(readable{ctx})
 }

@@ -52,7 +52,7 @@ func TestPanics(t *testing.T) {
 
 	resp, body, err := get("/early")
 	var p wire.Problem
-	if err != nil || json.Unmarshal(body, &p) != nil || resp.StatusCode != 500 || resp.Header.Get("Content-Type") != problemType ||
+	if err != nil || json.Unmarshal(body, &p) != nil || resp.StatusCode != http.StatusInternalServerError || resp.Header.Get("Content-Type") != problemType ||
 		p.Status != 500 || p.RequestID != "req-7" || p.Instance != "/early" || strings.Contains(string(body), "secret") {
 		t.Errorf("%d %s %v", resp.StatusCode, body, err)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -35,4 +37,27 @@ func TestExitTellsWhatIsBeside(t *testing.T) {
 			t.Errorf("%s: %d %q, want %d %q", name, got, stderr.String(), tc.code, want)
 		}
 	}
+}
+
+// A reader that went away changes nothing; a disk that is full does.
+func TestReaderThatWentAway(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{{nil, false}, {&fs.PathError{Err: syscall.EPIPE}, false}, {&fs.PathError{Err: syscall.ENOSPC}, true}} {
+		out := &kept{w: failing{tc.err}}
+		if n, err := out.Write([]byte("x")); n != 1 && !tc.want || (err != nil) != tc.want || (out.err != nil) != tc.want {
+			t.Errorf("%v: %d %v, kept %v", tc.err, n, err, out.err)
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write(p []byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	return len(p), nil
 }

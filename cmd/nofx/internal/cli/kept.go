@@ -19,7 +19,10 @@ type kept struct {
 
 func (k *kept) Write(p []byte) (int, error) {
 	n, err := k.w.Write(p)
-	if err != nil && k.err == nil && !errors.Is(err, syscall.EPIPE) {
+	if errors.Is(err, syscall.EPIPE) {
+		return len(p), nil
+	}
+	if err != nil && k.err == nil {
 		k.err = err
 	}
 	return n, err

@@ -245,6 +245,27 @@ func TestUpOnce(t *testing.T) {
 	}
 }
 
+// Whoever reads what it prints may go away first, as `tee` does at a Ctrl-C: it
+// ends as it would, and leaves nothing.
+func TestUpWithoutAReader(t *testing.T) {
+	t.Parallel()
+	harness.OnceUnread(t, `{"goal":"red","steps":[{"name":"a","tool":"bash","inputs":{"command":"exit 9"}}]}`, 1)
+}
+
+// A terminal that goes away asks for the same as Ctrl-C, and its second signal
+// is no hurry.
+func TestUpDrainsWhenItsTerminalGoesAway(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	id := s.Submit(harness.Bash("short", "echo ready; sleep 2; echo done"))
+	s.WaitOutput(id, "short", "ready")
+	s.Hurry(syscall.SIGHUP)
+	s.Up()
+	if d := s.Wait(id); d.Run.Status != step.RunSucceeded || s.Step(d, "short").Attempt != 1 {
+		t.Errorf("the step was not let end: %+v", d)
+	}
+}
+
 // Ctrl-C while a step runs: it drains and leaves nothing.
 func TestUpEndsWithAStepRunning(t *testing.T) {
 	t.Parallel()

@@ -335,8 +335,38 @@ func (s *System) Hurry(sig syscall.Signal) {
 // on stdout. Nothing may be left on the host.
 func Once(t testing.TB, plan string, code int, out string) {
 	t.Helper()
+	s := &System{t: t, log: &buffer{}}
+	var stdout bytes.Buffer
+	if got := s.once(plan, &stdout, s.log); got != code || !strings.Contains(stdout.String(), out) {
+		t.Errorf("exit code %d, want %d; stdout %q, want %q in it", got, code, stdout.String(), out)
+		s.dumpLogs()
+	}
+	s.checkNothingLeft()
+}
+
+// OnceUnread is Once for a reader that goes away before anything is written.
+func OnceUnread(t testing.TB, plan string, code int) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_ = r.Close()
+	s := &System{t: t, log: &buffer{}}
+	if got := s.once(plan, w, w); got != code {
+		t.Errorf("exit code %d, want %d", got, code)
+		s.dumpLogs()
+	}
+	s.checkNothingLeft()
+}
+
+// once runs `nofx up --once` and gives its exit code.
+func (s *System) once(plan string, stdout, stderr io.Writer) int {
+	t := s.t
+	t.Helper()
 	dir := t.TempDir()
-	s := &System{t: t, Dir: filepath.Join(dir, "data"), Bin: binDir(t), log: &buffer{}}
+	s.Dir, s.Bin = filepath.Join(dir, "data"), binDir(t)
 	file := filepath.Join(dir, "plan.json")
 	if err := os.WriteFile(file, []byte(plan), 0o600); err != nil {
 		t.Fatal(err)
@@ -346,14 +376,9 @@ func Once(t testing.TB, plan string, code int, out string) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "nofx"), "up", "--data", s.Dir, "--listen", "127.0.0.1:0", "--once", file)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTime
-	var stdout bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, s.log
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	_ = cmd.Run()
-	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(stdout.String(), out) {
-		t.Errorf("exit code %d, want %d; stdout %q, want %q in it", got, code, stdout.String(), out)
-		s.dumpLogs()
-	}
-	s.checkNothingLeft()
+	return cmd.ProcessState.ExitCode()
 }
 
 // buffer is a bytes.Buffer that may be read while it is written.

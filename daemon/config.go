@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -178,7 +179,7 @@ func (c Config) pluginKey() (key pluginmanifest.PublicKey, err error) {
 		return key, err
 	}
 	defer f.Close()
-	if err := pluginmanifest.CheckOwner(f); err != nil {
+	if err := errors.Join(pluginmanifest.CheckOwner(f), pluginmanifest.CheckParents(c.PluginKeyFile)); err != nil {
 		return key, err
 	}
 	data, err := bounded.File(f, maxConfig)

@@ -254,6 +254,7 @@ func TestPluginKey(t *testing.T) {
 		"writable by group": {"key.pub", want.Encode(), func(p string) error { return os.Chmod(p, 0o664) }, "can be written by others"},
 		"foreign-owned":     {"key.pub", want.Encode(), func(p string) error { return os.Chown(p, 65534, -1) }, "does not belong to root"},
 		"beside plugins":    {"plugins/key.pub", want.Encode(), nil, "beside what it vouches for"},
+		"folder above":      {"key.pub", want.Encode(), func(p string) error { return os.Chmod(filepath.Dir(p), 0o775) }, "can be written by others"},
 		"garbage":           {"key.pub", []byte("hello"), nil, "not a public key"},
 		"missing":           {"key.pub", want.Encode(), os.Remove, "no such file"},
 	} {

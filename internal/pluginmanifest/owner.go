@@ -2,6 +2,7 @@ package pluginmanifest
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,24 +45,104 @@ func checkOwner(path string, st unix.Stat_t) error {
 	return nil
 }
 
+// maxEntries bounds what is looked at below one folder.
+const maxEntries = 100_000
+
 // CheckFolder is CheckOwner for a folder of plugins and for what lies in it
-// beside them: programs that they start, modules of one that is interpreted. The
-// plugins themselves are not looked at, nor the manifest, which has its signature.
+// beside them: programs that they start, modules of one that is interpreted, and
+// what links lead to; and CheckParents for all of it. The plugins themselves are
+// not looked at, nor the manifest, which has its signature.
 func CheckFolder(dir string) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	if err := CheckParents(dir); err != nil {
+		return err
+	}
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	c := folderCheck{dir: dir, seen: map[string]bool{}}
+	return c.tree(dir)
+}
+
+// folderCheck is one CheckFolder under way.
+type folderCheck struct {
+	dir     string
+	seen    map[string]bool // trees
+	entries int
+}
+
+// tree looks at a file, or at a folder and all that is in it. No part of its
+// path is a link.
+func (c *folderCheck) tree(root string) error {
+	if c.seen[root] {
+		return nil
+	}
+	c.seen[root] = true
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if c.entries++; c.entries > maxEntries {
+			return fmt.Errorf("%s: it and what its links lead to hold more than %d files", c.dir, maxEntries)
+		}
 		var st unix.Stat_t
 		switch {
-		case err == nil && filepath.Dir(path) == dir && (strings.HasPrefix(d.Name(), Prefix) || d.Name() == Name || d.Name() == SignatureName):
+		case err == nil && filepath.Dir(path) == c.dir && (strings.HasPrefix(d.Name(), Prefix) || d.Name() == Name || d.Name() == SignatureName):
 			return nil
+		case err == nil && d.Type()&fs.ModeSymlink != 0:
+			return c.link(path)
 		case err == nil:
-			err = unix.Stat(path, &st) // of what a link leads to
+			err = unix.Lstat(path, &st)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it is being replaced, or leads nowhere
+			return nil // it is being replaced
 		}
 		if err != nil {
 			return &fs.PathError{Op: "stat", Path: path, Err: err}
 		}
 		return checkOwner(path, st)
 	})
+}
+
+// link looks at what a link leads to, if anything.
+func (c *folderCheck) link(path string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := CheckParents(target); err != nil {
+		return err
+	}
+	return c.tree(target)
+}
+
+// CheckParents refuses a path when somebody else than root, or who we are, could
+// put another file in its place: *OwnershipError. Every folder above it is looked
+// at, as the path is written and as its links lead. One that all may write to, but
+// in which nobody can touch another's files, such as /tmp, will do.
+func CheckParents(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, at := range []string{path, real} {
+		for at != "/" {
+			at = filepath.Dir(at)
+			var st unix.Stat_t
+			if err := unix.Stat(at, &st); err != nil {
+				return &fs.PathError{Op: "stat", Path: at, Err: err}
+			}
+			if st.Mode&unix.S_ISVTX != 0 {
+				st.Mode &^= 0o022
+			}
+			if err := checkOwner(at, st); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -100,6 +100,10 @@ func checkOwner(f *os.File, cfg Config) error {
 		if err != nil {
 			return ownerRefusal(err)
 		}
+		// It may be a link, and one that is interpreted is read by its path.
+		if err := pluginmanifest.CheckParents(f.Name()); err != nil {
+			return ownerRefusal(err)
+		}
 		// Nobody signs what it starts or reads beside it.
 		return ownerRefusal(pluginmanifest.CheckFolder(cfg.Dir))
 	}

@@ -113,6 +113,16 @@ func TestRefusedPlugins(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		"folder above writable": {reason: reasonWritable, all: true, spoil: chmod("..", 0o775)},
+		"a link to a folder that all may write to": {reason: reasonWritable, spoil: func(t *testing.T, dir string) {
+			t.Helper()
+			elsewhere := filepath.Join(filepath.Dir(dir), "elsewhere")
+			plugin := filepath.Join(dir, prefix+"envy")
+			if err := errors.Join(os.Mkdir(elsewhere, 0o755), os.Chmod(elsewhere, 0o777), os.Rename(plugin, filepath.Join(elsewhere, "envy")),
+				os.Symlink(filepath.Join(elsewhere, "envy"), plugin)); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		"a link to nothing":      {reason: "", spoil: func(t *testing.T, dir string) { t.Helper(); _ = os.Symlink("nowhere", filepath.Join(dir, "link")) }},
 		"garbage as a signature": {reason: reasonSignature, all: true, spoil: garbage(pluginmanifest.SignatureName)},
 		"oversized manifest":     {reason: reasonManifest, all: true, spoil: garbage(pluginmanifest.Name)},

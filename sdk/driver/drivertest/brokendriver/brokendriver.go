@@ -212,6 +212,13 @@ func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) err
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	if d.defect == "healthy-once" {
+		if err := sink(driver.Health{Healthy: true}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return d.careless.Health(ctx, sink)
 }
 

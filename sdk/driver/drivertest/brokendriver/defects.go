@@ -28,6 +28,7 @@ func Defects() map[string][]string {
 		"forgets-exits":                {"RestartAfterExit"},
 		"forgets-stdin":                {"Stdin"},
 		"given-up-is-lost":             {"CancelledAtEveryStage"},
+		"healthy-once":                 {"HealthGoesOn"},
 		"holds-output":                 {"OutputComesAsItIsWritten"},
 		"ids-are-used-up":              {"CreateAfterDestroy"},
 		"ignores-caps":                 {"MemoryCap", "PidsCap", "DiskCap"},

@@ -23,7 +23,7 @@ func describeCases() []testCase {
 			}
 			known := append(driver.Capabilities{
 				driver.CapHost, driver.CapFiles, driver.CapTTY, driver.CapMultiExec, driver.CapReattach,
-				driver.CapLease, driver.CapStats, driver.CapInvoke,
+				driver.CapLease, driver.CapStats, driver.CapInvoke, driver.CapTenant,
 			}, capOfSpec()...)
 			for _, c := range d.Capabilities {
 				if !known.Has(c) {
@@ -76,6 +76,23 @@ func describeCases() []testCase {
 			}
 			if !first.Healthy {
 				t.Errorf("the driver is not healthy: %s", first.Message)
+			}
+		}},
+		{"HealthGoesOn", func(t T, fx *fixture) {
+			// The contract's 10 s, and something for a busy machine: the daemon
+			// kills a driver that is silent for 35 s.
+			within := 10*time.Second + time.Duration(fx.Patience*float64(3*time.Second))
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			n := 0
+			err := fx.d.Health(ctx, func(driver.Health) error {
+				if n++; n == 2 {
+					cancel()
+				}
+				return nil
+			})
+			if n < 2 {
+				t.Errorf("health came %d times within %v (%v); at least every 10 s is wanted", n, within, err)
 			}
 		}},
 		{"Metrics", func(t T, fx *fixture) {

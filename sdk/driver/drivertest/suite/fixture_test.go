@@ -44,3 +44,20 @@ func TestLostCreationsAreRemoved(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
+
+// A driver may declare whatever the SDK has a name for.
+func TestDescribeKnowsTenant(t *testing.T) {
+	t.Parallel()
+	caps := append(memdriver.AllCapabilities(), driver.CapTenant)
+	f := Factory{Programs: InMemory(), Open: func(T) Instance {
+		return Instance{Driver: memdriver.New(memdriver.NewWorld(), memdriver.Options{Capabilities: caps})}
+	}}
+	for _, c := range Cases() {
+		if c.Name != "Describe" {
+			continue
+		}
+		if r := Try(t.Context(), c.Name, c.Group, time.Minute, func(t T) { c.Run(t, f) }); r.Status != Passed {
+			t.Errorf("%+v", r)
+		}
+	}
+}

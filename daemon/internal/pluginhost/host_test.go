@@ -259,6 +259,37 @@ func TestSwappedBinary(t *testing.T) {
 	r.infoOf(t, "crash", "tried again", func(i wire.DriverInfo) bool { return strings.Contains(i.Message, "being restarted") })
 }
 
+// A file that was replaced while the one before it was tried for the last time
+// is not quarantined for what that one did.
+func TestReplacedDuringTheLastTry(t *testing.T) {
+	t.Parallel()
+	var dir string
+	starts := make(chan int, 10)
+	n := 0
+	start(t, []string{"silent"}, func(c *Config) {
+		dir = c.Dir
+		c.QuarantineAfter, c.Timeouts.Start = 1, 500*time.Millisecond
+		c.Place = func(string, int) error {
+			if n++; n == 2 {
+				install(t, dir, "silent", []byte("another one"))
+			}
+			starts <- n
+			return nil
+		}
+	})
+	late := time.After(20 * time.Second)
+	for {
+		select {
+		case n := <-starts:
+			if n == 3 {
+				return
+			}
+		case <-late:
+			t.Fatal("the new file is not tried")
+		}
+	}
+}
+
 func TestEndOfLeakyAndStubborn(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"leaky", "stubborn", "sick"}, func(c *Config) { c.Timeouts.Stop = 500 * time.Millisecond })

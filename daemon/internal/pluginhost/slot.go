@@ -65,7 +65,7 @@ func (s *slot) run(ctx context.Context, tried func()) {
 	}
 	deaths := 0
 	for ctx.Err() == nil {
-		stable, err := s.once(ctx, tried)
+		stable, of, err := s.once(ctx, tried)
 		tried()
 		if ctx.Err() != nil {
 			break
@@ -77,7 +77,7 @@ func (s *slot) run(ctx context.Context, tried func()) {
 		refused := s.blame(err, "the plugin is not running", "deaths", deaths)
 		switch {
 		case refused || deaths > s.cfg.QuarantineAfter:
-			s.quarantine(ctx, err)
+			s.quarantine(ctx, of, err)
 			deaths = 0
 		case deaths == 1:
 			pauses.Reset()
@@ -108,14 +108,16 @@ func (s *slot) blame(err error, what string, more ...any) bool {
 }
 
 // once runs a process from its start to its end, and those that take its place
-// meanwhile. It gives why the last one ended, and whether it had run for long.
-func (s *slot) once(ctx context.Context, ready func()) (stable bool, _ error) {
+// meanwhile. It gives why the last one ended, of which files it was, and whether
+// it had run for long.
+func (s *slot) once(ctx context.Context, ready func()) (stable bool, of filesID, _ error) {
+	of = filesOf(s.cfg, s.name)
 	p, err := s.start(ctx, nil)
 	if err == nil {
 		err = s.admit(ctx, p)
 	}
 	if err != nil {
-		return false, err
+		return false, of, err
 	}
 	ready()
 	for {
@@ -123,7 +125,7 @@ func (s *slot) once(ctx context.Context, ready func()) (stable bool, _ error) {
 		if next == nil {
 			s.down("it is not running")
 			p.stop()
-			return time.Since(p.started) >= s.cfg.Timeouts.Stable, err
+			return time.Since(p.started) >= s.cfg.Timeouts.Stable, p.files, err
 		}
 		s.retire(p)
 		p = next
@@ -188,15 +190,15 @@ func (s *slot) announce(p *process) {
 	}
 }
 
-// quarantine leaves the plugin alone until its file, its manifest or its
-// configuration changes, the host is told to reload, or the time is up.
-func (s *slot) quarantine(ctx context.Context, why error) {
-	before := filesOf(s.cfg, s.name)
+// quarantine leaves the plugin alone until its files are others than those that
+// were tried, its configuration changes, the host is told to reload, or the time
+// is up.
+func (s *slot) quarantine(ctx context.Context, of filesID, why error) {
 	until := time.Now().Add(s.cfg.QuarantineFor)
 	s.log.Error("the plugin is quarantined", "err", why, "until", until)
 	reason, _ := refusedFor(why)
 	s.giveUp(fmt.Sprintf("quarantined until its file changes or %s: %v", until.UTC().Format(time.RFC3339), why), reason, until)
-	for ctx.Err() == nil && time.Now().Before(until) && filesOf(s.cfg, s.name) == before {
+	for ctx.Err() == nil && time.Now().Before(until) && filesOf(s.cfg, s.name) == of {
 		if woken := s.rest(ctx, min(2*time.Second, time.Until(until))); woken {
 			break
 		}

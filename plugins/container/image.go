@@ -54,27 +54,57 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 	}
 	unlock, err := d.pulls.Lock(ctx, full) // one pull of an image at a time
 	if err != nil {
-		return "", err
+		return "", wrong("pull "+full+", which is under way", err)
 	}
-	defer unlock()
 	id, err := s.engine.image(ctx, full)
+	switch {
+	case err != nil:
+	case s.config.Pull == PullNever && id == "":
+		err = step.Errorf(step.KindNotFound, "image %s is not on this host, and the policy is not to fetch it", full)
+	case s.config.Pull == PullNever, s.config.Pull == PullMissing && id != "":
+		d.used(s, id, false)
+	default:
+		return d.fetch(ctx, s, full, unlock)
+	}
+	unlock()
 	if err != nil {
 		return "", err
 	}
-	switch {
-	case s.config.Pull == PullNever && id == "":
-		return "", step.Errorf(step.KindNotFound, "image %s is not on this host, and the policy is not to fetch it", full)
-	case s.config.Pull == PullNever, s.config.Pull == PullMissing && id != "":
-		d.used(s, id, false)
-		return id, nil
+	return id, nil
+}
+
+// fetch pulls an image and gives its id. The pull may take longer than the call
+// that needs it: it then goes on, for the next one to wait for or to find done.
+func (d *Driver) fetch(ctx context.Context, s *setup, full string, unlock func()) (string, error) {
+	type pulled struct {
+		id  string
+		err error
 	}
+	done := make(chan pulled, 1)
+	go func() {
+		defer unlock()
+		ctx, cancel := lasting(ctx, pullTimeout+askTimeout)
+		defer cancel()
+		id, err := d.pull(ctx, s, full)
+		done <- pulled{id, err}
+	}()
+	select {
+	case p := <-done:
+		return p.id, p.err
+	case <-ctx.Done():
+		return "", wrong("pull "+full+", which goes on", ctx.Err())
+	}
+}
+
+func (d *Driver) pull(ctx context.Context, s *setup, full string) (string, error) {
 	began := time.Now()
-	err = s.engine.pull(ctx, full)
+	err := s.engine.pull(ctx, full)
 	d.counts.pull(time.Since(began), err)
 	if err != nil {
 		return "", err
 	}
-	if id, err = s.engine.image(ctx, full); err != nil {
+	id, err := s.engine.image(ctx, full)
+	if err != nil {
 		return "", err
 	}
 	if id == "" {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/internal/testdocker"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -28,6 +29,7 @@ type registry struct {
 
 	mu    sync.Mutex
 	pulls int
+	slow  chan struct{} // layers are sent once it is closed; nil = at once
 }
 
 func digest(b []byte) string {
@@ -69,6 +71,13 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Docker-Content-Digest", digest(r.manifest))
 		_, _ = w.Write(r.manifest)
 	case strings.Contains(req.URL.Path, "/blobs/") && r.blobs[last] != nil:
+		if req.Method == http.MethodGet && r.slow != nil {
+			select {
+			case <-r.slow:
+			case <-req.Context().Done():
+				return
+			}
+		}
 		_, _ = w.Write(r.blobs[last])
 	case req.URL.Path == "/v2/":
 		_, _ = w.Write([]byte("{}"))
@@ -96,6 +105,40 @@ func removeImage(t *testing.T, name string) {
 			t.Error(err)
 		}
 	})
+}
+
+// A pull takes as long as it takes: a creation that is given up meanwhile does not
+// end it, and the next one finds what it brought.
+func TestPullOutlivesTheCall(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t, t.Name())
+	r.slow = make(chan struct{})
+	image := r.name("team/large") + ":1"
+	removeImage(t, image)
+	d := configured(t, func(c *Config) { c.Pull = PullMissing })
+	spec := newSpec(t, on(image))
+	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := d.Create(short, spec); !step.Is(err, step.KindUnavailable) {
+		t.Fatalf("create whose image does not come: %v", err)
+	}
+	before := r.asked()
+	if before == 0 {
+		t.Fatal("the registry was not asked")
+	}
+	close(r.slow)
+	h, err := d.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Destroy(context.Background(), h); err != nil {
+			t.Error(err)
+		}
+	})
+	if r.asked() != before {
+		t.Errorf("the image was asked for %d times, and %d before the first call was given up", r.asked(), before)
+	}
 }
 
 func TestPullPolicies(t *testing.T) {

@@ -340,14 +340,33 @@ func (a *attempt) once(ctx context.Context, d driver.Driver, out *output, about 
 		}
 		return out.write(e)
 	}
+	// The driver ends the step at its time. One that does not, though it is well
+	// by its own account, would hold the step, and the lease with it, for ever.
+	calling, cancel := a.timely(ctx)
+	defer cancel()
 	var err error
 	if found {
-		err = d.Attach(ctx, h, mainExec, out.resume(), sink)
+		err = d.Attach(calling, h, mainExec, out.resume(), sink)
 	} else {
-		err = a.start(ctx, d, h, sink, about)
+		err = a.start(calling, d, h, sink, about)
+	}
+	if err != nil && ctx.Err() == nil && calling.Err() != nil {
+		return nil, step.Errorf(step.KindInternal, "it did not end the step %v after its time: %w", a.w.overdue, err)
 	}
 	if err == nil && exit == nil {
 		err = step.Errorf(step.KindUnavailable, "the driver's stream ended without an exit")
 	}
 	return exit, err
+}
+
+// mostOverdue is how long after a step's time and grace its driver may still be
+// at it.
+const mostOverdue = 5 * time.Minute
+
+// timely bounds the call that a step's end is waited for in.
+func (a *attempt) timely(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.lease.TimeoutMS <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, ms(a.lease.TimeoutMS)+ms(a.lease.GraceMS)+a.w.overdue)
 }

@@ -39,6 +39,7 @@ type plugins struct {
 	dirs map[string]string // of workspaces, by sandbox
 	away bool
 	lose int                // calls of Destroy that do not arrive
+	deaf bool               // its execs do not end
 	sick bool               // it says of itself that it is not healthy
 	cut  context.CancelFunc // ends the streams of the process that runs now
 	live context.Context
@@ -116,6 +117,10 @@ func (p *plugins) Create(ctx context.Context, spec driver.Spec) (driver.Handle, 
 }
 
 func (p *plugins) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec, sink driver.Sink) error {
+	if p.deaf {
+		<-ctx.Done()
+		return &step.Error{Kind: step.KindUnavailable, Message: "the call was given up", Err: ctx.Err()}
+	}
 	if p.works != nil {
 		p.mu.Lock()
 		dir := p.dirs[h.ID]
@@ -187,10 +192,11 @@ type rig struct {
 	most int64 // bytes of a layer
 	boot string
 
-	w      *Worker
-	ledger *ledger.Ledger
-	stop   context.CancelFunc
-	ended  chan error
+	overdue time.Duration // of the worker; 0 = its own
+	w       *Worker
+	ledger  *ledger.Ledger
+	stop    context.CancelFunc
+	ended   chan error
 }
 
 // newRig starts it; before may change the parts.
@@ -238,6 +244,9 @@ func (r *rig) start(slots int) {
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
 		LayerBytes: r.most, Boot: r.boot,
 	})
+	if r.overdue > 0 {
+		r.w.overdue = r.overdue
+	}
 	if r.room > 0 {
 		r.w.artifactRoom = r.room
 	}

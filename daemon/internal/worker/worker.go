@@ -84,7 +84,8 @@ type Worker struct {
 	drain    sync.Once
 	idle     *idle // counts attempts that have not ended
 
-	artifactRoom int64 // bytes of one step's artifacts in all
+	artifactRoom int64         // bytes of one step's artifacts in all
+	overdue      time.Duration // that an exec may take beyond its time and grace, its output's way here included
 
 	placing keylock.Locks // runs whose workspace is looked for or put together
 	saving  keylock.Locks // runs whose workspace is saved, until the API has the verdict
@@ -112,7 +113,7 @@ func New(cfg Config) *Worker {
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
 		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
-		artifactRoom: maxArtifactsSize, shots: make(chan struct{}, mostShots), large: make(chan struct{}, mostLarge),
+		artifactRoom: maxArtifactsSize, overdue: mostOverdue, shots: make(chan struct{}, mostShots), large: make(chan struct{}, mostLarge),
 		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, ends: map[string]map[string]driver.Deadline{}, going: map[string]chan struct{}{},
 	}
 }

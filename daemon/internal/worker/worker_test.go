@@ -156,6 +156,21 @@ func TestPluginDiesInMidStep(t *testing.T) {
 	r.left()
 }
 
+// A driver that is well by its own account and does not end a step, long after
+// the step's time, ends it as a driver's error: it must not run for ever.
+func TestDriverForgetsTheTimeout(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig) { r.plugins.deaf, r.overdue = true, 200*time.Millisecond })
+	l := lease("a", "mem", "count", "3", "0")
+	l.TimeoutMS = 100
+	r.api.submit(l)
+	v := r.api.verdict("a").verdict.Verdict
+	if v.Cause != step.CauseDriverError || !strings.Contains(v.Message, "did not end the step") {
+		t.Errorf("%+v", v)
+	}
+	r.left()
+}
+
 // The plugin dies when the step has ended: its sandbox goes as soon as the
 // plugin is back, and does not wait for a sweep.
 func TestPluginDiesBeforeDestroy(t *testing.T) {

@@ -27,26 +27,33 @@ func (t *Tree) PlacePlugin(name string, pid int) error {
 		if err != nil {
 			return err
 		}
-		return place(filepath.Join(host, child), pid, [2]string{"memory.max", memory}, [2]string{"pids.max", tasks})
+		return place(filepath.Join(host, child), pid, [][2]string{{"memory.max", memory}, {"pids.max", tasks}}, [2]string{"memory.swap.max", "0"})
 	}
 	for controller, dir := range t.ctl {
 		var limits [][2]string
+		var swap [2]string
 		switch controller {
 		case "memory":
 			limits = [][2]string{{"memory.limit_in_bytes", memory}}
+			swap = [2]string{"memory.memsw.limit_in_bytes", memory} // memory and swap together
 		case "pids":
 			limits = [][2]string{{"pids.max", tasks}}
 		}
-		if err := place(filepath.Join(dir, child), pid, limits...); err != nil {
+		if err := place(filepath.Join(dir, child), pid, limits, swap); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func place(dir string, pid int, limits ...[2]string) error {
+// place makes the group, if need be, and puts the process into it. swap is set
+// where the kernel accounts for it: without, what leaks goes there.
+func place(dir string, pid int, limits [][2]string, swap [2]string) error {
 	if err := exists(os.Mkdir(dir, 0o755)); err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, swap[0])); swap[0] != "" && err == nil {
+		limits = append(limits, swap)
 	}
 	for _, l := range append(limits, [2]string{"cgroup.procs", strconv.Itoa(pid)}) {
 		if err := write(filepath.Join(dir, l[0]), l[1]); err != nil {

@@ -51,6 +51,59 @@ func TestCapabilitiesDecide(t *testing.T) {
 	}
 }
 
+// What one worker cannot do another one gets, whichever asks first; when there is
+// no such other, or the run is bound to that one, the step ends.
+func TestCapabilitiesOfOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	lesser := r.worker("lesser", offering("local", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "files" })...))
+	better := r.worker("better", offering("local", able...))
+	const files = `{"name":"a","tool":"exec","inputs":{"argv":["cat","x"],"files":[{"path":"x","content":"y"}]}`
+	run := r.submit(`[` + files + `},{"name":"b","tool":"test:echo","workspace":"step"}]`)
+	got := lesser.claim(4, 0)
+	if len(got) != 1 || got[0].StepName != "b" {
+		t.Fatalf("the lesser one got %+v", got)
+	}
+	lesser.finish(got[0], exit(0))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	l := better.one()
+	if l.StepName != "a" || l.Attempt != 1 {
+		t.Errorf("the better one got %+v", l)
+	}
+	better.finish(l, exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+
+	// What shares a workspace with a step that the lesser one has done is nobody
+	// else's.
+	bound := r.submit(`[{"name":"z","tool":"test:echo"},` + files + `,"depends_on":["z"]}]`)
+	got = lesser.claim(4, 0)
+	if len(got) != 1 || got[0].StepName != "z" {
+		t.Fatalf("the lesser one got %+v", got)
+	}
+	lesser.finish(got[0], exit(0))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	if d := r.run(bound.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil || !strings.Contains(d.Steps[1].Verdict.Message, "lacks the capability files") {
+		t.Errorf("%+v", d)
+	}
+
+	// When the better one is not healthy any more, the lesser one's word decides.
+	better.drivers = []wire.DriverInfo{{Name: "local", Message: "ill"}}
+	better.register("better")
+	alone := r.submit(`[` + files + `}]`)
+	if got := lesser.claim(4, 0); len(got) != 0 {
+		t.Errorf("got %+v", got)
+	}
+	if d := r.run(alone.ID); d.Run.Status != step.RunFailed {
+		t.Errorf("%+v", d)
+	}
+}
+
 // What one claim takes is judged step by step; a claim of which nothing was
 // left is as good as new.
 func TestRefusedStepsSpareTheOthers(t *testing.T) {

@@ -39,8 +39,8 @@ type picture struct {
 	known   map[string]plan.Driver
 	workers map[string]bool                  // alive, by id
 	hosts   map[string]host                  // by the worker's id
-	spots   map[string][]spot                // by driver
-	able    map[string][]driver.Capabilities // of healthy ones on live workers, by driver
+	spots   map[string][]spot                // of healthy ones on live workers, by driver
+	able    map[string][]driver.Capabilities // of those, likewise
 }
 
 // host is a worker: its region, and those of its drivers.
@@ -73,6 +73,21 @@ func (w *Workers) Unable(ctx context.Context, l wire.Lease, shares bool) (driver
 		}
 	}
 	return missing, nil
+}
+
+// Able reports whether a live worker has the lease's driver healthy, with all that
+// it needs, in a region; "" = in any.
+func (w *Workers) Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error) {
+	p, err := w.look(ctx, true)
+	if err != nil {
+		return false, err
+	}
+	for i, have := range p.able[l.Driver] {
+		if (region == "" || p.spots[l.Driver][i].region == region) && admission.Missing(l, shares, have) == "" {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {

@@ -59,14 +59,14 @@ func TestClaimPlan(t *testing.T) {
 		exec(t, system, "SET "+name+" = "+value)
 	}
 	ids := []string{"att-1", "att-2", "att-3", "att-4"}
-	sql := statement(t, "claim.sql", "Claim", "attempt_ids", "worker_id", "claim_id", "lease_seconds", "drivers", "regions", "region", "spent", "reach", "most", "layers")
+	sql := statement(t, "claim.sql", "Claim", "attempt_ids", "worker_id", "claim_id", "lease_seconds", "drivers", "regions", "region", "spent", "reach", "most", "layers", "unfit")
 	tx, err := system.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) "+sql,
-		ids, "w-alpha", "claim-1", 30.0, []string{"local"}, []string{"here"}, "here", []string{}, 8, 4, true)
+		ids, "w-alpha", "claim-1", 30.0, []string{"local"}, []string{"here"}, "here", []string{}, 8, 4, true, []string{"another"})
 	if err != nil {
 		t.Fatal(err)
 	}

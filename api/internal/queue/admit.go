@@ -67,26 +67,31 @@ type refusal struct {
 
 // judgeLeases tells the leases that the worker can do from those that it cannot,
 // and from those whose command cannot be opened. What a claim took before is
-// judged already, but for that.
-func (q *Queue) judgeLeases(rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (good []wire.Lease, bad []refusal, err error) {
+// judged already, but for that. others are those that it cannot do and another
+// worker may.
+func (q *Queue) judgeLeases(worker string, rows []pgdb.LeasesOfClaimRow, have map[string]offer, judged bool) (good []wire.Lease, bad []refusal, others []unfit, err error) {
 	good = make([]wire.Lease, 0, len(rows))
 	for _, r := range rows {
 		l, err := leaseOf(r)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if l.Command, err = q.commandOf(r); err != nil {
 			bad = append(bad, unopened(l, err))
 			continue
 		}
 		if missing := admission.Missing(l, r.Shares, have[l.Driver].caps); missing != "" && !judged {
+			if !q.left.nobody(worker, l.StepID) {
+				others = append(others, unfit{l, r.Shares, r.Placed})
+				continue
+			}
 			bad = append(bad, refusal{l, step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,
 				Message: "the driver " + l.Driver + " lacks the capability " + string(missing)}, "no other try would fare better"})
 			continue
 		}
 		good = append(good, l)
 	}
-	return good, bad, nil
+	return good, bad, others, nil
 }
 
 // unopened refuses a lease whose command is not there any more. It is the API that
@@ -96,8 +101,7 @@ func unopened(l wire.Lease, why error) refusal {
 	return refusal{l, step.Verdict{Cause: step.CausePolicy, Attested: step.AttestedKernel, Message: text}, text}
 }
 
-// refuse ends leases that a claim has just taken, for good: the next worker
-// with that driver would get them no sooner.
+// refuse ends leases that a claim has just taken, for good: no worker can do them.
 func refuse(ctx context.Context, db *pgdb.Queries, p pgdb.RefuseAttemptsParams, bad []refusal) (*change, error) {
 	fences := make([]wire.Fence, len(bad))
 	why := make(map[string]refusal, len(bad))

@@ -119,6 +119,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	slices.Sort(ids) // a worker begins what it gets in the order of the queue
 	var leases []wire.Lease
 	var refused *change
+	var others []unfit
 	again := false
 	err := q.inTurn(ctx, in.Max, func(db *pgdb.Queries) error {
 		leases, refused, again = []wire.Lease{}, nil, false
@@ -141,7 +142,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if !used {
 			drivers, regions := toldOf(in.Drivers, have)
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID, LeaseSeconds: seconds(q.cfg.Lease),
-				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers})
+				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers, Unfit: q.left.list(in.WorkerID)})
 			if err != nil {
 				return err
 			}
@@ -164,9 +165,12 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
-		good, bad, err := q.judgeLeases(rows, have, used)
+		good, bad, unfit, err := q.judgeLeases(in.WorkerID, rows, have, used)
 		if err != nil {
 			return err
+		}
+		if others = unfit; len(others) > 0 {
+			return errUnfit
 		}
 		if len(bad) > 0 {
 			refused, err = refuse(ctx, db, pgdb.RefuseAttemptsParams{WorkerID: in.WorkerID, Incarnation: in.Incarnation, KeyID: who.KeyID}, bad)
@@ -174,6 +178,9 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		leases = good
 		return err
 	})
+	if errors.Is(err, errUnfit) {
+		return nil, q.leave(ctx, in.WorkerID, others)
+	}
 	if errors.Is(err, errRunsBusy) {
 		return nil, pause(ctx, busyPause)
 	}

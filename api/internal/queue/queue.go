@@ -69,6 +69,7 @@ type Queue struct {
 	told     told
 	homes    homes
 	spent    spent
+	left     left
 	claiming *semaphore.Weighted // places for claims that look
 	found    atomic.Int64        // when a claim last found something, in ns
 	// Whom room that becomes free may concern.

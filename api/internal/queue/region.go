@@ -10,6 +10,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // Fleet tells where workers are.
@@ -20,6 +21,9 @@ type Fleet interface {
 	Place(ctx context.Context, order, residency, drivers []string) (string, error)
 	// Where is a worker's region, and that of a driver of its; "" = not known.
 	Where(ctx context.Context, worker, driver string) (host, region string, err error)
+	// Able reports whether a live worker has the lease's driver healthy, with all
+	// that it needs, in a region; "" = in any.
+	Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error)
 }
 
 // unseen is the fleet of a queue that is given none.
@@ -32,6 +36,8 @@ func (unseen) Place(_ context.Context, order, _, _ []string) (string, error) {
 func (unseen) Where(context.Context, string, string) (host, region string, err error) {
 	return "", "", nil
 }
+
+func (unseen) Able(context.Context, wire.Lease, bool, string) (bool, error) { return false, nil }
 
 // place gives steps that are submitted their regions. Those that share their
 // run's workspace go to one.

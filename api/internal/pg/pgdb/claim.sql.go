@@ -57,9 +57,9 @@ WITH RECURSIVE tenants AS (
   CROSS JOIN LATERAL (
     SELECT s.id, s.run_id, s.shares, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
-      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now()
+      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now() AND s.id <> ALL (coalesce($6::text[], '{}'))
     ORDER BY s.due_at, s.id
-    LIMIT CASE WHEN l.probe THEN 1 ELSE $6::int END
+    LIMIT CASE WHEN l.probe THEN 1 ELSE $7::int END
   ) c
 ), first AS ( -- of each breaker's steps: that of the tenant that has waited the longest with its first
   SELECT DISTINCT ON (n.lane, n.driver) n.id FROM near n WHERE n.probe AND n.own_nth = 1 ORDER BY n.lane, n.driver, n.due_at, n.id
@@ -92,7 +92,7 @@ WITH RECURSIVE tenants AS (
 ), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
   SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
   FROM (SELECT id, run_id, shares, due_at, key, most, tenant_id, home, rank, lane, driver, probe, own_nth, key_nth, running, max_steps, busy, turn FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
-        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || $7::text) ELSE 0 END, m.due_at, m.id) n
+        ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || $8::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
     SELECT a.id, a.run_status, a.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
@@ -101,7 +101,7 @@ WITH RECURSIVE tenants AS (
     SELECT b.id, b.run_status, b.run_pin FROM (
       SELECT r.id, r.status AS run_status, r.pin AS run_pin FROM nofx.run r
       WHERE r.id = n.run_id AND (r.status = 'queued' OR n.shares AND r.pin = '') AND (NOT n.shares OR r.pin IN ('', $4))
-        AND ($8::bool OR NOT n.shares OR r.pin <> '' OR r.layers = 0)
+        AND ($9::bool OR NOT n.shares OR r.pin <> '' OR r.layers = 0)
       LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) b
   ) r
   CROSS JOIN LATERAL (
@@ -110,7 +110,7 @@ WITH RECURSIVE tenants AS (
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
   ) s
-  LIMIT $9::int
+  LIMIT $10::int
 ), crowd AS ( -- steps whose key has no room
   SELECT s.id
   FROM near n
@@ -150,7 +150,7 @@ WITH RECURSIVE tenants AS (
         CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
   WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
-  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($10::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+  SELECT t.id, t.tenant_id, t.run_id, t.generation, t.attempt, t.epoch, t.driver, t.lane, t.moved, t.concurrency_key, t.turn, t.due_at, t.home, t.probe, t.bounded, ($11::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
 ), lent AS (
   UPDATE nofx.handler_health h
   SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),
@@ -161,7 +161,7 @@ WITH RECURSIVE tenants AS (
 ), begun AS (
   INSERT INTO nofx.attempt (id, tenant_id, run_id, step_id, generation, number, epoch, worker_id, claim_id, lease_until, driver, region, moved, probe, breaker_generation)
   SELECT n.attempt_id, n.tenant_id, n.run_id, n.id, n.generation, n.attempt, n.epoch,
-         $4, $7, now() + make_interval(secs => $11::float8), n.driver, n.home, n.moved, n.probe,
+         $4, $8, now() + make_interval(secs => $12::float8), n.driver, n.home, n.moved, n.probe,
          coalesce((SELECT l.generation FROM lent l WHERE n.probe AND l.lane = n.lane AND l.driver = n.driver),
                   (SELECT h.generation FROM nofx.handler_health h WHERE h.lane = n.lane AND h.driver = n.driver), 0)
   FROM numbered n
@@ -178,6 +178,7 @@ type ClaimParams struct {
 	Regions      []string
 	WorkerID     string
 	Region       string
+	Unfit        []string
 	Reach        int32
 	ClaimID      string
 	Layers       bool
@@ -207,6 +208,7 @@ type ClaimRow struct {
 // parked, so that the next claim need not step over them. A last row with an
 // empty id says that it is worth asking again: some were parked, or another
 // claim had such a lock.
+// What the worker leaves to others (@unfit) is passed over.
 // docs/queue.md explains the statement with its plan.
 func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error) {
 	rows, err := q.db.Query(ctx, claim,
@@ -215,6 +217,7 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 		arg.Regions,
 		arg.WorkerID,
 		arg.Region,
+		arg.Unfit,
 		arg.Reach,
 		arg.ClaimID,
 		arg.Layers,
@@ -281,7 +284,7 @@ func (q *Queries) ClaimingWorker(ctx context.Context, arg ClaimingWorkerParams) 
 const leasesOfClaim = `-- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer,
+       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer, s.region AS placed,
        (s.shares AND (r.steps_left > 1 OR r.steps_failed + r.steps_cancelled > 0) AND EXISTS (
           SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.id <> s.id AND o.status <> 'succeeded'))::bool AS snapshot,
        (s.shares AND a.number > 1 AND EXISTS (
@@ -334,6 +337,7 @@ type LeasesOfClaimRow struct {
 	BreakerGeneration int64
 	WorkspaceNo       int32
 	LastLayer         int32
+	Placed            string
 	Snapshot          bool
 	Restore           bool
 	Layers            []byte
@@ -383,6 +387,7 @@ func (q *Queries) LeasesOfClaim(ctx context.Context, workerID string, claimID st
 			&i.BreakerGeneration,
 			&i.WorkspaceNo,
 			&i.LastLayer,
+			&i.Placed,
 			&i.Snapshot,
 			&i.Restore,
 			&i.Layers,
@@ -485,6 +490,36 @@ WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
 func (q *Queries) PinQueued(ctx context.Context, workerID string, claimID string) error {
 	_, err := q.db.Exec(ctx, pinQueued, workerID, claimID)
 	return err
+}
+
+const pinsOfRuns = `-- name: PinsOfRuns :many
+SELECT id, pin FROM nofx.run WHERE id = ANY ($1::text[])
+`
+
+type PinsOfRunsRow struct {
+	ID  string
+	Pin string
+}
+
+// PinsOfRuns tells which worker each run is bound to.
+func (q *Queries) PinsOfRuns(ctx context.Context, ids []string) ([]PinsOfRunsRow, error) {
+	rows, err := q.db.Query(ctx, pinsOfRuns, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []PinsOfRunsRow{}
+	for rows.Next() {
+		var i PinsOfRunsRow
+		if err := rows.Scan(&i.ID, &i.Pin); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const queueDepth = `-- name: QueueDepth :one

@@ -32,6 +32,7 @@ SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim
 -- parked, so that the next claim need not step over them. A last row with an
 -- empty id says that it is worth asking again: some were parked, or another
 -- claim had such a lock.
+-- What the worker leaves to others (@unfit) is passed over.
 -- docs/queue.md explains the statement with its plan.
 -- name: Claim :many
 WITH RECURSIVE tenants AS (
@@ -80,7 +81,7 @@ WITH RECURSIVE tenants AS (
   CROSS JOIN LATERAL (
     SELECT s.id, s.run_id, s.shares, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
-      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now()
+      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now() AND s.id <> ALL (coalesce(@unfit::text[], '{}'))
     ORDER BY s.due_at, s.id
     LIMIT CASE WHEN l.probe THEN 1 ELSE @reach::int END
   ) c
@@ -210,7 +211,7 @@ WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
 -- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer,
+       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer, s.region AS placed,
        (s.shares AND (r.steps_left > 1 OR r.steps_failed + r.steps_cancelled > 0) AND EXISTS (
           SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.id <> s.id AND o.status <> 'succeeded'))::bool AS snapshot,
        (s.shares AND a.number > 1 AND EXISTS (
@@ -232,6 +233,10 @@ LEFT JOIN LATERAL (
 ) w ON s.shares AND r.layers > 0
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
+
+-- PinsOfRuns tells which worker each run is bound to.
+-- name: PinsOfRuns :many
+SELECT id, pin FROM nofx.run WHERE id = ANY (@ids::text[]);
 
 -- LockRunsNow locks the runs of attempts that a claim has just taken, as far as
 -- nobody else has them: a claim waits for no run.

@@ -249,6 +249,37 @@ func TestWorkspaceAfterTheHostStarts(t *testing.T) {
 	r.left()
 }
 
+// Steps that come at the same time after the host came up anew do not keep each
+// other from what was saved: none of them has been in the workspace yet.
+func TestWorkspaceAfterTheHostStartsForSeveral(t *testing.T) {
+	t.Parallel()
+	one := map[string]string{"one": "1"}
+	r := newRig(t, works(map[string]func(string) error{"a": write("one", "1"), "b": sees(one), "c": sees(one), "d": sees(one)}))
+	first := r.saved(sharing("a", 1))
+	r.left()
+	if err := os.Truncate(filepath.Join(r.dir, "work", "run-1", "one"), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.kill()
+	r.boot = "boot-2"
+	r.start(4)
+	r.here()
+	r.api.mu.Lock() // so that one claim gets all
+	for _, id := range []string{"b", "c", "d"} {
+		l := sharing(id, 1, first)
+		l.LeaseMS, l.StepID = r.api.leaseMS, "s-"+id
+		r.api.queue, r.api.attempts[id] = append(r.api.queue, l), &fakeAttempt{lease: l}
+	}
+	r.api.mu.Unlock()
+	r.api.change(func() {})
+	for _, id := range []string{"b", "c", "d"} {
+		if v := r.api.verdict(id).verdict.Verdict; !v.Success() || r.event(id, unsure) != nil {
+			t.Errorf("%s: %s, unsure: %v", id, v, r.event(id, unsure))
+		}
+	}
+	r.left()
+}
+
 // A layer that is not the one that was saved makes no workspace, and the next
 // attempt finds nothing of it.
 func TestBrokenLayer(t *testing.T) {

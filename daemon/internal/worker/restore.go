@@ -114,8 +114,9 @@ func (w *Worker) noteEnd(a *attempt) {
 }
 
 // disturbs reports whether putting the workspace back would take from other
-// steps: one is here, or one may have succeeded since the lease was made, whose
-// layers do not have its work.
+// steps: one has been in it and is not over, or one may have succeeded since the
+// lease was made, whose layers do not have its work. Those that come at the same
+// time and wait for the workspace have nothing there yet.
 func (a *attempt) disturbs() bool {
 	if a.asked == 0 {
 		return true // what was before is not known
@@ -124,7 +125,7 @@ func (a *attempt) disturbs() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, b := range w.attempts {
-		if b.lease.RunID == a.lease.RunID && b.lease.StepID != a.lease.StepID && b.lease.Workspace != step.WorkspaceStep && !b.over() {
+		if b.lease.RunID == a.lease.RunID && b.lease.StepID != a.lease.StepID && b.lease.Workspace != step.WorkspaceStep && (b.inside || b.asked == 0) && !b.over() {
 			return true
 		}
 	}

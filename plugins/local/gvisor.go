@@ -33,6 +33,10 @@ const (
 // second on a quiet host.
 const runscTime = 30 * time.Second
 
+// tryTime bounds each of the two tries whether gVisor works here. Both have to fit
+// into the 30 s that a plugin has to start.
+const tryTime = 10 * time.Second
+
 // gvisor is what sandboxes with a kernel of their own are made with.
 type gvisor struct {
 	config Config
@@ -56,13 +60,20 @@ func (d *Driver) useGVisor(ctx context.Context, c Config, filter []byte) {
 	d.gvisor.Store(&gvisor{c, root, filter})
 	_, whyNet := d.Network()
 	if whyNet == nil {
-		whyNet = d.Probe(ctx, driver.IsolationGVisor, step.NetworkOpen, d.startGVisor)
+		whyNet = d.try(ctx, step.NetworkOpen)
 	}
 	if whyNet != nil {
-		err = d.Probe(ctx, driver.IsolationGVisor, step.NetworkNone, d.startGVisor)
+		err = d.try(ctx, step.NetworkNone)
 	}
 	d.UseGVisor(false, err)
 	d.UseGVisorNetwork(whyNet)
+}
+
+// try makes a sandbox with gVisor and that network, and removes it again.
+func (d *Driver) try(ctx context.Context, n step.Network) error {
+	ctx, cancel := context.WithTimeout(ctx, tryTime)
+	defer cancel()
+	return d.Probe(ctx, driver.IsolationGVisor, n, d.startGVisor)
 }
 
 // writeRoot writes down what the root of sandboxes with gVisor is made of: the

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/plugins/supervisor"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -221,5 +222,24 @@ func TestGVisorShowsTheImage(t *testing.T) {
 		if r.out != want {
 			t.Errorf("%s: %q, %q, want %q", level, r.out, r.err, want)
 		}
+	}
+}
+
+// A runsc that does nothing for ever costs the level, and not the driver, which has
+// 30 s to start.
+func TestRunscHangs(t *testing.T) {
+	t.Parallel()
+	hanging := filepath.Join(t.TempDir(), "runsc")
+	if err := os.WriteFile(hanging, []byte("#!/bin/sh\nexec /bin/sleep 60\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	d := newDriver(t, withGVisor, func(c *Config) { c.Runsc = hanging })
+	if took := time.Since(began); took > 28*time.Second {
+		t.Errorf("configured in %s", took)
+	}
+	desc, err := d.Describe(t.Context())
+	if err != nil || desc.Capabilities.Has(driver.CapIsolationGVisor) || desc.Capabilities.Has(driver.CapNetGVisor) {
+		t.Errorf("%+v, %v", desc, err)
 	}
 }

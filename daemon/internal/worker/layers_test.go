@@ -280,6 +280,29 @@ func TestWorkspaceAfterTheHostStartsForSeveral(t *testing.T) {
 	r.left()
 }
 
+// What a step left that ended before the host came up anew, and is saved after, may
+// be torn: nobody can put it together anew, and the timeline tells.
+func TestTornWorkspaceIsSaved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, works(map[string]func(string) error{"a": write("one", "1"), "b": write("two", "2")}))
+	first := r.saved(sharing("a", 1))
+	r.left()
+	r.api.change(func() { r.api.noUploads, r.api.uploads = true, 0 })
+	r.api.submit(sharing("b", 1, first))
+	r.api.until("a layer is uploaded", func() bool { return r.api.uploads > 0 })
+	r.kill()
+	r.api.change(func() { r.api.noUploads = false })
+	r.boot = "boot-2"
+	r.start(4)
+	if v := r.api.verdict("b").verdict; !v.Verdict.Success() || v.Layer == nil {
+		t.Errorf("%s, %+v", v.Verdict, v.Layer)
+	}
+	if r.event("b", unsure) == nil {
+		t.Error("nothing tells of a layer that may be torn")
+	}
+	r.left()
+}
+
 // A layer that is not the one that was saved makes no workspace, and the next
 // attempt finds nothing of it.
 func TestBrokenLayer(t *testing.T) {

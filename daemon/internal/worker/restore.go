@@ -57,7 +57,7 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 		}
 	case torn:
 		a.log.Warn("the host has started since the run's workspace was written, and it is not saved")
-		if err := a.append(eventRecord(unsure, map[string]any{"reason": "host_restarted"})); err != nil {
+		if err := a.tellTorn(); err != nil {
 			return "", 0, err
 		}
 		run.Boot = w.cfg.Boot
@@ -76,14 +76,24 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 // be whole. A ledger of an older daemon does not say.
 func (w *Worker) torn(run ledger.Run) bool { return run.Boot != "" && run.Boot != w.cfg.Boot }
 
-// stale reports whether the attempt would begin in a torn workspace, from an
-// earlier process's lease: whether others have been there since, nobody knows.
-func (a *attempt) stale() bool {
+// tornHere is torn of the attempt's run.
+func (a *attempt) tornHere() bool {
 	w := a.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	run, ok := w.runs[a.lease.RunID]
-	return ok && a.asked == 0 && a.lease.Workspace != step.WorkspaceStep && w.torn(run)
+	return ok && w.torn(run)
+}
+
+// stale reports whether the attempt would begin in a torn workspace, from an
+// earlier process's lease: whether others have been there since, nobody knows.
+func (a *attempt) stale() bool {
+	return a.asked == 0 && a.lease.Workspace != step.WorkspaceStep && a.tornHere()
+}
+
+// tellTorn has the timeline tell that what the step works with, or leaves, may be torn.
+func (a *attempt) tellTorn() error {
+	return a.append(eventRecord(unsure, map[string]any{"reason": "host_restarted"}))
 }
 
 // fault is the kind of what keeps a workspace from being put together. What a run

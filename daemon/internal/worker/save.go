@@ -43,6 +43,13 @@ func (a *attempt) save(ctx context.Context) (*wire.Layer, error) {
 		unlock()
 		return nil, err
 	}
+	if a.tornHere() { // it ended before the host's last start
+		a.log.Warn("the host has started since the step left the workspace that is saved now")
+		if err := a.tellTorn(); err != nil {
+			unlock()
+			return nil, err
+		}
+	}
 	began := time.Now()
 	layer, err := a.shoot(ctx)
 	result, size := "ok", int64(0)

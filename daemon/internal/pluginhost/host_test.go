@@ -171,8 +171,11 @@ func TestDiesWhileItCreates(t *testing.T) {
 // was started.
 func TestIsDescribedAnewWhenHealthy(t *testing.T) {
 	t.Parallel()
-	r := start(t, []string{"late"})
-	r.infoOf(t, "late", "able", func(i wire.DriverInfo) bool { return i.Healthy && slices.Contains(i.Capabilities, "cap.late") })
+	names := []string{"late", "latest"}
+	r := start(t, names)
+	for _, name := range names {
+		r.infoOf(t, name, "able", func(i wire.DriverInfo) bool { return i.Healthy && slices.Contains(i.Capabilities, "cap.late") })
+	}
 }
 
 func TestCraftedStderr(t *testing.T) {

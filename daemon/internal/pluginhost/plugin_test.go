@@ -129,7 +129,7 @@ func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
 	d, err := f.Driver.Describe(ctx)
 	switch f.fault {
-	case "late":
+	case "late", "latest":
 		if f.able.Load() {
 			d.Capabilities = append(d.Capabilities, "cap.late")
 		}
@@ -210,6 +210,9 @@ func (f faulty) Health(ctx context.Context, sink func(driver.Health) error) erro
 				return err
 			}
 		}
+	}
+	if f.fault == "latest" { // it came just after the configuration
+		f.able.Store(true)
 	}
 	if f.fault == "late" { // what it works with comes later, and can more than nothing
 		if err := sink(driver.Health{Healthy: false, Message: "it is not up yet"}); err != nil {

@@ -34,6 +34,7 @@ type slot struct {
 	failed  string        // why it is not being restarted for now; "" = it is
 	until   time.Time     // when it will be again
 	health  driver.Health // what current said last
+	heard   *process      // the last that said anything of its health
 	note    string        // what else there is to tell of it
 	warned  string        // what the log has of the plugin's warnings
 	state   wire.DriverInfo
@@ -166,8 +167,9 @@ func (s *slot) admit(ctx context.Context, p *process) error {
 			}
 			s.current, s.note, s.health = p, "", driver.Health{Healthy: true}
 			s.describe(p)
+			warnings := p.desc.Warnings
 			s.mu.Unlock()
-			s.warn(p.desc.Warnings)
+			s.warn(warnings)
 			s.changed()
 			return nil
 		}

@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -43,11 +44,13 @@ func (s *slot) warn(warnings []string) {
 	}
 }
 
-// setHealth notes what p says of itself. One that has become healthy is asked anew
-// what it can do: what it works with may have come only now.
+// setHealth notes what p says of itself. One that has become healthy, or is it as the
+// first that it says, is asked anew what it can do: what it works with may have come
+// only now.
 func (s *slot) setHealth(ctx context.Context, p *process, h driver.Health) {
 	s.mu.Lock()
-	recovered := s.current == p && h.Healthy && !s.health.Healthy
+	recovered := s.current == p && h.Healthy && (!s.health.Healthy || s.heard != p)
+	s.heard = p
 	s.mu.Unlock()
 	if recovered {
 		s.redescribe(ctx, p)
@@ -70,15 +73,23 @@ func (s *slot) setHealth(ctx context.Context, p *process, h driver.Health) {
 func (s *slot) redescribe(ctx context.Context, p *process) {
 	ctx, cancel := context.WithTimeout(ctx, min(s.cfg.Timeouts.Call, s.cfg.Timeouts.Health/2))
 	defer cancel()
+	s.mu.Lock()
+	config := p.config
+	s.mu.Unlock()
 	desc, err := p.driver.Describe(ctx)
 	if err != nil || desc.Name != s.name {
 		s.log.Warn("the plugin does not say what it can do now", "err", err)
 		return
 	}
 	s.mu.Lock()
-	p.desc = desc
+	same := bytes.Equal(p.config, config) // else what it said may be of before, and it was asked since
+	if same {
+		p.desc = desc
+	}
 	s.mu.Unlock()
-	s.warn(desc.Warnings)
+	if same {
+		s.warn(desc.Warnings)
+	}
 }
 
 // setNote adds to what is told of p.

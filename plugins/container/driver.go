@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
 	"github.com/nofx-run/nofx/internal/keylock"
@@ -54,7 +55,8 @@ type setup struct {
 	systemd bool
 
 	trying sync.Mutex
-	tried  bool // whether gVisor works here is known
+	tried  atomic.Bool    // whether gVisor works here is known
+	late   sync.WaitGroup // that is being found out beside the rest
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -73,6 +75,9 @@ func (d *Driver) Close() {
 	d.setup = nil
 	d.endSweeps()
 	d.mu.Unlock()
+	if s != nil {
+		s.late.Wait() // without the lock, which it takes
+	}
 	d.Boxes.Close()
 	if s != nil {
 		s.engine.close()
@@ -146,6 +151,7 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 	d.endSweeps()
 	d.mu.Unlock()
 	if old != nil {
+		old.late.Wait()
 		old.engine.close()
 	}
 	if err := d.Use(c.StateDir, l); err != nil {
@@ -215,7 +221,9 @@ func (d *Driver) Health(ctx context.Context, sink func(driver.Health) error) err
 		if err := errors.Join(d.Alive(), s.engine.ping(ctx)); err != nil {
 			return err
 		}
-		d.tryGVisor(ctx, s) // before it is healthy: then the host asks what it can do
+		if !s.isTried() { // the host asks what it can do when it is healthy
+			return step.Errorf(step.KindUnavailable, "the engine is there; whether gVisor works on it is being tried")
+		}
 		return nil
 	}, sink)
 }

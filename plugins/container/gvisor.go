@@ -8,22 +8,25 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
+// isTried reports whether it is known if gVisor works here.
+func (s *setup) isTried() bool { return s.tried.Load() }
+
 // tryGVisor finds out, once, whether the engine's runtime for gVisor makes
 // sandboxes here: a level that a step can demand is one that was seen to work. An
 // engine that is not up yet is tried when it is.
 func (d *Driver) tryGVisor(ctx context.Context, s *setup) {
 	s.trying.Lock()
 	defer s.trying.Unlock()
-	if s.tried {
+	if s.isTried() {
 		return
 	}
 	if s.config.GVisorRuntime == "" {
 		d.ForgetGVisor()
-		s.tried = true
+		s.tried.Store(true)
 		return
 	}
-	_, why := s.ready(ctx)
-	s.tried = why == nil
+	_, away := s.ready(ctx)
+	why := away
 	if why == nil && s.config.Image == "" {
 		why = errors.New("there is no image in the configuration to try the runtime with")
 	} else if why == nil {
@@ -32,4 +35,5 @@ func (d *Driver) tryGVisor(ctx context.Context, s *setup) {
 	if now, err := d.configured(); err == nil && now == s {
 		d.UseGVisor(s.config.GVisorRuntime == s.config.Runtime, why)
 	}
+	s.tried.Store(away == nil)
 }

@@ -148,6 +148,14 @@ func TestEngineComesLater(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	well, enough := context.WithTimeout(t.Context(), time.Minute)
+	defer enough()
+	_ = d.Health(well, func(got driver.Health) error {
+		if got.Healthy {
+			enough()
+		}
+		return nil
+	})
 	if h := healthy(); !h.Healthy {
 		t.Errorf("%+v", h)
 	}

@@ -24,6 +24,17 @@ func (d *Driver) beginSweeps(s *setup) {
 	d.stop, d.swept = cancel, done
 	var both sync.WaitGroup
 	both.Go(func() { d.follow(ctx, s) })
+	s.late.Go(func() {
+		for !s.isTried() && ctx.Err() == nil { // an engine that came late
+			if d.tryGVisor(ctx, s); s.isTried() {
+				return
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	})
 	both.Go(func() {
 		for {
 			if err := errors.Join(d.sweep(ctx, s, time.Now().Add(-orphanAge)), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {

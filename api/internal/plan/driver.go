@@ -101,8 +101,6 @@ func (c compiler) isolation(ctx context.Context, at string, in wire.PlanStep, ou
 	out.Command.Isolation = in.Isolation
 }
 
-// level reports whether a worker has the driver with that level, or none has
-// the driver.
 // able reports whether one of the drivers of a name can do that, or may turn out to:
 // none has been seen, or one has not said yet.
 func (o *offers) able(ctx context.Context, name string, need driver.Capability) bool {

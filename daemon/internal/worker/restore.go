@@ -55,6 +55,11 @@ func (a *attempt) workspace(ctx context.Context) (string, uint32, error) {
 		if err := a.rebuild(ctx, run); err != nil {
 			return "", 0, step.Errorf(fault(err), "the run's workspace: %w", err)
 		}
+	case run.Boot == "": // of an older daemon's
+		run.Boot = w.cfg.Boot
+		if err := w.putRun(run); err != nil {
+			return "", 0, err
+		}
 	case torn:
 		a.log.Warn("the host has started since the run's workspace was written, and it is not saved")
 		if err := a.tellTorn(); err != nil {

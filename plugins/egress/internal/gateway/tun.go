@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"runtime"
 
 	"github.com/vishvananda/netlink"
@@ -62,6 +65,13 @@ func MakeDevice() error {
 	defer func() { _ = unix.Close(tun) }()
 	if err := unix.IoctlSetInt(tun, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("tunnel device: to stay: %w", err)
+	}
+	// The host's own stack of this namespace passes nothing on, whatever it was told
+	// to do in new ones.
+	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forwarding: %w", err)
+		}
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {

@@ -61,12 +61,20 @@ func (o *reopening) resides(s *pgdb.StepsOfRunsRow) error {
 }
 
 // places are the regions of a run's steps that are reopened, by id. Those that
-// share its workspace are where that is, or go to one.
+// share its workspace are where that is, or go where the others wait that do, or
+// to one.
 func (o *reopening) places(ctx context.Context, p *plot, pin string) (map[string]string, error) {
 	var together []string
 	for _, s := range p.steps {
 		if o.set[s.ID] && s.Shares && !slices.Contains(together, s.Driver) {
 			together = append(together, s.Driver)
+		}
+	}
+	wait := ""
+	for _, s := range p.steps {
+		if pin == "" && !o.set[s.ID] && s.Shares && (s.Status == string(step.StepWaiting) || s.Status == string(step.StepQueued)) {
+			wait = s.Placed
+			break
 		}
 	}
 	out := make(map[string]string, len(p.steps))
@@ -91,6 +99,9 @@ func (o *reopening) places(ctx context.Context, p *plot, pin string) (map[string
 			if slices.Contains(order, there) {
 				region = there
 			}
+		}
+		if s.Shares && wait != "" && (len(order) == 0 || slices.Contains(order, wait)) {
+			region = wait
 		}
 		out[s.ID] = region
 	}

@@ -663,7 +663,7 @@ func (q *Queries) ResolveDeadOf(ctx context.Context, arg ResolveDeadOfParams) er
 
 const stepsOfRuns = `-- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved, s.region AS placed
 FROM nofx.step s
 WHERE s.tenant_id = $1 AND s.run_id = ANY ($2::text[])
 ORDER BY s.run_id, s.idx
@@ -686,6 +686,7 @@ type StepsOfRunsRow struct {
 	Cause          string
 	ConcurrencyKey string
 	Saved          bool
+	Placed         string
 }
 
 // StepsOfRuns are the steps of runs whose rows are locked, each with the driver
@@ -716,6 +717,7 @@ func (q *Queries) StepsOfRuns(ctx context.Context, tenantID string, runIds []str
 			&i.Cause,
 			&i.ConcurrencyKey,
 			&i.Saved,
+			&i.Placed,
 		); err != nil {
 			return nil, err
 		}

@@ -422,9 +422,17 @@ func (q *Queries) TryReaper(ctx context.Context) (bool, error) {
 }
 
 const unpinQueued = `-- name: UnpinQueued :execrows
-UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND run_id = ANY ($1::text[])
+UPDATE nofx.step s SET pin = '', region = CASE WHEN s.shares THEN f.region ELSE s.region END
+FROM (
+  SELECT DISTINCT ON (o.run_id) o.run_id, o.region FROM nofx.step o
+  WHERE o.run_id = ANY ($1::text[]) AND o.shares AND o.status IN ('waiting', 'queued')
+  ORDER BY o.run_id, cardinality(o.regions) = 0, cardinality(o.regions), o.idx
+) f
+WHERE s.run_id = f.run_id AND s.status IN ('waiting', 'queued') AND (s.pin <> '' OR s.shares AND s.region <> f.region)
 `
 
+// Those that share its workspace go on in one region: that of the one that may be
+// in the fewest.
 func (q *Queries) UnpinQueued(ctx context.Context, runIds []string) (int64, error) {
 	result, err := q.db.Exec(ctx, unpinQueued, runIds)
 	if err != nil {

@@ -87,7 +87,7 @@ FOR NO KEY UPDATE;
 -- that a new generation of it begins on.
 -- name: StepsOfRuns :many
 SELECT s.id, s.run_id, s.name, coalesce(s.drivers[1], s.driver)::text AS driver, s.status, s.generation, s.attempt, s.shares, s.depends_on, s.dependants, s.resources, s.regions, s.losses,
-       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved
+       coalesce(s.verdict ->> 'cause', '')::text AS cause, s.concurrency_key, s.saved, s.region AS placed
 FROM nofx.step s
 WHERE s.tenant_id = @tenant_id AND s.run_id = ANY (@run_ids::text[])
 ORDER BY s.run_id, s.idx;

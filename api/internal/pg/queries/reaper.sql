@@ -46,8 +46,16 @@ WHERE r.id = ANY (@ids::text[]) AND r.pin <> '' AND r.ended_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
 RETURNING r.id, EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status = 'succeeded') AS work;
 
+-- Those that share its workspace go on in one region: that of the one that may be
+-- in the fewest.
 -- name: UnpinQueued :execrows
-UPDATE nofx.step SET pin = '' WHERE status || '' = 'queued' AND pin <> '' AND run_id = ANY (@run_ids::text[]);
+UPDATE nofx.step s SET pin = '', region = CASE WHEN s.shares THEN f.region ELSE s.region END
+FROM (
+  SELECT DISTINCT ON (o.run_id) o.run_id, o.region FROM nofx.step o
+  WHERE o.run_id = ANY (@run_ids::text[]) AND o.shares AND o.status IN ('waiting', 'queued')
+  ORDER BY o.run_id, cardinality(o.regions) = 0, cardinality(o.regions), o.idx
+) f
+WHERE s.run_id = f.run_id AND s.status IN ('waiting', 'queued') AND (s.pin <> '' OR s.shares AND s.region <> f.region);
 
 -- name: ExpiredAttempts :many
 SELECT id FROM nofx.attempt WHERE status = 'running' AND lease_until < now() ORDER BY id LIMIT @most;

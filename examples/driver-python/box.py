@@ -88,7 +88,10 @@ class Run:
         self.kept = self.total = 0
         self.exit = None
         self.cause = None
-        args = ["bwrap", "--unshare-pid", "--die-with-parent", "--new-session"]
+        # bwrap asks to die with its parent, and does not look whether that is dead
+        # already: so that is asked for, and looked at, before it is started.
+        args = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] || exit 1; exec "$@"', str(os.getpid()),
+                "bwrap", "--unshare-pid", "--die-with-parent", "--new-session"]
         for name in os.listdir("/"):
             if name not in ("workspace", "proc"):
                 args += ["--dev-bind", "/" + name, "/" + name]

@@ -265,6 +265,7 @@ func (b *Boxes) make(ctx context.Context, box *Box, start StartFunc) (err error)
 	return nil
 }
 
+// Networked reports whether a sandbox of that spec has a way out, and so a gateway.
 func Networked(s driver.Spec) bool {
 	return s.Network == step.NetworkAllow || s.Network == step.NetworkOpen
 }

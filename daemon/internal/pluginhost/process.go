@@ -37,8 +37,8 @@ type process struct {
 	log     *slog.Logger
 	schema  json.RawMessage // of its configuration
 
-	// These change, the first with its health, too, under the slot's lock once it has the
-	// process.
+	// These change with a configuration, desc with its health as well, under the
+	// slot's lock once it has the process.
 	desc   driver.Description
 	config json.RawMessage
 

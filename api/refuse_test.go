@@ -43,6 +43,52 @@ func TestNotFoundNamesWhat(t *testing.T) {
 	}
 }
 
+// A header that says one thing is taken once, and a media type in any case.
+func TestHeadersOfARun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for name, tc := range map[string]struct {
+		header   http.Header
+		status   int
+		location string
+	}{
+		"one of each":            {http.Header{"X-Idempotency-Key": {"key-one-1"}, "X-Project-Id": {"p"}, "Accept": {"a/b", "c/d"}}, 201, ""},
+		"type in capitals":       {http.Header{"Content-Type": {"Application/JSON; Charset=UTF-8"}}, 201, ""},
+		"two idempotency keys":   {http.Header{"X-Idempotency-Key": {"key-two-1", "key-two-2"}}, 400, "header.x-idempotency-key"},
+		"the same twice":         {http.Header{"X-Idempotency-Key": {"key-two-1", "key-two-1"}}, 400, "header.x-idempotency-key"},
+		"two projects":           {http.Header{"X-Project-Id": {"a", "b"}}, 400, "header.x-project-id"},
+		"two ids":                {http.Header{"X-Request-Id": {"a", "b"}}, 400, "header.x-request-id"},
+		"two types":              {http.Header{"Content-Type": {"application/json", "text/plain"}}, 400, "header.content-type"},
+		"two keys of a caller's": {http.Header{"Authorization": {"Bearer " + r.keys["acme user"], "Bearer x"}}, 400, "header.authorization"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/api/runs", strings.NewReader(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header = tc.header
+			for key, value := range map[string]string{"Authorization": "Bearer " + r.keys["acme user"], "Content-Type": "application/json"} {
+				if len(req.Header[key]) == 0 {
+					req.Header.Set(key, value)
+				}
+			}
+			resp, err := r.http().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var p wire.Problem
+			if resp.StatusCode != tc.status {
+				t.Fatalf("%d, want %d", resp.StatusCode, tc.status)
+			}
+			if tc.location != "" && (json.NewDecoder(resp.Body).Decode(&p) != nil || len(p.Errors) != 1 || p.Errors[0].Location != tc.location) {
+				t.Errorf("errors %+v, want at %s", p.Errors, tc.location)
+			}
+		})
+	}
+}
+
 // Every refusal is a problem document with its status and request id.
 func TestRefusals(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -67,8 +66,6 @@ func (a *answer) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController find the connection.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-var idForm = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
-
 // traceID is the header's value, or a new one when it is missing or refused.
 func traceID(given string) string {
 	if idForm.MatchString(given) {
@@ -77,16 +74,6 @@ func traceID(given string) string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
-}
-
-// badTraceID is the header that is to be sent back and cannot be; "" = none is.
-func badTraceID(h http.Header) string {
-	for _, name := range []string{"x-request-id", "x-correlation-id"} {
-		if id := h.Get(name); id != "" && !idForm.MatchString(id) {
-			return name
-		}
-	}
-	return ""
 }
 
 const (
@@ -100,7 +87,8 @@ func (s *server) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		a := &answer{ResponseWriter: w}
-		badID := badTraceID(r.Header)
+		bad := badHeader(r.Header)
+		plainType(r.Header)
 		c := &call{path: r.URL.Path, requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
 		c.correlationID = r.Header.Get("X-Correlation-Id")
 		if !idForm.MatchString(c.correlationID) {
@@ -117,8 +105,8 @@ func (s *server) wrap(next http.Handler) http.Handler {
 		_, route := s.mux.Handler(r)
 		func() {
 			defer s.recovered(a, r)
-			if badID != "" {
-				s.writeProblem(a, r, badRequest("header."+badID, "must be 1 to 128 of A-Z a-z 0-9 . _ : / + = @ -"))
+			if bad != nil {
+				s.writeProblem(a, r, bad)
 				return
 			}
 			if route == "" || !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) || !clean(r.URL) {

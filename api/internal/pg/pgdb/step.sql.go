@@ -114,7 +114,7 @@ SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NU
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS attempt,
              unnest($4::bigint[]) AS epoch, unnest($5::text[]) AS status, unnest($6::text[]) AS verdict,
              unnest($7::text[]) AS outputs, unnest($8::int[]) AS lost, unnest($9::bool[]) AS saved) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id
 `
 
@@ -202,7 +202,7 @@ SET status = 'queued', due_at = now() + make_interval(secs => f.wait_ms / 1000.0
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS attempt,
              unnest($4::bigint[]) AS epoch, unnest($5::bigint[]) AS wait_ms, unnest($6::int[]) AS lost,
              unnest($7::text[]) AS pin) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id
 `
 
@@ -251,7 +251,7 @@ UPDATE nofx.step s
 SET status = 'queued', attempt = s.attempt - 1, due_at = now(), pin = f.pin
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS attempt,
              unnest($4::bigint[]) AS epoch, unnest($5::text[]) AS pin) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id
 `
 

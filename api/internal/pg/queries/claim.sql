@@ -46,34 +46,34 @@ WITH RECURSIVE tenants AS (
   FROM tenants t
   CROSS JOIN LATERAL (SELECT x.tenant_id, x.max_steps, x.residency FROM nofx.tenant x WHERE x.tenant_id = t.tenant_id LIMIT 1) b
   WHERE t.tenant_id <> ALL (coalesce(@spent::text[], '{}')) -- who has used up a quota
-), walk AS ( -- to every lane that has steps in the queue, and there to every rank
-  SELECT t.tenant_id, p.pin, d.driver, d.region AS home, g.region, n.lane, n.rank
+), walk AS ( -- to every lane that has steps in the queue, and there to every rank and its first step
+  SELECT t.tenant_id, p.pin, d.driver, d.region AS home, g.region, n.lane, n.rank, n.due_at
   FROM share t
   CROSS JOIN (SELECT unnest(@drivers::text[]) AS driver, unnest(@regions::text[]) AS region) d
   CROSS JOIN unnest(ARRAY['', @worker_id::text]) AS p(pin)
   CROSS JOIN LATERAL unnest(ARRAY['', d.region]) AS g(region)
   CROSS JOIN LATERAL (
-    SELECT s.lane, s.rank FROM nofx.step s
+    SELECT s.lane, s.rank, s.due_at FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = t.tenant_id AND s.pin = p.pin AND s.driver = d.driver AND s.region = g.region
-    ORDER BY s.lane, s.rank LIMIT 1
+    ORDER BY s.lane, s.rank, s.due_at LIMIT 1
   ) n
   WHERE (t.max_steps IS NULL OR t.running < t.max_steps)
     AND (cardinality(t.residency) = 0 OR d.region = ANY (t.residency) AND @region::text = ANY (t.residency))
   UNION ALL
-  SELECT w.tenant_id, w.pin, w.driver, w.home, w.region, n.lane, n.rank
+  SELECT w.tenant_id, w.pin, w.driver, w.home, w.region, n.lane, n.rank, n.due_at
   FROM walk w
   CROSS JOIN LATERAL (
-    SELECT s.lane, s.rank FROM nofx.step s
+    SELECT s.lane, s.rank, s.due_at FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = w.tenant_id AND s.pin = w.pin AND s.driver = w.driver AND s.region = w.region
       AND (s.lane, s.rank) > (w.lane, w.rank)
-    ORDER BY s.lane, s.rank LIMIT 1
+    ORDER BY s.lane, s.rank, s.due_at LIMIT 1
   ) n
 ), lanes AS (
   SELECT w.*, h.lane IS NOT NULL AS probe
   FROM walk w
   LEFT JOIN nofx.handler_health h ON h.lane = w.lane AND h.driver = w.driver AND h.state <> 'closed'
   WHERE h.lane IS NULL OR h.ready_at <= now()
-), near AS (
+), near AS ( -- from the first on: before it the index has what was taken just now, which is slow to pass
   SELECT c.id, c.run_id, c.shares, c.due_at, c.key, c.most, l.tenant_id, l.home, l.rank, l.lane, l.driver, l.probe,
          row_number() OVER (PARTITION BY l.probe, l.lane, l.driver, l.tenant_id ORDER BY l.rank, c.due_at, c.id) AS own_nth,
          row_number() OVER (PARTITION BY l.tenant_id, c.key ORDER BY l.rank, c.due_at, c.id) AS key_nth
@@ -81,7 +81,7 @@ WITH RECURSIVE tenants AS (
   CROSS JOIN LATERAL (
     SELECT s.id, s.run_id, s.shares, s.due_at, s.concurrency_key AS key, s.concurrency_most AS most FROM nofx.step s
     WHERE s.status = 'queued' AND NOT s.parked AND s.tenant_id = l.tenant_id AND s.pin = l.pin AND s.driver = l.driver AND s.region = l.region
-      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at <= now() AND s.id <> ALL (coalesce(@unfit::text[], '{}'))
+      AND s.lane = l.lane AND s.rank = l.rank AND s.due_at >= l.due_at AND s.due_at <= now() AND s.id <> ALL (coalesce(@unfit::text[], '{}'))
     ORDER BY s.due_at, s.id
     LIMIT CASE WHEN l.probe THEN 1 ELSE @reach::int END
   ) c
@@ -114,7 +114,7 @@ WITH RECURSIVE tenants AS (
     AND (n.key = '' OR n.key_nth <= n.most - k.running)
     AND (t.max_steps IS NULL OR EXISTS (SELECT 1 FROM doors o WHERE o.tenant_id = n.tenant_id AND o.key = ''))
 ), held AS ( -- by lot between tenants that run more than are counted; one by one, in their order, until there are enough; before each its run, if it has to be started or pinned: see PinQueued
-  SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.busy + n.turn AS turn, n.due_at, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
+  SELECT s.id, s.run_id, s.shares, r.run_status, r.run_pin, n.home, n.probe, n.max_steps IS NOT NULL AS bounded
   FROM (SELECT * FROM may m WHERE m.max_steps IS NULL OR m.running + m.turn <= m.max_steps
         ORDER BY m.busy + m.turn, CASE WHEN m.busy = 100 THEN hashtext(m.tenant_id || @claim_id::text) ELSE 0 END, m.due_at, m.id) n
   CROSS JOIN LATERAL (
@@ -159,22 +159,22 @@ WITH RECURSIVE tenants AS (
       workspace_no = CASE WHEN r.pin = '' AND r.id IN (SELECT h.run_id FROM held h WHERE h.shares) THEN r.workspace_no + 1 ELSE r.workspace_no END
   FROM fresh f
   WHERE r.id = f.id AND r.id = ANY (ARRAY (SELECT i.id FROM fresh i))
-), taken AS (
+), taken AS ( -- found in what is held by its place there: a join of the two looks at each pair
   UPDATE nofx.step s
   SET status = 'running', attempt = s.attempt + 1, epoch = s.epoch + 1
-  FROM (
-    SELECT h.id, h.turn, h.due_at, h.home, h.probe, h.bounded FROM held h
-    WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)
-  ) g
-  WHERE s.id = g.id AND s.id = ANY (ARRAY (SELECT i.id FROM held i)) AND s.status || '' = 'queued'
-  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, s.concurrency_key, g.turn, g.due_at, g.home, g.probe, g.bounded
+  WHERE s.id = ANY (ARRAY (SELECT h.id FROM held h
+                           WHERE (h.run_status <> 'queued' AND (NOT h.shares OR h.run_pin <> '')) OR h.run_id IN (SELECT f.id FROM fresh f)))
+    AND s.status || '' = 'queued'
+  RETURNING s.id, s.tenant_id, s.run_id, s.generation, s.attempt, s.epoch, s.driver, s.lane, s.moved, s.concurrency_key,
+            array_position(ARRAY (SELECT h.id FROM held h), s.id) AS nth
 ), onward AS ( -- whoever counted before this claim must count again
   UPDATE nofx.concurrency c SET version = c.version + 1
   FROM (SELECT DISTINCT t.tenant_id, u.key FROM taken t
-        CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR t.bounded) k
+        CROSS JOIN LATERAL unnest(ARRAY[t.concurrency_key, '']) AS u(key) WHERE u.key <> '' OR (ARRAY (SELECT h.bounded FROM held h))[t.nth]) k
   WHERE c.tenant_id = k.tenant_id AND c.key = k.key
 ), numbered AS (
-  SELECT t.*, (@attempt_ids::text[])[row_number() OVER (ORDER BY t.turn, t.due_at, t.id)] AS attempt_id FROM taken t
+  SELECT t.*, (@attempt_ids::text[])[t.nth] AS attempt_id, (ARRAY (SELECT h.home FROM held h))[t.nth] AS home, (ARRAY (SELECT h.probe FROM held h))[t.nth] AS probe
+  FROM taken t
 ), lent AS (
   UPDATE nofx.handler_health h
   SET state = 'half_open', generation = h.generation + 1, probe_id = n.attempt_id, ready_at = now() + make_interval(secs => h.probe_ms / 1000.0::float8),

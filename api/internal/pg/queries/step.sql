@@ -9,7 +9,7 @@ SET status = f.status, ended_at = now(), verdict = f.verdict::json, outputs = NU
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@attempts::int[]) AS attempt,
              unnest(@epochs::bigint[]) AS epoch, unnest(@statuses::text[]) AS status, unnest(@verdicts::text[]) AS verdict,
              unnest(@outputs::text[]) AS outputs, unnest(@lost::int[]) AS lost, unnest(@saved::bool[]) AS saved) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id;
 
 -- RetrySteps puts steps back into the queue for their next attempt.
@@ -20,7 +20,7 @@ SET status = 'queued', due_at = now() + make_interval(secs => f.wait_ms / 1000.0
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@attempts::int[]) AS attempt,
              unnest(@epochs::bigint[]) AS epoch, unnest(@waits_ms::bigint[]) AS wait_ms, unnest(@lost::int[]) AS lost,
              unnest(@pins::text[]) AS pin) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id;
 
 -- UnclaimSteps undoes a claim: the attempt does not count.
@@ -30,7 +30,7 @@ UPDATE nofx.step s
 SET status = 'queued', attempt = s.attempt - 1, due_at = now(), pin = f.pin
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@attempts::int[]) AS attempt,
              unnest(@epochs::bigint[]) AS epoch, unnest(@pins::text[]) AS pin) f
-WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status = 'running'
+WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id;
 
 -- CountDown tells dependants that steps they wait for have succeeded; one

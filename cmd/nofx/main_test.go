@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -37,6 +39,12 @@ func servePlugin(name string, caps driver.Capabilities) {
 // its runs in memory and does what a step's words say; see fakeapi_test.go.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	// What the commands do at a hangup must not depend on who runs the tests: a
+	// child begins with the usual meaning of signals that its parent is told of,
+	// and with those ignored that are, as below nohup.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangup) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

@@ -40,10 +40,11 @@ func (q *Queue) Cancel(ctx context.Context, who auth.Principal, runID, requestID
 			now := time.Now()
 			r.CancelAt = &now
 		}
-		if workers, err = db.CancelAttempts(ctx, pgdb.CancelAttemptsParams{Reason: reason, TenantID: who.TenantID, RunID: runID}); err != nil {
+		if err := c.cancelOpen(ctx, db, who.TenantID, runID); err != nil {
 			return err
 		}
-		if err := c.cancelOpen(ctx, db, who.TenantID, runID); err != nil {
+		// After it has waited for the claims that were taking steps of the run: theirs run now.
+		if workers, err = db.CancelAttempts(ctx, pgdb.CancelAttemptsParams{Reason: reason, TenantID: who.TenantID, RunID: runID}); err != nil {
 			return err
 		}
 		if err := db.InsertAudit(ctx, pgdb.InsertAuditParams{TenantID: who.TenantID, Principal: who.KeyID, Action: "run.cancel",

@@ -161,10 +161,17 @@ func (f *fakeAPI) resolve(w http.ResponseWriter, in wire.ResolveMany, state stri
 	defer f.mu.Unlock()
 	if in.Match != nil {
 		for _, e := range f.choose(*in.Match) {
-			in.IDs = append(in.IDs, e.ID)
+			if in.Cursor == "" || e.ID < in.Cursor {
+				in.IDs = append(in.IDs, e.ID)
+			}
 		}
 	}
 	out := wire.Resolved{DryRun: in.DryRun, Done: []string{}, Refused: []wire.RefusedOne{}}
+	const page = 2
+	if in.Match != nil && len(in.IDs) > page {
+		in.IDs = in.IDs[:page]
+		out.More, out.NextCursor = true, in.IDs[page-1]
+	}
 	for _, id := range in.IDs {
 		e := f.deadStep(id)
 		switch {

@@ -81,8 +81,9 @@ type RequeueDead struct {
 // ResolveMany is the body of POST /api/dlq/requeue and /api/dlq/discard: of
 // open entries those with these ids, or those that match.
 type ResolveMany struct {
-	IDs    []string    `json:"ids,omitempty"`   // at most MaxResolve
-	Match  *DeadFilter `json:"match,omitempty"` // an empty one is all
+	IDs    []string    `json:"ids,omitempty"`    // at most MaxResolve
+	Match  *DeadFilter `json:"match,omitempty"`  // an empty one is all
+	Cursor string      `json:"cursor,omitempty"` // with match: on from there
 	Driver string      `json:"driver,omitempty"`
 	DryRun bool        `json:"dry_run,omitempty"` // tells what would happen, and does nothing
 }
@@ -95,7 +96,10 @@ type Resolved struct {
 	DryRun  bool         `json:"dry_run,omitempty"`
 	Done    []string     `json:"done"` // ids
 	Refused []RefusedOne `json:"refused"`
-	More    bool         `json:"more"` // others match: ask again
+	More    bool         `json:"more"` // others match: ask again, from NextCursor on
+	// NextCursor goes on behind these entries, also those that were refused and
+	// would be refused again.
+	NextCursor string `json:"next_cursor,omitempty"`
 }
 
 // RefusedOne is an entry that could not be resolved.

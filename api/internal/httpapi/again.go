@@ -184,6 +184,9 @@ func chosen(in *manyInput) (queue.Choice, error) {
 	case len(b.IDs) > wire.MaxResolve:
 		return queue.Choice{}, fieldError("body.ids", fmt.Sprintf("at most %d", wire.MaxResolve))
 	}
+	if b.Cursor != "" && (b.Match == nil || !deadID.MatchString(b.Cursor)) {
+		return queue.Choice{}, fieldError("body.cursor", "is not the next_cursor of an answer for the same match")
+	}
 	seen := map[string]bool{}
 	for i, id := range b.IDs {
 		at := fmt.Sprintf("body.ids[%d]", i)
@@ -208,7 +211,7 @@ func chosen(in *manyInput) (queue.Choice, error) {
 			return queue.Choice{}, err
 		}
 	}
-	return queue.Choice{IDs: b.IDs, Match: b.Match}, nil
+	return queue.Choice{IDs: b.IDs, Match: b.Match, Cursor: b.Cursor}, nil
 }
 
 const maxFilter = 200

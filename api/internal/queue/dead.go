@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 
@@ -12,10 +13,11 @@ import (
 )
 
 // Choice says which entries of the DLQ are meant: those with these ids, or
-// those that match.
+// those that match, behind the one that Cursor names.
 type Choice struct {
-	IDs   []string
-	Match *wire.DeadFilter
+	IDs    []string
+	Match  *wire.DeadFilter
+	Cursor string
 }
 
 // Requeue says what is to become of entries.
@@ -72,6 +74,9 @@ func (q *Queue) RequeueOne(ctx context.Context, who auth.Principal, id string, r
 	return out, replayed, err
 }
 
+// newest is after every id.
+const newest = "~"
+
 // RequeueMany does it for all that are chosen, or tells what it would do.
 func (q *Queue) RequeueMany(ctx context.Context, who auth.Principal, r Requeue) (wire.Resolved, bool, error) {
 	more, err := q.choose(ctx, who, &r.Choice)
@@ -88,13 +93,21 @@ func (q *Queue) RequeueMany(ctx context.Context, who auth.Principal, r Requeue) 
 		if re != nil {
 			c = re.c
 		}
-		done.DryRun, done.More = r.DryRun, more
+		done.DryRun = r.DryRun
+		r.goOn(&done, more)
 		return done.Resolved, err
 	})
 	if err == nil && !replayed && !r.DryRun {
 		q.announce(ctx, c)
 	}
 	return out, replayed, err
+}
+
+// goOn says in an answer where the next request finds the others.
+func (c *Choice) goOn(out *resolved, more bool) {
+	if out.More = more; more {
+		out.NextCursor = c.IDs[len(c.IDs)-1]
+	}
 }
 
 // choose finds the ids of entries that match; more tells whether there are
@@ -106,7 +119,7 @@ func (q *Queue) choose(ctx context.Context, who auth.Principal, c *Choice) (more
 	m := c.Match
 	err = q.db.Tenant(ctx, who.TenantID, func(db *pgdb.Queries) (err error) {
 		c.IDs, err = db.MatchDead(ctx, pgdb.MatchDeadParams{TenantID: who.TenantID, Tool: m.Tool, Cause: string(m.Cause), Driver: m.Driver,
-			Since: m.Since, Most: wire.MaxResolve + 1})
+			Since: m.Since, Before: cmp.Or(c.Cursor, newest), Most: wire.MaxResolve + 1})
 		return err
 	})
 	if len(c.IDs) > wire.MaxResolve {

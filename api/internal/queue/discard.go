@@ -37,7 +37,7 @@ func (q *Queue) DiscardMany(ctx context.Context, who auth.Principal, d Discard) 
 	}
 	return once(ctx, q, who, d.Once, func(db *pgdb.Queries) (wire.Resolved, error) {
 		done, err := d.apply(ctx, db, who)
-		done.More = more
+		d.goOn(&done, more)
 		return done.Resolved, err
 	})
 }

@@ -473,15 +473,16 @@ func (q *Queries) LockReopen(ctx context.Context, arg LockReopenParams) ([]LockR
 
 const matchDead = `-- name: MatchDead :many
 SELECT d.id FROM nofx.step_dlq d
-WHERE d.tenant_id = $1 AND d.state = 'open'
-  AND ($2::text = '' OR d.tool = $2) AND ($3::text = '' OR d.cause = $3)
-  AND ($4::text = '' OR d.driver = $4) AND d.created_at >= $5::timestamptz
+WHERE d.tenant_id = $1 AND d.state = 'open' AND d.id < $2::text
+  AND ($3::text = '' OR d.tool = $3) AND ($4::text = '' OR d.cause = $4)
+  AND ($5::text = '' OR d.driver = $5) AND d.created_at >= $6::timestamptz
 ORDER BY d.id DESC
-LIMIT $6
+LIMIT $7
 `
 
 type MatchDeadParams struct {
 	TenantID string
+	Before   string
 	Tool     string
 	Cause    string
 	Driver   string
@@ -489,10 +490,11 @@ type MatchDeadParams struct {
 	Most     int32
 }
 
-// MatchDead finds open entries that match.
+// MatchDead finds open entries that match, from one on.
 func (q *Queries) MatchDead(ctx context.Context, arg MatchDeadParams) ([]string, error) {
 	rows, err := q.db.Query(ctx, matchDead,
 		arg.TenantID,
+		arg.Before,
 		arg.Tool,
 		arg.Cause,
 		arg.Driver,

@@ -22,10 +22,10 @@ SELECT d.id, d.run_id, d.step_id, d.step_name, d.generation, d.tool, d.driver, d
 FROM nofx.step_dlq d
 WHERE d.tenant_id = @tenant_id AND d.id = @id;
 
--- MatchDead finds open entries that match.
+-- MatchDead finds open entries that match, from one on.
 -- name: MatchDead :many
 SELECT d.id FROM nofx.step_dlq d
-WHERE d.tenant_id = @tenant_id AND d.state = 'open'
+WHERE d.tenant_id = @tenant_id AND d.state = 'open' AND d.id < @before::text
   AND (@tool::text = '' OR d.tool = @tool) AND (@cause::text = '' OR d.cause = @cause)
   AND (@driver::text = '' OR d.driver = @driver) AND d.created_at >= @since::timestamptz
 ORDER BY d.id DESC

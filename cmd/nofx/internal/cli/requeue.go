@@ -20,6 +20,7 @@ const maxInputs = 4 << 20
 type many struct {
 	deadFlags
 	all    bool
+	cursor string
 	dryRun bool
 }
 
@@ -27,6 +28,7 @@ type many struct {
 func (m *many) add(cmd *cobra.Command, driver string) {
 	m.addBut(cmd.Flags(), driver)
 	cmd.Flags().BoolVar(&m.all, "all-matching", false, "all open entries that --tool, --cause, --"+driver+" and --since choose, or just all")
+	cmd.Flags().StringVar(&m.cursor, "cursor", "", "go on from here, with --all-matching")
 	cmd.Flags().BoolVar(&m.dryRun, "dry-run", false, "tell what would happen, and do nothing")
 }
 
@@ -36,7 +38,7 @@ func (m *many) choice(ids []string) (wire.ResolveMany, error) {
 	if err != nil {
 		return wire.ResolveMany{}, err
 	}
-	filtered := m.tool+m.cause+m.driver+m.since != ""
+	filtered := m.tool+m.cause+m.driver+m.since+m.cursor != ""
 	switch {
 	case m.all && len(ids) > 0:
 		return wire.ResolveMany{}, step.Errorf(step.KindInvalid, "--all-matching and ids: give one of them")
@@ -47,7 +49,7 @@ func (m *many) choice(ids []string) (wire.ResolveMany, error) {
 	case len(ids) > wire.MaxResolve:
 		return wire.ResolveMany{}, step.Errorf(step.KindInvalid, "%d ids: at most %d", len(ids), wire.MaxResolve)
 	}
-	out := wire.ResolveMany{IDs: ids, DryRun: m.dryRun}
+	out := wire.ResolveMany{IDs: ids, Cursor: m.cursor, DryRun: m.dryRun}
 	if m.all {
 		out.Match = &filter
 	}
@@ -172,7 +174,7 @@ func (a *app) resolved(done wire.Resolved, what string) error {
 		a.say("%s: %s", render.Clean(r.ID), render.Clean(r.Message))
 	}
 	if done.More {
-		a.say("there are more: the same again")
+		a.say("more: the same with --cursor %s", render.Clean(done.NextCursor))
 	}
 	if len(done.Refused) > 0 {
 		return code(exitSystem)

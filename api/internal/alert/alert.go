@@ -135,5 +135,5 @@ func nextTry(n int, wish time.Duration) float64 {
 	if n < 1 || n > len(waits) {
 		return lastWait
 	}
-	return max(waits[n-1], min(wish, 24*time.Hour)).Seconds()
+	return max(waits[n-1], min(wish, mostWish)).Seconds()
 }

@@ -29,6 +29,7 @@ const (
 	tryTimeout = 20 * time.Second
 	maxAnswer  = 4 << 10
 	secretHead = "whsec_"
+	mostWish   = 24 * time.Hour // that a receiver can be left alone
 )
 
 // Receiver is who is told.
@@ -154,9 +155,14 @@ func plain(err error) string {
 	return err.Error()
 }
 
+// retryAfter is what a receiver wishes, at most mostWish.
 func retryAfter(text string) time.Duration {
-	if s, err := strconv.Atoi(text); err == nil && s > 0 && s < 1<<20 {
-		return time.Duration(s) * time.Second
+	s, err := strconv.ParseUint(text, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange), err == nil && s > uint64(mostWish/time.Second):
+		return mostWish
+	case err == nil:
+		return time.Duration(s) * time.Second //nolint:gosec // bounded above
 	}
 	if at, err := http.ParseTime(text); err == nil {
 		return time.Until(at)

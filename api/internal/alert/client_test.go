@@ -83,3 +83,19 @@ func TestReceiverCheck(t *testing.T) {
 		}
 	}
 }
+
+// A wish to be left alone for longer than a day is honoured for a day, however
+// long it is.
+func TestWishesAreBounded(t *testing.T) {
+	t.Parallel()
+	day := 24 * time.Hour
+	for text, want := range map[string]time.Duration{
+		"": 5 * time.Second, "-5": 5 * time.Second, "soon": 5 * time.Second, "0": 5 * time.Second, "90": 90 * time.Second,
+		"86400": day, "1048576": day, "31536000": day, "9999999999": day, "99999999999999999999999": day,
+		"Fri, 31 Dec 9999 23:59:59 GMT": day, "Mon, 01 Jan 0001 00:00:00 GMT": 5 * time.Second,
+	} {
+		if got := nextTry(1, retryAfter(text)); got != want.Seconds() {
+			t.Errorf("%q: the next try after %v s, want %v", text, got, want)
+		}
+	}
+}

@@ -61,7 +61,7 @@ func TestVerdictOnAFullDisk(t *testing.T) {
 	b := newBox(t, d)
 	r := b.sh(t, "head -c 8M /dev/zero; exit 3")
 	wantCause(t, r, step.CauseExit)
-	if r.exit.Code != 3 || !r.exit.Truncated || r.exit.TotalBytes != 8<<20 || !strings.Contains(r.exit.Message, "stored") {
+	if r.exit.Code != 3 || !r.exit.Truncated || r.exit.TotalBytes != 8<<20 || !strings.Contains(r.exit.Message, "could not be stored: No space left") {
 		t.Errorf("exit %+v", r.exit)
 	}
 }

@@ -71,14 +71,23 @@ static bool stored(struct exec *e, bool ok)
 	return ok;
 }
 
+/* whole reports whether all was written. A disk that is full in the middle of it
+ * takes a part, without an error. */
+static bool whole(ssize_t k, size_t n)
+{
+	if (k >= 0 && (size_t)k != n)
+		errno = ENOSPC;
+	return k >= 0 && (size_t)k == n;
+}
+
 /* extend adds to the open frame; the length is written after the bytes. */
 static bool extend(struct exec *e, const uint8_t *p, size_t n)
 {
 	uint32_t len = e->frame_len + (uint32_t)n;
 	off_t at = (off_t)(e->frame_at + sizeof(struct out_frame) + e->frame_len);
 
-	if (pwrite(e->file, p, n, at) != (ssize_t)n ||
-	    pwrite(e->file, &len, sizeof(len), (off_t)(e->frame_at + offsetof(struct out_frame, length))) != sizeof(len))
+	if (!whole(pwrite(e->file, p, n, at), n) ||
+	    !whole(pwrite(e->file, &len, sizeof(len), (off_t)(e->frame_at + offsetof(struct out_frame, length))), sizeof(len)))
 		return false;
 	e->frame_len = len;
 	e->file_size += n;
@@ -97,7 +106,7 @@ static bool append(struct exec *e, uint8_t stream, const uint8_t *p, size_t n)
 		if (!extend(e, p, n))
 			return false;
 	} else {
-		if (pwritev(e->file, v, 2, (off_t)e->file_size) != (ssize_t)(sizeof(f) + n))
+		if (!whole(pwritev(e->file, v, 2, (off_t)e->file_size), sizeof(f) + n))
 			return false;
 		e->frame_at = e->file_size;
 		e->frame_stream = stream;

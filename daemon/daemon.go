@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/control"
+	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/metrics"
 	"github.com/nofx-run/nofx/daemon/internal/pluginhost"
@@ -118,9 +119,13 @@ func (d *Daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
+	reserve, err := journal.NewReserve(d.cfg.path("reserve"), min(d.cfg.Slots, 64))
+	if err != nil {
+		return err
+	}
 	d.worker = worker.New(worker.Config{
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
-		JournalDir: d.cfg.path("journal"), Drivers: d.places, Observer: d.metrics, Log: d.log,
+		JournalDir: d.cfg.path("journal"), Reserve: reserve, Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
 		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
 	})

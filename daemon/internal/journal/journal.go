@@ -38,7 +38,8 @@ func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.
 
 // Journal is the record stream of one attempt. It is safe for concurrent use.
 type Journal struct {
-	dir string
+	dir     string
+	reserve *Reserve
 
 	mu       sync.Mutex
 	segments []*segment // in order; the last one is written to
@@ -60,8 +61,9 @@ type segment struct {
 }
 
 // Open opens the journal in the folder dir, which is made if it is missing,
-// and cuts off a torn tail.
-func Open(dir string) (*Journal, error) {
+// and cuts off a torn tail. Its verdict goes to the reserve, if there is one,
+// when the disk is full.
+func Open(dir string, r *Reserve) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -82,7 +84,7 @@ func Open(dir string) (*Journal, error) {
 		firsts = append(firsts, n)
 	}
 	sort.Slice(firsts, func(i, j int) bool { return firsts[i] < firsts[j] })
-	j := &Journal{dir: dir}
+	j := &Journal{dir: dir, reserve: r}
 	for i, first := range firsts {
 		if i == 0 {
 			j.last, j.acked = first-1, first-1
@@ -186,17 +188,44 @@ func (j *Journal) Append(rec wire.Record) (n int64, err error) {
 		return 0, err
 	}
 	j.frame = frame
-	s, err := j.writable()
+	s, err := j.write(frame)
+	if rec.Verdict != nil && Full(err) {
+		s, err = j.writeReserved(frame)
+	}
 	if err != nil {
 		return 0, err
-	}
-	if _, err := s.file.WriteAt(frame, s.size); err != nil {
-		return 0, err // what was written of it is overwritten, or cut off as torn
 	}
 	s.at = append(s.at, s.size)
 	s.size += int64(len(frame))
 	j.note(rec)
 	return rec.N, nil
+}
+
+// write puts a frame behind the last one. What was written of one that failed is
+// overwritten, or cut off as torn.
+func (j *Journal) write(frame []byte) (*segment, error) {
+	s, err := j.writable()
+	if err == nil {
+		_, err = s.file.WriteAt(frame, s.size)
+	}
+	return s, err
+}
+
+// writeReserved puts a frame into a segment that has had its room on the disk
+// all along.
+func (j *Journal) writeReserved(frame []byte) (*segment, error) {
+	f, err := j.reserve.give(j.path(j.last + 1))
+	if err != nil {
+		return nil, err
+	}
+	s := &segment{file: f, first: j.last + 1}
+	if n := len(j.segments); n > 0 && j.segments[n-1].first == s.first { // it is in the place of one with no whole record
+		_ = j.segments[n-1].file.Close()
+		j.segments = j.segments[:n-1]
+	}
+	j.segments = append(j.segments, s)
+	_, err = f.WriteAt(frame, 0)
+	return s, err
 }
 
 // writable is the segment that the next record goes into.
@@ -299,7 +328,7 @@ func (j *Journal) Close() error {
 
 // Remove closes the journal and deletes it from the disk.
 func (j *Journal) Remove() error {
-	return errors.Join(j.Close(), os.RemoveAll(j.dir))
+	return errors.Join(j.Close(), os.RemoveAll(j.dir), j.reserve.fill())
 }
 
 func (j *Journal) path(first int64) string {

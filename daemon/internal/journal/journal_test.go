@@ -30,7 +30,7 @@ func numbers(recs []wire.Record) []int64 {
 
 func mustOpen(t testing.TB, dir string) *Journal {
 	t.Helper()
-	j, err := Open(dir)
+	j, err := Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestModel(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		j, err := Open(dir)
+		j, err := Open(dir, nil)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -191,7 +191,7 @@ func TestModel(t *testing.T) {
 				if err := j.Close(); err != nil {
 					rt.Fatal(err)
 				}
-				if j, err = Open(dir); err != nil {
+				if j, err = Open(dir, nil); err != nil {
 					rt.Fatal(err)
 				}
 			},
@@ -236,7 +236,7 @@ func TestOutputAsJSON(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "00000000000000000001.journal"), frame, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	j, err := Open(dir)
+	j, err := Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

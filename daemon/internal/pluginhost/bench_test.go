@@ -188,7 +188,7 @@ func BenchmarkOutputToDisk(b *testing.B) {
 	d := benchDriver(b)
 	h := flooded(b, d)
 	for b.Loop() {
-		j, err := journal.Open(filepath.Join(b.TempDir(), "journal"))
+		j, err := journal.Open(filepath.Join(b.TempDir(), "journal"), nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -63,6 +63,7 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	}
 	a.hold(failpoint.Exited)
 	record.Verdict = verdict(exit)
+	out.own(&record.Verdict)
 	if onHost {
 		a.recheck(&record.Verdict)
 	}

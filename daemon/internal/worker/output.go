@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/internal/failpoint"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -27,6 +29,7 @@ type output struct {
 	buf    []byte // pending, of one stream
 	timer  *time.Timer
 	err    error // a write to the journal failed
+	cut    bool  // the disk is full: what comes is not stored any more
 
 	stdout, stderr         []byte
 	stdoutMore, stderrMore bool
@@ -102,7 +105,8 @@ func (o *output) head(s driver.Stream, data []byte) {
 
 // put journals what is pending. The lock is held.
 func (o *output) put() {
-	if len(o.buf) == 0 || o.err != nil {
+	if len(o.buf) == 0 || o.err != nil || o.cut {
+		o.buf = o.buf[:0]
 		return
 	}
 	stream := wire.Stdout
@@ -113,6 +117,29 @@ func (o *output) put() {
 		Stream: stream, Offset: o.stored - int64(len(o.buf)), Data: o.buf,
 	}})
 	o.buf = o.buf[:0]
+	if journal.Full(o.err) {
+		o.err, o.cut = nil, true
+		o.a.log.Error("output is not stored any more: the disk is full", "from", o.a.journal.Position().Output)
+	}
+}
+
+const notStored = "output could not be stored: the disk of the worker's data_dir is full"
+
+// own has a verdict own up to output that is not stored: a full disk costs
+// output, never the truth about how the step ended.
+func (o *output) own(v *step.Verdict) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.cut {
+		return
+	}
+	v.Output.StoredBytes, v.Output.Truncated = o.a.journal.Position().Output, true
+	v.Output.TotalBytes = max(v.Output.TotalBytes, o.seen)
+	if v.Message == "" { // else the sandbox's supervisor, on the same disk, may have said so, too
+		v.Message = notStored
+	} else if !strings.Contains(v.Message, "could not be stored") {
+		v.Message += "; " + notStored
+	}
 }
 
 // flush journals what is pending now.

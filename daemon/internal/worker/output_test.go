@@ -13,7 +13,7 @@ import (
 func TestLastOutputIsNotTaken(t *testing.T) {
 	t.Parallel()
 	for _, broken := range []bool{false, true} {
-		j, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
+		j, err := journal.Open(filepath.Join(t.TempDir(), "journal"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

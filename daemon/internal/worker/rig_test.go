@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/metrics"
 	"github.com/nofx-run/nofx/daemon/internal/uids"
@@ -237,10 +238,14 @@ func (r *rig) start(slots int) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	reserve, err := journal.NewReserve(filepath.Join(r.dir, "reserve"), slots)
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	r.ledger = l
 	r.w = New(Config{
 		API: r.api.client(), Ledger: l, Cgroups: r.tree, UIDs: ids, Workspaces: work,
-		JournalDir: filepath.Join(r.dir, "journal"), Drivers: host{r.plugins}, Observer: metrics.New(),
+		JournalDir: filepath.Join(r.dir, "journal"), Reserve: reserve, Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
 		LayerBytes: r.most, Boot: r.boot,
 	})

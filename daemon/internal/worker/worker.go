@@ -57,6 +57,7 @@ type Config struct {
 	UIDs       *uids.Range
 	Workspaces *workspace.Store
 	JournalDir string
+	Reserve    *journal.Reserve
 	Drivers    Drivers
 	Observer   Observer
 	Log        *slog.Logger
@@ -199,7 +200,7 @@ func (w *Worker) installation() (string, error) {
 
 // add makes an attempt known, so that it is held, renewed and shipped.
 func (w *Worker) add(e ledger.Entry, until driver.Deadline) (*attempt, error) {
-	j, err := journal.Open(filepath.Join(w.cfg.JournalDir, e.Lease.AttemptID))
+	j, err := journal.Open(filepath.Join(w.cfg.JournalDir, e.Lease.AttemptID), w.cfg.Reserve)
 	if err != nil {
 		return nil, fmt.Errorf("journal of %s: %w", e.Lease.AttemptID, err)
 	}

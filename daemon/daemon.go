@@ -112,14 +112,15 @@ func (d *Daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
-	d.places = &places{Source: d.metrics.Drivers(d.plugins), host: d.cfg.Region}
+	whole := &disk{Source: d.metrics.Drivers(d.plugins), room: roomOf(d.cfg.path()), log: d.log}
+	d.places = &places{Source: whole, host: d.cfg.Region}
 	d.places.set(regions)
 	d.metrics.Scrape(d.plugins)
 	boot, err := bootid.Read()
 	if err != nil {
 		return err
 	}
-	reserve, err := journal.NewReserve(d.cfg.path("reserve"), min(d.cfg.Slots, 64))
+	reserve, err := journal.NewReserve(d.cfg.path("reserve"), min(d.cfg.Slots, verdictPlaces))
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package api_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -118,5 +120,47 @@ func TestSetBreakersOfTenants(t *testing.T) {
 	}
 	if b := r.breaker("flaky", "local"); b.State != "open" || !b.Forced {
 		t.Errorf("%+v", b)
+	}
+}
+
+// A driver that works with each tenant's own credentials has a breaker for each,
+// whatever the manifest says: to force one that no step meets is refused, not
+// said to be done.
+func TestSetBreakersOfADriverWithCredentials(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, handlersWith(t, ""))
+	w := r.worker("host", offering("local", able...), offering("vendor", append(slices.Clone(able), string(driver.CapTenant))...))
+	operator := r.client("rival", "operator")
+	const onVendor = `[{"name":"a","tool":"flaky","driver":"vendor"}]`
+	for in, want := range map[wire.SetBreaker]string{
+		{Action: wire.BreakerForceOpen, Tool: "flaky", Driver: "vendor"}:                  "say whose",
+		{Action: wire.BreakerForceClose, Tool: "flaky", Driver: "vendor"}:                 "say whose",
+		{Action: wire.BreakerForceOpen, Tool: "flaky", Driver: "local", Tenant: "acme"}:   "one for all tenants",
+		{Action: wire.BreakerForceClose, Tool: "flaky", Tenant: "acme", Reason: "no use"}: "one for all tenants",
+	} {
+		if got, err := operator.SetBreakers(t.Context(), in); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %+v, %v", in, got, err)
+		}
+	}
+	for in, want := range map[wire.SetBreaker]string{
+		{Action: wire.BreakerForceOpen, Tool: "flaky", Driver: "vendor", Tenant: "acme"}: onVendor,
+		{Action: wire.BreakerForceOpen, Tool: "flaky", Driver: "local"}:                  flaky,
+	} {
+		if got, err := operator.SetBreakers(t.Context(), in); err != nil || len(got.Drivers) != 1 || got.Drivers[0] != in.Driver {
+			t.Fatalf("%+v: %+v, %v", in, got, err)
+		}
+		run := r.submit(want)
+		if got := w.claim(1, 0); len(got) != 0 {
+			t.Errorf("%+v: claimed %+v", in, got)
+		}
+		if why := r.run(run.ID).Steps[0].WaitingFor; !strings.Contains(why, "an operator has opened") {
+			t.Errorf("%+v: waits for %q", in, why)
+		}
+	}
+	if got, err := operator.SetBreakers(t.Context(), wire.SetBreaker{Action: wire.BreakerForceClose, Tool: "flaky", Tenant: "acme"}); err != nil || !slices.Equal(got.Drivers, []string{"vendor"}) {
+		t.Errorf("all of a tenant's: %+v, %v", got, err)
+	}
+	if got := names(w.claim(8, 0)); len(got) != 1 {
+		t.Errorf("%v", got)
 	}
 }

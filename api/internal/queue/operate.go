@@ -44,12 +44,13 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 	if in.Reason != "" {
 		why += ": " + in.Reason
 	}
-	if in.Action != wire.BreakerReset && in.Tenant == "" && q.cfg.Rules.Rules(in.Tool).PerTenant {
-		return wire.BreakersSet{}, invalid("body.tenant", "each tenant has a breaker of its own for %s: say whose", in.Tool)
+	own, err := q.ownBreakers(ctx, in.Tool)
+	if err != nil {
+		return wire.BreakersSet{}, err
 	}
 	out := wire.BreakersSet{Tool: in.Tool}
 	var set map[gate]breaker.Breaker
-	err := q.db.System(ctx, func(db *pgdb.Queries) error {
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
 		set = map[gate]breaker.Breaker{}
 		if in.Tenant != "" {
 			there, err := db.TenantKnown(ctx, in.Tenant)
@@ -64,7 +65,10 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 		if err != nil {
 			return err
 		}
-		list := gatesMeant(in, drivers, met)
+		list, err := gatesMeant(in, drivers, met, own)
+		if err != nil {
+			return err
+		}
 		for _, g := range list {
 			next, changed, err := q.turnIn(ctx, db, g, func(_ *pgdb.Queries, b breaker.Breaker, _ breaker.Rules, _ time.Time) (breaker.Breaker, bool, error) {
 				return to(b, why), true, nil
@@ -103,10 +107,20 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 	return out, nil
 }
 
+// ownBreakers tells of which drivers each tenant has a breaker of its own for a
+// handler.
+func (q *Queue) ownBreakers(ctx context.Context, tool string) (func(driver string) bool, error) {
+	if q.cfg.Rules.Rules(tool).PerTenant {
+		return func(string) bool { return true }, nil
+	}
+	byTenant, err := q.cfg.Fleet.ByTenant(ctx)
+	return func(driver string) bool { return slices.Contains(byTenant, driver) }, err
+}
+
 // gatesMeant are the breakers that an operator means. A reset is of those that
 // something has happened to, of all tenants if none is named; the others are of
-// one lane, whatever has happened to it.
-func gatesMeant(in wire.SetBreaker, drivers []string, met []pgdb.GatesOfHandlerRow) []gate {
+// one lane, whatever has happened to it, and only where steps meet it.
+func gatesMeant(in wire.SetBreaker, drivers []string, met []pgdb.GatesOfHandlerRow, own func(driver string) bool) ([]gate, error) {
 	var list []gate
 	lane := breaker.Lane{Handler: in.Tool, Tenant: in.Tenant}.String()
 	for _, m := range met {
@@ -123,6 +137,17 @@ func gatesMeant(in wire.SetBreaker, drivers []string, met []pgdb.GatesOfHandlerR
 		}
 	}
 	list = slices.DeleteFunc(list, func(g gate) bool { return in.Driver != "" && g.driver != in.Driver })
+	if in.Action != wire.BreakerReset {
+		if in.Tenant == "" {
+			for _, g := range list {
+				if own(g.driver) {
+					return nil, invalid("body.tenant", "each tenant has a breaker of its own for %s on %s: say whose", in.Tool, g.driver)
+				}
+			}
+		} else if list = slices.DeleteFunc(list, func(g gate) bool { return !own(g.driver) }); len(list) == 0 {
+			return nil, invalid("body.tenant", "the breaker of %s is one for all tenants: leave the tenant out", in.Tool)
+		}
+	}
 	slices.SortFunc(list, byName)
-	return slices.Compact(list)
+	return slices.Compact(list), nil
 }

@@ -24,6 +24,8 @@ type Fleet interface {
 	// Able reports whether a live worker has the lease's driver healthy, with all
 	// that it needs, in a region; "" = in any.
 	Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error)
+	// ByTenant are the drivers that work with each tenant's own credentials.
+	ByTenant(ctx context.Context) ([]string, error)
 }
 
 // unseen is the fleet of a queue that is given none.
@@ -38,6 +40,8 @@ func (unseen) Where(context.Context, string, string) (host, region string, err e
 }
 
 func (unseen) Able(context.Context, wire.Lease, bool, string) (bool, error) { return false, nil }
+
+func (unseen) ByTenant(context.Context) ([]string, error) { return nil, nil }
 
 // place gives steps that are submitted their regions. Those that share their
 // run's workspace go to one.

@@ -387,7 +387,7 @@ func TestAlertMetrics(t *testing.T) {
 		}
 		return out
 	}
-	want := map[string]float64{"queue_depth": 0, "oldest_age_seconds": 0, "dlq_growth": 0, "workers_lost": 0, "sweep_leftovers": 0, "breakers_open": 0}
+	want := map[string]float64{"queue_depth": 0, "oldest_age_seconds": 0, "dlq_growth": 0, "workers_lost": 0, "sweep_leftovers": 0, "breakers_open": 0, "spool_trouble": 0}
 	check := func(when string) {
 		t.Helper()
 		if diff := cmp.Diff(want, values(r.user)); diff != "" {
@@ -409,7 +409,12 @@ func TestAlertMetrics(t *testing.T) {
 	want["queue_depth"] = 0
 	r.system("INSERT INTO nofx.step_dlq (id, tenant_id, run_id, step_id, generation, cause, attempts, history) VALUES ('dlq_x', 'acme', '" + run.ID + "', '" + l.StepID + "', 1, 'lost', 3, '[]')")
 	r.system("INSERT INTO nofx.worker_event (tenant_id, worker_id, type) SELECT 'acme', '" + w.id + "', t FROM unnest(ARRAY['sweep.removed', 'sweep.removed', 'driver.lost']) t")
+	w.drivers[0].Full = true
+	w.beat()
+	want["dlq_growth"], want["sweep_leftovers"], want["spool_trouble"] = 1, 2, 1
+	check("with a full disk")
 	r.system("UPDATE nofx.worker SET status = 'lost'")
+	want["spool_trouble"] = 0
 	want["dlq_growth"], want["sweep_leftovers"], want["workers_lost"] = 1, 2, 1
 	check("after all of it")
 	for metric, v := range values(r.client("rival", "user")) {

@@ -55,7 +55,7 @@ func (d *disk) Infos() []wire.DriverInfo {
 		return all
 	}
 	for i := range all {
-		if all[i].Healthy {
+		if all[i].Full = true; all[i].Healthy {
 			all[i].Healthy, all[i].Message = false, fmt.Sprintf("the disk of the worker's data_dir is full: less than %d MiB are left", leastRoom>>20)
 		}
 	}

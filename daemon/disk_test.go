@@ -39,7 +39,8 @@ func TestFullDisk(t *testing.T) {
 	} {
 		room, broken = c.room, c.broken
 		got := d.Infos()
-		if got[0].Healthy != c.well || (got[0].Message == "") != c.well || !c.well && !strings.Contains(got[0].Message, "is full") || got[1].Message != "no Docker" {
+		if got[0].Healthy != c.well || (got[0].Message == "") != c.well || !c.well && !strings.Contains(got[0].Message, "is full") || got[1].Message != "no Docker" ||
+			got[0].Full == c.well || got[1].Full == c.well {
 			t.Errorf("with %d bytes: %+v", c.room, got)
 		}
 	}

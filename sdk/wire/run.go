@@ -155,6 +155,7 @@ type DriverInfo struct {
 	Protocol     int      `json:"protocol,omitempty"` // the version that plugin and daemon settled on; 0 = none runs
 	Healthy      bool     `json:"healthy"`
 	Message      string   `json:"message,omitempty"` // why not healthy, or a warning
+	Full         bool     `json:"full,omitempty"`    // the worker's disk is, so that nothing new begins there, on any driver
 	Refused      string   `json:"refused,omitempty"` // the reason in a word when the daemon does not run this plugin: unsigned, swapped, …
 	Capabilities []string `json:"capabilities"`
 	Region       string   `json:"region,omitempty"` // where its sandboxes are; "" = that of the worker

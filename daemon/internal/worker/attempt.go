@@ -52,6 +52,7 @@ type attempt struct {
 	closed    chan struct{} // closed when fenced
 	refused   chan struct{} // closed with refusal set
 	cleaned   chan struct{} // closed when nothing runs any more
+	shipped   chan struct{} // poked when the API has more of the journal
 	later     time.Time     // nothing is shipped before; the shipper's alone
 	mended    int           // times that the API missed something; the shipper's alone
 	acked     chan struct{} // closed when the API has the verdict
@@ -64,7 +65,7 @@ func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Dead
 	return &attempt{
 		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
-		confirmed: make(chan struct{}), closed: make(chan struct{}), refused: make(chan struct{}), cleaned: make(chan struct{}), acked: make(chan struct{}), gone: make(chan struct{}),
+		confirmed: make(chan struct{}), closed: make(chan struct{}), refused: make(chan struct{}), cleaned: make(chan struct{}), shipped: make(chan struct{}, 1), acked: make(chan struct{}), gone: make(chan struct{}),
 		inside: e.Handle != nil && e.Lease.Workspace != step.WorkspaceStep,
 		next:   j.Position().Acked + 1,
 	}

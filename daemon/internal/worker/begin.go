@@ -16,8 +16,9 @@ import (
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
-// start puts the command's files into the sandbox and runs it.
-func (a *attempt) start(ctx context.Context, d driver.Driver, h driver.Handle, sink driver.Sink, about driver.Description) error {
+// prepare puts the command's files into the sandbox and has it known that the
+// step begins.
+func (a *attempt) prepare(ctx context.Context, d driver.Driver, h driver.Handle, about driver.Description) error {
 	c := a.lease.Command
 	if len(c.Files) > 0 {
 		archive, err := files(c.Files)
@@ -35,6 +36,31 @@ func (a *attempt) start(ctx context.Context, d driver.Driver, h driver.Handle, s
 			return err
 		}
 	}
+	if a.lease.Network == step.NetworkNone {
+		return nil
+	}
+	return a.announced(ctx)
+}
+
+// announced waits until the API has the record that the step begins. What can
+// touch the outside begins only then: when this host falls silent before, the API
+// knows that nothing was done, and may have it tried anew.
+func (a *attempt) announced(ctx context.Context) error {
+	n := a.journal.Position().Last
+	poke(a.w.ended) // nothing else to be shipped with it is waited for
+	for a.journal.Position().Acked < n {
+		select {
+		case <-a.shipped:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// start runs the command.
+func (a *attempt) start(ctx context.Context, d driver.Driver, h driver.Handle, sink driver.Sink) error {
+	c := a.lease.Command
 	env := make([]string, 0, len(c.Env))
 	for _, k := range slices.Sorted(maps.Keys(c.Env)) {
 		env = append(env, k+"="+c.Env[k])

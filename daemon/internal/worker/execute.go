@@ -333,6 +333,11 @@ func (a *attempt) once(ctx context.Context, d driver.Driver, out *output, about 
 		}
 		found = slices.ContainsFunc(state.Execs, func(e driver.ExecState) bool { return e.ID == mainExec })
 	}
+	if !found {
+		if err := a.prepare(ctx, d, h, about); err != nil {
+			return nil, err
+		}
+	}
 	var exit *driver.Exit
 	sink := func(e driver.ExecEvent) error {
 		if e.Exit != nil {
@@ -349,7 +354,7 @@ func (a *attempt) once(ctx context.Context, d driver.Driver, out *output, about 
 	if found {
 		err = d.Attach(calling, h, mainExec, out.resume(), sink)
 	} else {
-		err = a.start(calling, d, h, sink, about)
+		err = a.start(calling, d, h, sink)
 	}
 	if err != nil && ctx.Err() == nil && calling.Err() != nil {
 		return nil, step.Errorf(step.KindInternal, "it did not end the step %v after its time: %w", a.w.overdue, err)

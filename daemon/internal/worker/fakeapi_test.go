@@ -33,6 +33,8 @@ type fakeAPI struct {
 	released    []string
 	ended       map[string]bool // runs
 	down        bool            // every call answers 503
+	noJournal   bool            // journals do
+	journals    int             // that came
 	noUploads   bool            // those of artifacts do
 	uploads     int             // that were tried
 	noLayers    bool            // those that are asked for come with 503
@@ -261,9 +263,14 @@ func (f *fakeAPI) current() string {
 
 func (f *fakeAPI) journal(_ *http.Request, in wire.JournalRequest) (wire.JournalAnswer, int) {
 	var out wire.JournalAnswer
-	f.mu.Lock()
-	refused := f.old != nil && slices.ContainsFunc(in.Batches, f.old)
-	f.mu.Unlock()
+	var away, refused bool
+	f.change(func() {
+		f.journals++
+		away, refused = f.noJournal, f.old != nil && slices.ContainsFunc(in.Batches, f.old)
+	})
+	if away {
+		return out, http.StatusServiceUnavailable
+	}
 	if refused {
 		return out, http.StatusUnprocessableEntity
 	}

@@ -35,6 +35,7 @@ type plugins struct {
 
 	copyOut func(io.Writer) error      // instead of the driver's own
 	works   func(id, dir string) error // what commands do in their workspaces; not nil: the sandboxes are on this host
+	open    bool                       // steps may ask for a network, which is none
 
 	mu   sync.Mutex
 	dirs map[string]string // of workspaces, by sandbox
@@ -102,6 +103,9 @@ func (p *plugins) Describe(ctx context.Context) (driver.Description, error) {
 	if p.works != nil {
 		about.Capabilities = append(about.Capabilities, driver.CapHost)
 	}
+	if p.open {
+		about.Capabilities = append(about.Capabilities, driver.CapNetOpen)
+	}
 	return about, err
 }
 
@@ -113,6 +117,9 @@ func (p *plugins) Create(ctx context.Context, spec driver.Spec) (driver.Handle, 
 		}
 		p.dirs[spec.ID], spec.Host = spec.Host.Workspace, nil
 		p.mu.Unlock()
+	}
+	if p.open {
+		spec.Network = step.NetworkNone
 	}
 	return p.Driver.Create(ctx, spec)
 }

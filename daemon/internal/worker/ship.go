@@ -168,6 +168,7 @@ func (w *Worker) acknowledge(ctx context.Context, got wire.JournalAnswer, sent m
 			}
 			continue
 		}
+		poke(a.shipped)
 		told[a.id] = ack.N >= a.next
 		a.next = max(a.next, ack.N+1)
 		if ack.Ended {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -74,11 +75,21 @@ func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (si
 	if err != nil {
 		return "", err
 	}
-	sealed, err := keys.SealReceiver(r.Tenant, r.Name, secret.Receiver{URL: r.URL, Secret: r.Secret})
-	if err != nil {
+	if err := keys.Ready(); err != nil {
 		return "", fmt.Errorf("a receiver's url is a secret and is not kept in clear: %w", err)
 	}
+	content := secret.Receiver{URL: r.URL, Secret: r.Secret}
 	err = alertChange(ctx, ownerURL, r.Tenant, "alert.receiver", r.Name, map[string]any{"kind": r.Kind, "host": host}, func(q *pgdb.Queries) error {
+		if content.Before, err = signedBefore(ctx, q, keys, r); err != nil {
+			return err
+		}
+		if content.Before != "" {
+			content.Until = time.Now().Add(rotation)
+		}
+		sealed, err := keys.SealReceiver(r.Tenant, r.Name, content)
+		if err != nil {
+			return err
+		}
 		if err := q.SetReceiver(ctx, pgdb.SetReceiverParams{TenantID: r.Tenant, Name: r.Name, Kind: r.Kind, Sealed: sealed, Place: host}); err != nil {
 			return err
 		}
@@ -90,6 +101,34 @@ func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (si
 		return nil
 	})
 	return r.Secret, err
+}
+
+// rotation is how long messages are signed with a webhook's secret of before, too.
+const rotation = 24 * time.Hour
+
+// signedBefore is the secret that a webhook has so far; "" = none, or none that
+// can be opened any more.
+func signedBefore(ctx context.Context, q *pgdb.Queries, keys *secret.Keys, r AlertReceiver) (string, error) {
+	if r.Kind != "webhook" {
+		return "", nil
+	}
+	row, err := q.ReceiverToSeal(ctx, r.Tenant, r.Name)
+	if errors.Is(err, pg.ErrNoRow) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	was := secret.Receiver{Secret: row.Secret}
+	if len(row.Sealed) > 0 {
+		if was, err = keys.OpenReceiver(r.Tenant, r.Name, row.Sealed); err != nil {
+			return "", nil //nolint:nilerr // it is replaced
+		}
+	}
+	if was.Secret == r.Secret {
+		return "", nil
+	}
+	return was.Secret, nil
 }
 
 // DropAlertReceiver removes a receiver, and what was on its way to it.

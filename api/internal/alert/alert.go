@@ -125,7 +125,10 @@ func (s *Service) receiver(d pgdb.TakeDeliveriesRow) (Receiver, error) {
 		return Receiver{Kind: d.ReceiverKind, URL: d.Url, Secret: d.Secret}, nil
 	}
 	was, err := s.Keys.OpenReceiver(d.TenantID, d.Receiver, d.Sealed)
-	return Receiver{Kind: d.ReceiverKind, URL: was.URL, Secret: was.Secret}, err
+	if time.Now().After(was.Until) {
+		was.Before = ""
+	}
+	return Receiver{Kind: d.ReceiverKind, URL: was.URL, Secret: was.Secret, Before: was.Before}, err
 }
 
 // nextTry is how many seconds after the nth try the next one is: soon at first,

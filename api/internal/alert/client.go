@@ -37,6 +37,7 @@ type Receiver struct {
 	Kind   string // slack or webhook
 	URL    string
 	Secret string // of a webhook: whsec_ and base64
+	Before string // the one before, which it may know alone yet; "" = none
 }
 
 // Check refuses a receiver that could not be told anything, and gives the host
@@ -187,16 +188,32 @@ func request(ctx context.Context, r Receiver, m Message, now time.Time) (*http.R
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "nofx-alerts")
 	if r.Kind == "webhook" {
-		key, err := signingKey(r.Secret)
+		at := strconv.FormatInt(now.Unix(), 10)
+		signed, err := signatures(r, fmt.Appendf(nil, "%s.%s.%s", m.ID, at, body))
 		if err != nil {
 			return nil, err
 		}
-		at := strconv.FormatInt(now.Unix(), 10)
-		mac := hmac.New(sha256.New, key)
-		fmt.Fprintf(mac, "%s.%s.%s", m.ID, at, body)
 		req.Header.Set("Webhook-Id", m.ID)
 		req.Header.Set("Webhook-Timestamp", at)
-		req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		req.Header.Set("Webhook-Signature", signed)
 	}
 	return req, nil
+}
+
+// signatures are of each secret that the receiver may have, with a space between.
+func signatures(r Receiver, text []byte) (string, error) {
+	var list []string
+	for _, secret := range []string{r.Secret, r.Before} {
+		if secret == "" && len(list) > 0 {
+			break
+		}
+		key, err := signingKey(secret)
+		if err != nil {
+			return "", err
+		}
+		mac := hmac.New(sha256.New, key)
+		_, _ = mac.Write(text) // never fails
+		list = append(list, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	return strings.Join(list, " "), nil
 }

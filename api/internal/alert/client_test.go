@@ -64,19 +64,19 @@ func TestReceiverCheck(t *testing.T) {
 		r  Receiver
 		ok bool
 	}{
-		"slack":              {Receiver{"slack", "https://hooks.example.com/x", ""}, true},
-		"webhook":            {Receiver{"webhook", "https://example.com:8443/x?y=z", secret(24)}, true},
-		"its longest secret": {Receiver{"webhook", "https://example.com", secret(64)}, true},
-		"too short":          {Receiver{"webhook", "https://example.com", secret(23)}, false},
-		"too long":           {Receiver{"webhook", "https://example.com", secret(65)}, false},
-		"no secret":          {Receiver{"webhook", "https://example.com", ""}, false},
-		"slack with one":     {Receiver{"slack", "https://example.com", secret(32)}, false},
-		"http":               {Receiver{"slack", "http://example.com", ""}, false},
-		"no host":            {Receiver{"slack", "https:///x", ""}, false},
-		"a user":             {Receiver{"slack", "https://me@example.com", ""}, false},
-		"a fragment":         {Receiver{"slack", "https://example.com/#x", ""}, false},
-		"odd kind":           {Receiver{"mail", "https://example.com", ""}, false},
-		"not a url":          {Receiver{"slack", "https://exa mple.com\x00", ""}, false},
+		"slack":              {Receiver{Kind: "slack", URL: "https://hooks.example.com/x"}, true},
+		"webhook":            {Receiver{Kind: "webhook", URL: "https://example.com:8443/x?y=z", Secret: secret(24)}, true},
+		"its longest secret": {Receiver{Kind: "webhook", URL: "https://example.com", Secret: secret(64)}, true},
+		"too short":          {Receiver{Kind: "webhook", URL: "https://example.com", Secret: secret(23)}, false},
+		"too long":           {Receiver{Kind: "webhook", URL: "https://example.com", Secret: secret(65)}, false},
+		"no secret":          {Receiver{Kind: "webhook", URL: "https://example.com"}, false},
+		"slack with one":     {Receiver{Kind: "slack", URL: "https://example.com", Secret: secret(32)}, false},
+		"http":               {Receiver{Kind: "slack", URL: "http://example.com"}, false},
+		"no host":            {Receiver{Kind: "slack", URL: "https:///x"}, false},
+		"a user":             {Receiver{Kind: "slack", URL: "https://me@example.com"}, false},
+		"a fragment":         {Receiver{Kind: "slack", URL: "https://example.com/#x"}, false},
+		"odd kind":           {Receiver{Kind: "mail", URL: "https://example.com"}, false},
+		"not a url":          {Receiver{Kind: "slack", URL: "https://exa mple.com\x00"}, false},
 	} {
 		if _, err := c.r.Check(); (err == nil) != c.ok || err != nil && strings.Contains(err.Error(), "example.com") {
 			t.Errorf("%s: %v", what, err)

@@ -3,6 +3,7 @@ package secret
 import (
 	"bytes"
 	"encoding/json"
+	"time"
 )
 
 // Step is what is sealed of a step.
@@ -15,6 +16,10 @@ type Step struct {
 type Receiver struct {
 	URL    string `json:"url"`
 	Secret string `json:"secret"` // a webhook's, to sign with
+	// Before is the secret that it had before, with which messages are signed, too,
+	// until Until.
+	Before string    `json:"before,omitempty"`
+	Until  time.Time `json:"until,omitzero"`
 }
 
 // column is what all tables call the one that holds a ciphertext.

@@ -18,24 +18,24 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 		return relocate(err)
 	}
 	to = steps[0]
-	before := *s
-	s.Driver, s.Shares = to.Driver, to.Shares()
-	if err := o.shareRegions(s, to.Regions); err != nil {
-		*s = before
-		return err
-	}
-	if err := o.add(s); err != nil {
-		*s = before
-		return err
-	}
-	if err := o.shareDisk(s, &to); err != nil {
-		return err
-	}
 	if err := o.q.sealable(steps, func(int) string { return "body" }); err != nil {
 		return err
 	}
 	body, err := o.q.keep(o.who.TenantID, s.ID, to)
 	if err != nil {
+		return err
+	}
+	before := *s
+	s.Driver, s.Shares = to.Driver, to.Shares()
+	err = o.shareRegions(s, to.Regions)
+	if err == nil {
+		err = o.shareDisk(s, &to)
+	}
+	if err == nil {
+		err = o.add(s) // the last: what is taken is reopened
+	}
+	if err != nil {
+		*s = before
 		return err
 	}
 	p := pgdb.EditStepParams{TenantID: o.who.TenantID, ID: s.ID, Generation: s.Generation, Driver: to.Driver, Shares: to.Shares(), Inputs: body.inputs, Command: body.command, Sealed: body.sealed,

@@ -248,7 +248,7 @@ func (q *Queries) RetrySteps(ctx context.Context, arg RetryStepsParams) ([]strin
 
 const unclaimSteps = `-- name: UnclaimSteps :many
 UPDATE nofx.step s
-SET status = 'queued', attempt = s.attempt - 1, due_at = now(), pin = f.pin
+SET status = 'queued', attempt = s.attempt - 1, pin = f.pin
 FROM (SELECT unnest($1::text[]) AS id, unnest($2::int[]) AS generation, unnest($3::int[]) AS attempt,
              unnest($4::bigint[]) AS epoch, unnest($5::text[]) AS pin) f
 WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
@@ -263,7 +263,7 @@ type UnclaimStepsParams struct {
 	Pins        []string
 }
 
-// UnclaimSteps undoes a claim: the attempt does not count.
+// UnclaimSteps undoes a claim: the attempt does not count, and the step has its place in the queue again.
 // fence: step
 func (q *Queries) UnclaimSteps(ctx context.Context, arg UnclaimStepsParams) ([]string, error) {
 	rows, err := q.db.Query(ctx, unclaimSteps,

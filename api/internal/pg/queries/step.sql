@@ -23,11 +23,11 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generati
 WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'
 RETURNING s.id;
 
--- UnclaimSteps undoes a claim: the attempt does not count.
+-- UnclaimSteps undoes a claim: the attempt does not count, and the step has its place in the queue again.
 -- fence: step
 -- name: UnclaimSteps :many
 UPDATE nofx.step s
-SET status = 'queued', attempt = s.attempt - 1, due_at = now(), pin = f.pin
+SET status = 'queued', attempt = s.attempt - 1, pin = f.pin
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generation, unnest(@attempts::int[]) AS attempt,
              unnest(@epochs::bigint[]) AS epoch, unnest(@pins::text[]) AS pin) f
 WHERE s.id = f.id AND s.generation = f.generation AND s.attempt = f.attempt AND s.epoch = f.epoch AND s.status || '' = 'running'

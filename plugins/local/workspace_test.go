@@ -285,3 +285,17 @@ func errorsJoin(errs ...error) error {
 	}
 	return nil
 }
+
+// A step with one process has none left for a transfer. That is its own doing, and
+// none of a driver that does not work.
+func TestNoProcessForFiles(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	for pids, want := range map[int64]step.Kind{1: step.KindInvalid, 2: ""} {
+		b := newBox(t, d, func(s *driver.Spec) { s.Resources.Pids = pids })
+		err := d.CopyIn(t.Context(), b.h, "/workspace", archive(t, regular("x", "new", 0o644)))
+		if step.KindOf(err) != want || want != "" && !strings.Contains(err.Error(), "no process left") {
+			t.Errorf("with %d: %v, want it %q", pids, err, want)
+		}
+	}
+}

@@ -163,6 +163,17 @@ static bool vacate(struct slot *s)
 	return true;
 }
 
+/* no_copy tells the driver, which waits for the supervisor's answer. */
+static void no_copy(int conn, uint32_t kind, const char *why)
+{
+	uint8_t buf[128];
+	struct wr w = { buf, buf + sizeof(buf), false };
+
+	wr_u32(&w, kind);
+	wr_str(&w, why);
+	copy_reply(conn, A_ERROR, buf, (size_t)(w.p - buf));
+}
+
 static void start_copy(int conn)
 {
 	for (int i = 0; i < MAX_EXECS; i++) {
@@ -176,13 +187,13 @@ static void start_copy(int conn)
 				_exit(1);
 			copy_main(CHAN);
 		}
-		if (pid > 0) {
+		if (pid > 0)
 			helpers[i] = pid;
-			return;
-		}
-		break;
+		else /* of its own caps: another try would meet the same */
+			no_copy(conn, E_INVALID, "the sandbox has no process left for the transfer");
+		return;
 	}
-	copy_error(conn, EAGAIN, "no process for the transfer");
+	no_copy(conn, E_UNAVAILABLE, "the sandbox has as many transfers as it can");
 }
 
 static void handle(const struct msg *m, const int *fds, int n)

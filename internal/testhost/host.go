@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/bandwidth"
 	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/driver"
 )
@@ -154,14 +155,14 @@ func (h *Host) Limit(t T, s *driver.Spec) {
 		}
 	}
 	if r.CPU > 0 {
-		const period = 10_000 // µs, as the daemon's
+		quota, period := bandwidth.Of(r.CPU)
 		if g.V2 != "" {
-			if err := os.WriteFile(filepath.Join(g.V2, "cpu.max"), fmt.Appendf(nil, "%d %d", int64(r.CPU*period), period), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(g.V2, "cpu.max"), fmt.Appendf(nil, "%d %d", quota, period), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		} else {
 			write(g.V1["cpu"], "cpu.cfs_period_us", period)
-			write(g.V1["cpu"], "cpu.cfs_quota_us", int64(r.CPU*period))
+			write(g.V1["cpu"], "cpu.cfs_quota_us", quota)
 		}
 	}
 	if r.MemoryMB > 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
+	"github.com/nofx-run/nofx/internal/bandwidth"
 	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/plugins/supervised"
@@ -225,9 +226,12 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 		Mounts: []mount.Mount{bind(share, contained.SharePath, true), bind(b.Workspace, "/workspace", false)},
 		Tmpfs:  map[string]string{"/tmp": scratch, "/home/step": scratch},
 		Resources: container.Resources{
-			CgroupParent: parent, NanoCPUs: int64(r.CPU * 1e9), Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,
+			CgroupParent: parent, Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,
 			Ulimits: []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}, {Name: "nofile", Soft: 1024, Hard: 16384}},
 		},
+	}
+	if r.CPU > 0 { // not NanoCPUs, of which an engine takes no more than its host has
+		h.CPUQuota, h.CPUPeriod = bandwidth.Of(r.CPU)
 	}
 	if r.Pids > 0 {
 		h.PidsLimit = &r.Pids

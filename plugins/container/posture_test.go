@@ -61,7 +61,8 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 	var got struct {
 		Config     struct{ Labels map[string]string }
 		HostConfig struct {
-			NanoCpus, Memory, MemorySwap, PidsLimit     int64
+			CPUQuota, CPUPeriod                         int64
+			Memory, MemorySwap, PidsLimit               int64
 			Privileged, ReadonlyRootfs, PublishAllPorts bool
 			NetworkMode, IpcMode, PidMode, UTSMode      string
 			CgroupParent, UsernsMode                    string
@@ -77,7 +78,7 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := got.HostConfig
-	if c.NanoCpus != 5e8 || c.Memory != 64<<20 || c.MemorySwap != 64<<20 || c.PidsLimit != 32 {
+	if c.CPUQuota != 5000 || c.CPUPeriod != 10_000 || c.Memory != 64<<20 || c.MemorySwap != 64<<20 || c.PidsLimit != 32 {
 		t.Errorf("caps: %+v", c)
 	}
 	if c.Privileged || !c.ReadonlyRootfs || c.NetworkMode != "none" || c.IpcMode != "private" || c.PidMode != "" || c.UTSMode != "" || len(c.Devices) > 0 {
@@ -135,5 +136,18 @@ func TestConfigurationIsChecked(t *testing.T) {
 	}
 	if err := d.Configure(t.Context(), config(t, func(c *Config) { c.Runtime = "nosuch" })); err == nil || !strings.Contains(err.Error(), "runtime") {
 		t.Errorf("runtime: %v", err)
+	}
+}
+
+// Caps on processor time that the daemon's own group has are an engine's, too:
+// one that no whole number of microseconds is, and more than the host has.
+func TestOddProcessorTime(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	for _, cores := range []float64{0.01, 0.33333, 1.23456, 512} {
+		h, _ := newBox(t, d, func(s *driver.Spec) { s.Resources.CPU = cores })
+		if r := run(t, d, h, "echo ran"); r.out != "ran\n" {
+			t.Errorf("%v cores: %+v", cores, r)
+		}
 	}
 }

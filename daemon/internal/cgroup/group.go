@@ -11,25 +11,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nofx-run/nofx/internal/bandwidth"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
 const pollEvery = 2 * time.Millisecond
-
-// bandwidth is a cap on processor time as the kernel wants it, in µs: quota of
-// each period. The period is short, so that a step that has used its quota up
-// is soon on again, and that its neighbours wait for it no longer than a few
-// milliseconds; a quota may not be below one millisecond.
-func bandwidth(cores float64) (quota, period string) {
-	p := 10_000.0
-	if cores*p < minQuota {
-		p *= 10
-	}
-	return strconv.FormatInt(max(int64(cores*p), minQuota), 10), strconv.FormatInt(int64(p), 10)
-}
-
-const minQuota = 1000 // µs
 
 // Group is the control group of one attempt.
 type Group struct {
@@ -135,7 +122,8 @@ func (g *Group) makeParentAnew(dir string) error {
 
 // limit sets the caps that r asks for.
 func (g *Group) limit(r step.Resources) error {
-	quota, period := bandwidth(r.CPU)
+	us, of := bandwidth.Of(r.CPU)
+	quota, period := strconv.FormatInt(us, 10), strconv.FormatInt(of, 10)
 	memory := strconv.FormatInt(r.MemoryMB<<20, 10)
 	pids := strconv.FormatInt(r.Pids, 10)
 	c := g.Cgroup()

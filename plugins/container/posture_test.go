@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // What a step can see of itself and of what is around it.
@@ -148,6 +149,23 @@ func TestOddProcessorTime(t *testing.T) {
 		h, _ := newBox(t, d, func(s *driver.Spec) { s.Resources.CPU = cores })
 		if r := run(t, d, h, "echo ran"); r.out != "ran\n" {
 			t.Errorf("%v cores: %+v", cores, r)
+		}
+	}
+}
+
+// Caps that are too small for a container to begin are the step's own doing, and
+// none of an engine that does not work.
+func TestTooSmallToBegin(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	for what, change := range map[string]func(*driver.Spec){
+		"pids 1":   func(s *driver.Spec) { s.Resources.Pids = 1 },
+		"pids 3":   func(s *driver.Spec) { s.Resources.Pids = 3 },
+		"memory 1": func(s *driver.Spec) { s.Resources.MemoryMB = 1 },
+	} {
+		_, err := d.Create(t.Context(), newSpec(t, change))
+		if !step.Is(err, step.KindInvalid) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

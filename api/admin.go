@@ -98,8 +98,11 @@ func SetTenantNetwork(ctx context.Context, ownerURL string, n TenantNetwork) err
 // SetTenantCeiling changes, as the schema's owner, the most that a tenant's
 // steps may ask for.
 func SetTenantCeiling(ctx context.Context, ownerURL, tenant string, c wire.TenantCeiling, clip bool) error {
-	if c.CPU < 0 || c.MemoryMB < 0 || c.Pids < 0 || c.DiskMB < 0 || c.IOMBs < 0 || c.OutputKB < 0 || c.TimeoutMS < 0 {
-		return errors.New("a ceiling is negative; leave it out for none")
+	if err := c.CheckMost(); err != nil {
+		return err
+	}
+	if c.TimeoutMS < 0 {
+		return errors.New("timeout: it is negative; leave it out for no limit")
 	}
 	ceiling, err := json.Marshal(c)
 	if err != nil {

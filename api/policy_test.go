@@ -65,6 +65,8 @@ func TestTenantPolicy(t *testing.T) {
 	for _, bad := range []error{
 		api.SetTenantCeiling(t.Context(), r.db.Admin, "nobody", wire.TenantCeiling{}, false),
 		api.SetTenantCeiling(t.Context(), r.db.Admin, "acme", wire.TenantCeiling{TimeoutMS: -1}, false),
+		api.SetTenantCeiling(t.Context(), r.db.Admin, "acme", wire.TenantCeiling{Resources: step.Resources{CPU: 0.001}}, false),
+		api.SetTenantCeiling(t.Context(), r.db.Admin, "acme", wire.TenantCeiling{Resources: step.Resources{DiskMB: 7}}, false),
 		api.SetTenantNetwork(t.Context(), r.db.Admin, api.TenantNetwork{Tenant: "acme", Most: "some"}),
 		api.SetTenantNetwork(t.Context(), r.db.Admin, api.TenantNetwork{Tenant: "acme", Most: "open", Private: []string{"inner.example.com"}}),
 	} {

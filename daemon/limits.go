@@ -19,8 +19,11 @@ type Limits struct {
 }
 
 func (l Limits) check() error {
-	if l.CPU < 0 || l.MemoryMB < 0 || l.Pids < 0 || l.DiskMB < 0 || l.IOMBs < 0 || l.OutputKB < 0 || l.Timeout < 0 {
-		return step.Errorf(step.KindInvalid, "configuration: limits: one is negative; leave it out for none")
+	if err := l.resources().CheckMost(); err != nil {
+		return step.Errorf(step.KindInvalid, "configuration: limits: %w", err)
+	}
+	if l.Timeout != 0 && l.Timeout < time.Millisecond {
+		return step.Errorf(step.KindInvalid, "configuration: limits: timeout: %s is less than a millisecond; leave it out for no limit", l.Timeout)
 	}
 	return nil
 }

@@ -1,5 +1,13 @@
 package step
 
+import "math"
+
+// The least that a step can have of what can be had too little of.
+const (
+	MinCPU    = 0.01 // cores
+	MinDiskMB = 8    // MiB
+)
+
 // Resources are the caps of one step. Zero means "not asked for": the
 // handler's or the daemon's default applies.
 type Resources struct {
@@ -32,6 +40,23 @@ func (r Resources) Merge(def Resources) Resources {
 		r.OutputKB = def.OutputKB
 	}
 	return r
+}
+
+// CheckMost refuses resources that cannot be the most that steps get: with less
+// of one than a step can have, none would begin. Zero is no bound.
+func (r Resources) CheckMost() error {
+	if r.CPU != 0 && !(r.CPU >= MinCPU) || math.IsInf(r.CPU, 1) { //nolint:staticcheck // NaN is less than nothing
+		return Errorf(KindInvalid, "cpu: %v is not %v cores or more; leave it out for no limit", r.CPU, MinCPU)
+	}
+	if r.DiskMB != 0 && r.DiskMB < MinDiskMB {
+		return Errorf(KindInvalid, "disk_mb: %d is not %d or more; leave it out for no limit", r.DiskMB, MinDiskMB)
+	}
+	for name, n := range map[string]int64{"memory_mb": r.MemoryMB, "pids": r.Pids, "io_mb_s": r.IOMBs, "output_kb": r.OutputKB} {
+		if n < 0 {
+			return Errorf(KindInvalid, "%s: %d is negative; leave it out for no limit", name, n)
+		}
+	}
+	return nil
 }
 
 // OutputMode says what happens to a step that writes more than its cap.

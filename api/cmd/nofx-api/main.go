@@ -204,7 +204,9 @@ func setLimits(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c.TimeoutMS = timeout.Milliseconds()
+	if c.TimeoutMS = timeout.Milliseconds(); c.TimeoutMS == 0 && timeout != 0 {
+		return fmt.Errorf("timeout %s is less than a millisecond; leave it out for no limit", timeout)
+	}
 	return api.SetTenantCeiling(ctx, url, *tenant, c, *clip)
 }
 

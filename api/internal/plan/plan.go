@@ -36,7 +36,6 @@ const (
 	maxPolicy    = 256 // entries in a list of the policy
 	maxFields    = 50  // faults told at once
 	graceMS      = 10_000
-	minDiskMB    = 8
 	maxDiskMB    = 16 << 20
 )
 
@@ -265,8 +264,8 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 		return step.Resources{}
 	}
 	at += ".resources"
-	if r.CPU < 0 || r.CPU > 1024 || r.CPU > 0 && r.CPU < 0.01 {
-		c.add(at+".cpu", r.CPU, "must be 0.01 to 1024 cores")
+	if r.CPU < 0 || r.CPU > 1024 || r.CPU > 0 && r.CPU < step.MinCPU {
+		c.add(at+".cpu", r.CPU, "must be %v to 1024 cores", step.MinCPU)
 	}
 	for _, limit := range []struct {
 		name       string
@@ -278,8 +277,8 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 			c.add(at+"."+limit.name, limit.value, "must be 1 to %d", limit.max)
 		}
 	}
-	if r.DiskMB < 0 || r.DiskMB > 0 && r.DiskMB < minDiskMB || r.DiskMB > maxDiskMB {
-		c.add(at+".disk_mb", r.DiskMB, "must be %d to %d", minDiskMB, maxDiskMB)
+	if r.DiskMB < 0 || r.DiskMB > 0 && r.DiskMB < step.MinDiskMB || r.DiskMB > maxDiskMB {
+		c.add(at+".disk_mb", r.DiskMB, "must be %d to %d", step.MinDiskMB, maxDiskMB)
 	}
 	return *r
 }

@@ -74,6 +74,7 @@ func TestRefused(t *testing.T) {
 		"without end":      {good + "limits: {cpu: .inf}\n", "limits: cpu: +Inf"},
 		"no time":          {good + "limits: {timeout: 500us}\n", "limits: timeout: 500µs"},
 		"too small a disk": {good + "limits: {disk_mb: 7}\n", "limits: disk_mb: 7"},
+		"odd network":      {good + "limits: {network: some}\n", "limits: network: \"some\""},
 		"odd limit":        {good + "limits: {ram: 1}\n", "ram"},
 		"large layers":     {good + "snapshots: {max_mb: 1025}\n", "snapshots.max_mb"},
 		"negative layers":  {good + "snapshots: {max_mb: -1}\n", "snapshots.max_mb"},

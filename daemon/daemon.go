@@ -128,7 +128,7 @@ func (d *Daemon) open() (err error) {
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Reserve: reserve, Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
-		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
+		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, MostNet: d.cfg.Limits.Network, LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
 	})
 	return nil
 }

@@ -16,6 +16,7 @@ type Limits struct {
 	IOMBs    int64         `yaml:"io_mb_s"`
 	OutputKB int64         `yaml:"output_kb"`
 	Timeout  time.Duration `yaml:"timeout"`
+	Network  step.Network  `yaml:"network"` // none, allow or open; "" = open
 }
 
 func (l Limits) check() error {
@@ -24,6 +25,9 @@ func (l Limits) check() error {
 	}
 	if l.Timeout != 0 && l.Timeout < time.Millisecond {
 		return step.Errorf(step.KindInvalid, "configuration: limits: timeout: %s is less than a millisecond; leave it out for no limit", l.Timeout)
+	}
+	if l.Network != "" && l.Network.Rank() > step.NetworkOpen.Rank() {
+		return step.Errorf(step.KindInvalid, "configuration: limits: network: %.40q is none of none, allow and open", string(l.Network))
 	}
 	return nil
 }

@@ -76,6 +76,20 @@ const (
 	NetworkOpen  Network = "open"
 )
 
+// Rank orders networks by how much they let through, from 0 for none and for one
+// that is not said; what is no network lets more through than any.
+func (n Network) Rank() int {
+	switch n {
+	case "", NetworkNone:
+		return 0
+	case NetworkAllow:
+		return 1
+	case NetworkOpen:
+		return 2
+	}
+	return 3
+}
+
 // Egress is whom a step with a network may call.
 type Egress struct {
 	// Allow are the rules of NetworkAllow, as ParseRule reads them.

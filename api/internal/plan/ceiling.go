@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -24,7 +23,7 @@ func (ce Ceiling) Apply(steps []Step) error {
 	for i := range steps {
 		s := &steps[i]
 		at := fmt.Sprintf("body.plan.steps[%d]", i)
-		if rank(s.Network) > rank(ce.Network) {
+		if s.Network.Rank() > ce.Network.Rank() {
 			f.add(at+".network", string(s.Network), "is more than the tenant's policy allows, which is %s", ce.Network)
 		}
 		ce.isolate(f, at, s)
@@ -67,9 +66,4 @@ func bound[N int64 | float64](ce Ceiling, f *faults, at string, asked *N, most N
 	default:
 		f.add(at, *asked, "asks for %v, more than the %v that the tenant's policy allows", *asked, most)
 	}
-}
-
-// rank orders networks by how much they let through.
-func rank(n step.Network) int {
-	return slices.Index([]step.Network{step.NetworkNone, step.NetworkAllow, step.NetworkOpen}, n)
 }

@@ -48,6 +48,9 @@ func (w *Worker) bound(l wire.Lease) wire.Lease {
 // tooMuch refuses a step that asks for more than this host gives, with both
 // numbers.
 func (w *Worker) tooMuch(l wire.Lease) error {
+	if most := w.cfg.MostNet; most != "" && l.Network.Rank() > most.Rank() {
+		return step.Errorf(step.KindForbidden, "network: the step asks for %s, more than the %s that this host gives", l.Network, most)
+	}
 	for _, c := range w.caps(&l) {
 		if err := c.over(); err != nil {
 			return err

@@ -11,8 +11,8 @@ import (
 
 func TestLimit(t *testing.T) {
 	t.Parallel()
-	w := &Worker{cfg: Config{Most: step.Resources{CPU: 2, MemoryMB: 512, DiskMB: 64}, MostTime: time.Minute}}
-	l := wire.Lease{Resources: step.Resources{CPU: 1.5, Pids: 9}, TimeoutMS: 1000}
+	w := &Worker{cfg: Config{Most: step.Resources{CPU: 2, MemoryMB: 512, DiskMB: 64}, MostTime: time.Minute, MostNet: step.NetworkAllow}}
+	l := wire.Lease{Resources: step.Resources{CPU: 1.5, Pids: 9}, TimeoutMS: 1000, Network: step.NetworkAllow}
 	if err := w.tooMuch(l); err != nil {
 		t.Fatal(err)
 	}
@@ -23,13 +23,14 @@ func TestLimit(t *testing.T) {
 	for want, l := range map[string]wire.Lease{
 		"cpu: the step asks for 2.5, more than the 2 ":           {Resources: step.Resources{CPU: 2.5}},
 		"memory_mb: the step asks for 513, more than the 512":    {Resources: step.Resources{MemoryMB: 513}},
+		"network: the step asks for open, more than the allow ":  {Network: step.NetworkOpen},
 		"timeout: the step asks for 60001, more than the 60000 ": {TimeoutMS: 60001},
 	} {
 		if err := w.tooMuch(l); !step.Is(err, step.KindForbidden) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
-	if err := (&Worker{}).tooMuch(wire.Lease{Resources: step.Resources{CPU: 1000}}); err != nil {
+	if err := (&Worker{}).tooMuch(wire.Lease{Resources: step.Resources{CPU: 1000}, Network: step.NetworkOpen}); err != nil {
 		t.Error(err)
 	}
 }

@@ -67,6 +67,7 @@ type Config struct {
 	Slots      int
 	Most       step.Resources // that any step gets on this host; zero = no limit
 	MostTime   time.Duration  // likewise
+	MostNet    step.Network   // likewise; "" = no limit
 	LayerBytes int64          // of files in one layer of a workspace; 0 = workspaces are not saved
 	Boot       string         // the kernel's id of the host's last start
 	Points     failpoint.Points

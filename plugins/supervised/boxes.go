@@ -72,7 +72,7 @@ func (b *Boxes) Use(stateDir string, l *supervisor.Launcher) error {
 	if old != nil {
 		old.Close()
 	}
-	return removeRemains(stateDir)
+	return b.removeRemains(stateDir)
 }
 
 // UseNetwork says how sandboxes get a network, or why they cannot.

@@ -1,11 +1,18 @@
 package supervised
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nofx-run/nofx/internal/rmtree"
+	"github.com/nofx-run/nofx/plugins/supervisor"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -13,18 +20,63 @@ import (
 // begins with a dot.
 const goneMark = ".gone-"
 
-// removeRemains goes on with removals that an earlier process did not finish.
-func removeRemains(stateDir string) error {
+// makingTime is how long somebody who makes a sandbox is waited for.
+const makingTime = 100 * time.Millisecond
+
+// removeRemains goes on with removals that an earlier process did not finish, and
+// removes the folders of sandboxes that it had hardly begun to make.
+func (b *Boxes) removeRemains(stateDir string) error {
 	entries, err := os.ReadDir(stateDir)
 	if err != nil {
 		return step.Errorf(step.KindInternal, "state_dir: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), goneMark) {
-			if err := rmtree.TryRemove(filepath.Join(stateDir, e.Name())); err != nil {
-				return err
-			}
+		dir := filepath.Join(stateDir, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), goneMark):
+			err = rmtree.TryRemove(dir)
+		case e.IsDir() && (driver.Spec{ID: e.Name(), Tags: driver.Tags{Owner: "x", ID: "x"}}).Validate() == nil:
+			err = b.removeUnknown(dir)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// removeUnknown removes a folder that no list has, for it says not whose it is:
+// its spec was not written, or went with the host's power. One that holds
+// anything else is not ours.
+func (b *Boxes) removeUnknown(dir string) error {
+	if !unknown(dir) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), makingTime)
+	defer cancel()
+	unlock, err := b.locks.Lock(ctx, dir)
+	if err != nil {
+		return nil //nolint:nilerr // it is being made
+	}
+	defer unlock()
+	life, err := supervisor.Look(dir)
+	if !unknown(dir) || err != nil || life.Alive {
+		return nil //nolint:nilerr // it is known now, or it lives
+	}
+	if _, err := os.Lstat(filepath.Join(dir, specFile)); err != nil {
+		_ = os.Remove(filepath.Join(dir, specFile+".part"))
+		_ = os.Remove(dir) // when nothing is left in it
+		return nil
+	}
+	gone := filepath.Join(filepath.Dir(dir), goneMark+filepath.Base(dir))
+	if err := os.Rename(dir, gone); err != nil {
+		return step.Errorf(step.KindInternal, "the remains of a sandbox cannot be removed: %w", err)
+	}
+	return rmtree.TryRemove(gone)
+}
+
+// unknown reports whether a folder has no spec, or one that is none.
+func unknown(dir string) bool {
+	data, err := os.ReadFile(filepath.Join(dir, specFile))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !json.Valid(data)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -16,10 +17,59 @@ func TestInterruptedRemoval(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := removeRemains(filepath.Dir(dir)); err != nil {
+	if err := New("x", nil).removeRemains(filepath.Dir(dir)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// A folder whose sandbox nobody knows, for its spec was not written or went with
+// the host's power, goes. What is no sandbox's stays.
+func TestRemainsWithoutSpec(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, file := range map[string]string{"empty": "", "part": specFile + ".part", "torn": specFile, "other": "notes", "lost+found": specFile, "whole": specFile} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if file == "" {
+			continue
+		}
+		data := ""
+		if name == "whole" {
+			data = "{}"
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, file), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "torn", workspaceName, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := New("x", nil)
+	making, err := b.locks.Lock(t.Context(), filepath.Join(dir, "part"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range [][]string{{"lost+found", "other", "part", "whole"}, {"lost+found", "other", "whole"}} {
+		if err := b.removeRemains(dir); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("there are %v, want %v", got, want)
+		}
+		if want[2] == "part" {
+			making()
+		}
 	}
 }

@@ -90,7 +90,7 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	d.parents.RUnlock()
 	if err != nil {
 		if step.Is(err, step.KindInternal) {
-			err = tooSmall(b.Spec.Resources, err)
+			err = contained.TooSmall(b.Spec.Resources, gvisor, err)
 		}
 		return nil, err
 	}
@@ -98,25 +98,6 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 		return nil, err
 	}
 	return d.join(ctx, s, b, id, door, gvisor)
-}
-
-// Caps that a container begins with whatever the runtime needs: it is a program
-// of several threads, which starts as the container's first process.
-const (
-	enoughPids     = 16
-	enoughMemoryMB = 16
-)
-
-// tooSmall blames the caps of a container that did not begin when they are so
-// small that it may be theirs: then it is not the engine that does not work.
-func tooSmall(r step.Resources, err error) error {
-	switch {
-	case r.Pids > 0 && r.Pids < enoughPids:
-		return step.Errorf(step.KindInvalid, "pids: %d may be too few for a container to begin, %d are enough: %w", r.Pids, enoughPids, err)
-	case r.MemoryMB > 0 && r.MemoryMB < enoughMemoryMB:
-		return step.Errorf(step.KindInvalid, "memory_mb: %d may be too little for a container to begin, %d is enough: %w", r.MemoryMB, enoughMemoryMB, err)
-	}
-	return err
 }
 
 // limitIO bounds the reads and writes of the device that the workspace is on,
@@ -149,7 +130,7 @@ func (d *Driver) join(ctx context.Context, s *setup, b *supervised.Box, id strin
 	ended := func() error {
 		now, err := s.engine.inspect(ctx, id)
 		if err == nil && !now.running {
-			err = tooSmall(b.Spec.Resources, step.Errorf(step.KindUnavailable, "the container ended as it began: exit %d %s", now.exit, now.err))
+			err = contained.TooSmall(b.Spec.Resources, gvisor, step.Errorf(step.KindUnavailable, "the container ended as it began: exit %d %s", now.exit, now.err))
 			if gvisor && now.exit == contained.NoDoor {
 				err = step.Errorf(step.KindInvalid, "the container does not reach the socket that it is given: runsc needs %s", strings.Join(contained.RunscFlags[:], " "))
 			}

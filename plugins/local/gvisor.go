@@ -124,7 +124,7 @@ func (d *Driver) startGVisor(ctx context.Context, b *supervised.Box) (*superviso
 			return err
 		}
 		return contained.ByGofer(pid)(peer)
-	}, r.failed)
+	}, func() error { return contained.TooSmall(b.Spec.Resources, true, r.failed()) })
 	if err != nil {
 		return nil, err
 	}

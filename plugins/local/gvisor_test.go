@@ -243,3 +243,19 @@ func TestRunscHangs(t *testing.T) {
 		t.Errorf("%+v, %v", desc, err)
 	}
 }
+
+// gVisor's own memory counts as the step's: with less than that it does not begin,
+// which is none of the driver's doing.
+func TestTooSmallForGVisor(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, withGVisor)
+	for _, mb := range []int64{1, 12} {
+		s := driver.Spec{ID: "box-" + random(), Tags: driver.Tags{Owner: "test", ID: "x"}, Network: step.NetworkNone}
+		underGVisor(&s)
+		s.Resources.MemoryMB = mb
+		newHost().Fill(t, &s)
+		if _, err := d.Create(t.Context(), s); !step.Is(err, step.KindInvalid) {
+			t.Errorf("%d MiB: %v", mb, err)
+		}
+	}
+}

@@ -62,6 +62,13 @@ func (p *places) set(regions map[string]string) {
 	p.at = regions
 }
 
+// put says where one driver's sandboxes are; "" is on this host.
+func (p *places) put(name, region string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at[name] = region
+}
+
 // Infos implements metrics.Source.
 func (p *places) Infos() []wire.DriverInfo {
 	all := p.Source.Infos()

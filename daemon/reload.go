@@ -7,9 +7,10 @@ import (
 
 // Reload takes the drivers section of a new configuration while everything
 // runs: changed ones are given to their plugins, new ones start theirs, plugins
-// of removed ones are stopped. What a driver refuses stays as it was, and the
-// error names driver and field. Every other field needs a restart; those that
-// differ are logged.
+// of removed ones are stopped. A section that its driver refuses stays as it
+// was, region and all, and the error names driver and field; the others are
+// taken. What is wrong with the file by itself takes none of it. Every other
+// field needs a restart; those that differ are logged.
 func (d *Daemon) Reload(ctx context.Context, cfg Config) error {
 	if fields := d.cfg.differences(cfg); len(fields) > 0 {
 		d.log.Warn("the configuration has changes that need a restart", "fields", fields)
@@ -18,15 +19,11 @@ func (d *Daemon) Reload(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if err := d.plugins.Reload(ctx, configs); err != nil {
-		return err
-	}
 	regions, err := cfg.driverRegions()
 	if err != nil {
 		return err
 	}
-	d.places.set(regions)
-	return nil
+	return d.plugins.Reload(ctx, configs, func(name string) { d.places.put(name, regions[name]) })
 }
 
 // differences names the fields of the file, drivers apart, in which two

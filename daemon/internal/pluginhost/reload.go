@@ -51,9 +51,14 @@ func idleInfo(name, why string) wire.DriverInfo {
 // Reload takes new configurations while plugins and sandboxes run: changed ones
 // are given to their plugins, new ones start theirs, plugins without one are
 // stopped. It also looks for new files at once, and tries again what is
-// quarantined. A configuration that is refused changes nothing for its driver;
-// the error names driver and field, and the others are taken all the same.
-func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage) error {
+// quarantined. A configuration that is refused changes nothing for its driver,
+// whose message says so; the error names driver and field, and the others are
+// taken all the same. took, if it is not nil, hears which those are, from any
+// goroutine: each new one's name before its plugin starts.
+func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage, took func(name string)) error {
+	if took == nil {
+		took = func(string) {}
+	}
 	h.reload.Lock()
 	defer h.reload.Unlock()
 	p, err := h.plan(configs)
@@ -91,13 +96,26 @@ func (h *Host) Reload(ctx context.Context, configs map[string]json.RawMessage) e
 	for _, s := range stopped {
 		<-s.ended // one of the same name would use the same pid file
 	}
+	running := map[string]bool{}
+	for _, s := range kept {
+		running[s.name] = true
+	}
+	for name := range configs {
+		if !running[name] {
+			took(name)
+		}
+	}
 	h.add(fresh)
 	errs := make([]error, len(kept))
 	var given sync.WaitGroup
 	for i, s := range kept { // at once: one that hangs keeps no other waiting
 		given.Go(func() {
-			if err := s.reconfigure(ctx, configs[s.name]); err != nil {
+			err := s.reconfigure(ctx, configs[s.name])
+			s.setUnused(err)
+			if err != nil {
 				errs[i] = fmt.Errorf("drivers.%s: %w", s.name, err)
+			} else {
+				took(s.name)
 			}
 			s.poke()
 		})

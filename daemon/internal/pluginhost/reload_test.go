@@ -2,9 +2,12 @@ package pluginhost
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -30,25 +33,44 @@ func TestReload(t *testing.T) {
 	memory, picky := r.pid(t, "memory"), r.pid(t, "picky")
 
 	// A good one, one that the schema refuses, one that the driver refuses.
-	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("one")}); err != nil {
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("one")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.infoOf(t, "memory", "configured anew", says("two"))
-	err := r.Reload(bg(t), map[string]json.RawMessage{"memory": json.RawMessage(`{"mesage":"x"}`), "picky": saying("no")})
+	var took []string
+	err := r.Reload(bg(t), map[string]json.RawMessage{"memory": json.RawMessage(`{"mesage":"x"}`), "picky": saying("no"), "absent": nil},
+		func(name string) { took = append(took, name) })
 	for _, want := range []string{"drivers.memory: ", "mesage", "drivers.picky: ", "message: I do not take no"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to name %q", err, want)
 		}
 	}
-	r.infoOf(t, "memory", "as before", says("two"))
-	r.infoOf(t, "picky", "as before", says("one"))
+	if !cmp.Equal(took, []string{"absent"}) {
+		t.Errorf("it says that it took the configurations of %v", took)
+	}
+	for name, said := range map[string][2]string{"memory": {"mesage", "two"}, "picky": {"message: I do not take no", "one"}} {
+		r.infoOf(t, name, "as before, and to say so", func(i wire.DriverInfo) bool {
+			return i.Healthy && strings.HasPrefix(i.Message, "its new configuration is not used: ") && strings.Contains(i.Message, said[0]) && strings.HasSuffix(i.Message, "; "+said[1])
+		})
+	}
 	if r.pid(t, "memory") != memory || r.pid(t, "picky") != picky {
 		t.Error("a process was replaced")
 	}
 
 	// One goes, one comes, one has no plugin.
-	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "sick": nil, "absent": nil}); err != nil {
+	took = nil
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "sick": nil, "absent": nil}, func(name string) {
+		if took = append(took, name); name == "sick" {
+			if _, err := r.Driver(name); !step.Is(err, step.KindNotFound) {
+				t.Errorf("a driver that is new is there before its configuration was taken: %v", err)
+			}
+		}
+	}); err != nil {
 		t.Fatal(err)
+	}
+	r.infoOf(t, "memory", "in order again", says("two"))
+	if slices.Sort(took); !cmp.Equal(took, []string{"absent", "memory", "sick"}) {
+		t.Errorf("it says that it took the configurations of %v", took)
 	}
 	gone(t, picky)
 	r.infoOf(t, "picky", "not configured", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "not configured") })
@@ -63,7 +85,7 @@ func TestReload(t *testing.T) {
 
 	// And back; a plugin that was installed meanwhile is found.
 	install(t, r.cfg.Dir, "absent", nil)
-	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("back"), "absent": saying("here")}); err != nil {
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("two"), "picky": saying("back"), "absent": saying("here")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.infoOf(t, "picky", "back", says("back"))
@@ -74,7 +96,7 @@ func TestReload(t *testing.T) {
 		t.Error("memory was restarted")
 	}
 	r.stop()
-	if err := r.Reload(bg(t), nil); !step.Is(err, step.KindUnavailable) {
+	if err := r.Reload(bg(t), nil, nil); !step.Is(err, step.KindUnavailable) {
 		t.Errorf("after the end: %v", err)
 	}
 }
@@ -87,13 +109,13 @@ func TestReloadOfARefusedConfiguration(t *testing.T) {
 		c.Configs = map[string]json.RawMessage{"memory": json.RawMessage(`{"mesage":"x"}`)}
 	})
 	r.infoOf(t, "memory", "refused", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
-	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}); err != nil {
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.infoOf(t, "memory", "configured", says("better"))
 	install(t, r.cfg.Dir, "memory", []byte("new"))
 	old := r.pid(t, "memory")
-	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}); err != nil {
+	if err := r.Reload(bg(t), map[string]json.RawMessage{"memory": saying("better")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the plugin was replaced", func() bool { return r.pid(t, "memory") != old })
@@ -114,7 +136,7 @@ func TestReloadOfAPluginThatHangs(t *testing.T) {
 	old := r.pid(t, "stuck")
 	reloaded := make(chan error, 1)
 	go func() {
-		reloaded <- r.Reload(t.Context(), map[string]json.RawMessage{"memory": saying("two"), "stuck": saying("two")})
+		reloaded <- r.Reload(t.Context(), map[string]json.RawMessage{"memory": saying("two"), "stuck": saying("two")}, nil)
 	}()
 	r.infoOf(t, "memory", "configured anew", says("two"))
 	select {
@@ -131,5 +153,7 @@ func TestReloadOfAPluginThatHangs(t *testing.T) {
 		t.Fatal("it waits for the plugin that hangs")
 	}
 	gone(t, old)
-	r.infoOf(t, "stuck", "configured as before", func(i wire.DriverInfo) bool { return says("one")(i) && r.pid(t, "stuck") != old })
+	r.infoOf(t, "stuck", "configured as before", func(i wire.DriverInfo) bool {
+		return i.Healthy && strings.HasSuffix(i.Message, "; one") && r.pid(t, "stuck") != old
+	})
 }

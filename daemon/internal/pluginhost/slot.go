@@ -36,6 +36,7 @@ type slot struct {
 	health  driver.Health // what current said last
 	heard   *process      // the last that said anything of its health
 	note    string        // what else there is to tell of it
+	unused  string        // why the newest configuration is not config; "" = it is
 	warned  string        // what the log has of the plugin's warnings
 	state   wire.DriverInfo
 }

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -23,13 +24,9 @@ func (s *slot) describe(p *process) {
 	if message == "" {
 		message = strings.Join(p.desc.Warnings, "; ")
 	}
-	if s.note != "" && message != "" {
-		message = s.note + "; " + message
-	} else if s.note != "" {
-		message = s.note
-	}
+	parts := slices.DeleteFunc([]string{s.note, s.unused, message}, func(part string) bool { return part == "" })
 	s.state = wire.DriverInfo{Name: s.name, Version: p.desc.Version, Protocol: p.driver.Version(), Healthy: s.health.Healthy,
-		Message: message, Capabilities: caps}
+		Message: strings.Join(parts, "; "), Capabilities: caps}
 }
 
 // warn logs what the plugin warns of, once: not again when it is restarted.
@@ -98,6 +95,20 @@ func (s *slot) setNote(p *process, note string) {
 	if s.current == p {
 		s.note = note
 		s.describe(p)
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+// setUnused tells why a new configuration is not used; nil is that it is.
+func (s *slot) setUnused(why error) {
+	s.mu.Lock()
+	s.unused = ""
+	if why != nil {
+		s.unused = fmt.Sprintf("its new configuration is not used: %v", why)
+	}
+	if s.current != nil {
+		s.describe(s.current)
 	}
 	s.mu.Unlock()
 	s.changed()

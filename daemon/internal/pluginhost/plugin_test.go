@@ -127,6 +127,9 @@ func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 }
 
 func (f faulty) Describe(ctx context.Context) (driver.Description, error) {
+	if f.fault == "dumb" {
+		select {}
+	}
 	d, err := f.Driver.Describe(ctx)
 	switch f.fault {
 	case "late", "latest":

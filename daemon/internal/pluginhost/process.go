@@ -66,7 +66,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	p.child.OnStart = func(pid int) error { return p.begin(cfg, name, pid) }
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
-		VersionedPlugins: driverrpc.Plugins(nil, cfg.Protocols...),
+		VersionedPlugins: driverrpc.Answers(),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
@@ -78,7 +78,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		SyncStderr:       io.Discard,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			p.child.Dir = dir
-			p.child.Env = slices.Concat(child.BaseEnv(), cfg.Env, cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
+			p.child.Env = slices.Concat(child.BaseEnv(), cfg.Env, driverrpc.Offer(cmd.Env, cfg.Protocols...), []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
 			return p.child, nil
 		},
 	})
@@ -90,10 +90,11 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 			}
 		}
 	}()
-	if err := p.dial(ctx); err != nil {
-		if in := driverrpc.Incompatible(err, "this daemon", cfg.Protocols...); in != nil {
-			return nil, refuse(reasonProtocol, "%w", in)
-		}
+	err = p.dial(ctx)
+	if in := driverrpc.Refusal(ctx, p.client.NegotiatedVersion(), p.driver, "this daemon", cfg.Protocols...); in != nil {
+		return nil, refuse(reasonProtocol, "%w", in)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if p.desc, err = p.driver.Describe(ctx); err != nil {

@@ -18,21 +18,16 @@ import (
 )
 
 // protocols are the test plugins that do not serve what driverrpc serves, by
-// name. A version that is not known yet is as the newest.
+// name. A version that is not known yet is as the newest. "dumb" does not
+// describe itself.
 var protocols = map[string][]int{
-	"speaks-0": {0}, "speaks-1": {1}, "speaks-3": {3}, "speaks-2-and-3": {2, 3}, "speaks-3-and-4": {3, 4},
+	"speaks-0": {0}, "speaks-1": {1}, "speaks-3": {3}, "speaks-2-and-3": {2, 3}, "speaks-3-and-4": {3, 4}, "dumb": {4, 5, 6}, "speaks-99": {99},
 }
 
 func serveVersions(d driver.Driver, versions []int) {
-	sets := map[int]plugin.PluginSet{}
-	for _, v := range versions {
-		like := v
-		if !slices.Contains(driverrpc.Versions(), v) {
-			like = driverrpc.ProtocolVersion
-		}
-		sets[v] = driverrpc.Plugins(d, like)[like]
-	}
-	plugin.Serve(&plugin.ServeConfig{HandshakeConfig: driverrpc.Handshake(), VersionedPlugins: sets, GRPCServer: plugin.DefaultGRPCServer})
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig: driverrpc.Handshake(), VersionedPlugins: driverrpc.Plugins(d, versions...), GRPCServer: plugin.DefaultGRPCServer,
+	})
 }
 
 // counting is a driver that is Metered, well or badly.
@@ -96,8 +91,8 @@ func (r *rig) speaks(t *testing.T, name, version string, want int) {
 func TestProtocolVersions(t *testing.T) {
 	t.Parallel()
 	seen := &watcher{}
-	refused := map[string]string{"speaks-0": "0", "speaks-3": "3", "speaks-3-and-4": "3"}
-	names := []string{"metered", "speaks-1", "speaks-2-and-3", "speaks-0", "speaks-3", "speaks-3-and-4"}
+	refused := map[string]string{"speaks-0": "0", "speaks-3": "3", "speaks-3-and-4": "3 and 4", "dumb": "4", "speaks-99": "99"}
+	names := []string{"metered", "speaks-1", "speaks-2-and-3", "speaks-0", "speaks-3", "speaks-3-and-4", "dumb", "speaks-99"}
 	r := start(t, names, func(c *Config) { c.Observer = seen })
 	r.speaks(t, "speaks-1", "1", 1)
 	r.speaks(t, "metered", "2", 2)
@@ -108,7 +103,7 @@ func TestProtocolVersions(t *testing.T) {
 		if !strings.Contains(info.Message, why) || info.Protocol != 0 || info.Healthy {
 			t.Errorf("%s: %+v, want %q", name, info, why)
 		}
-		r.log.until(t, `"msg":"the plugin is refused","driver":"`+name+`","reason":"protocol"`)
+		r.log.until(t, `"msg":"the plugin is refused","driver":"`+name+`","reason":"protocol","err":"protocol version: `+why+`"`)
 		if got := seen.refusals(name)[name]; got != "protocol" {
 			t.Errorf("%s: counted as %q", name, got)
 		}
@@ -125,7 +120,7 @@ func TestOlderHost(t *testing.T) {
 	r.speaks(t, "metered", "1", 1)
 	r.speaks(t, "speaks-1", "1", 1)
 	info := r.infoOf(t, "speaks-2-and-3", "refused", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
-	if want := "the plugin speaks 2, this daemon 1"; !strings.Contains(info.Message, want) {
+	if want := "the plugin speaks 2 and 3, this daemon 1"; !strings.Contains(info.Message, want) {
 		t.Errorf("%q, want %q", info.Message, want)
 	}
 	cfg := r.cfg

@@ -2,14 +2,12 @@ package driverrpc_test
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nofx-run/nofx/sdk/driver"
-	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -59,18 +57,5 @@ func TestVersionsOfADescription(t *testing.T) {
 	d, err := drivertest.Connect(t, memdriver.New(memdriver.NewWorld(), memdriver.Options{})).Describe(t.Context())
 	if err != nil || !slices.Equal(d.ProtocolVersions, []int{1, 2}) {
 		t.Errorf("versions %v, %v", d.ProtocolVersions, err)
-	}
-}
-
-func TestIncompatible(t *testing.T) {
-	t.Parallel()
-	err := errors.New("incompatible API version with plugin. Plugin version: 3, Client versions: [2 1]")
-	if got := driverrpc.Incompatible(err, "this daemon"); !step.Is(got, step.KindUnsupported) || got.Error() != "protocol version: the plugin speaks 3, this daemon 1 and 2" {
-		t.Errorf("%v", got)
-	}
-	for _, err := range []error{nil, errors.New("the plugin exited before we could connect")} {
-		if got := driverrpc.Incompatible(err, "this daemon"); got != nil {
-			t.Errorf("of %v it makes %v", err, got)
-		}
 	}
 }

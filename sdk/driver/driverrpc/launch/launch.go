@@ -80,7 +80,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	p := &Process{dir: dir, wait: o.Stop, child: &kept{Process: child.New(path), read: make(chan struct{})}}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
-		VersionedPlugins: driverrpc.Plugins(nil),
+		VersionedPlugins: driverrpc.Answers(),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
@@ -92,7 +92,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		SyncStderr:       io.Discard,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (runner.Runner, error) {
 			p.child.Dir = socketDir
-			p.child.Env = slices.Concat(child.BaseEnv(), cmd.Env, []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + socketDir})
+			p.child.Env = slices.Concat(child.BaseEnv(), driverrpc.Offer(cmd.Env), []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + socketDir})
 			return p.child, nil
 		},
 	})
@@ -127,7 +127,7 @@ func (p *Process) dial(ctx context.Context) error {
 	go func() {
 		rpc, err := p.client.Client()
 		if err != nil {
-			got <- cmp.Or(driverrpc.Incompatible(err, "this program"), err)
+			got <- cmp.Or(driverrpc.Refusal(ctx, p.client.NegotiatedVersion(), nil, "this program"), err)
 			return
 		}
 		g, ok := rpc.(*plugin.GRPCClient)
@@ -140,7 +140,7 @@ func (p *Process) dial(ctx context.Context) error {
 		if p.driver, ok = d.(*driverrpc.Client); err == nil && !ok {
 			err = errors.New("the plugin serves no driver")
 		}
-		got <- err
+		got <- cmp.Or(driverrpc.Refusal(ctx, p.client.NegotiatedVersion(), p.driver, "this program"), err)
 	}()
 	select {
 	case err := <-got:

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	plugin "github.com/hashicorp/go-plugin"
 	"go.uber.org/goleak"
 
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -41,6 +42,12 @@ func TestMain(m *testing.M) {
 	case "tomorrow":
 		fmt.Println("1|3|unix|./plugin|grpc|")
 		select {}
+	case "tomorrows":
+		plugin.Serve(&plugin.ServeConfig{
+			HandshakeConfig: driverrpc.Handshake(), GRPCServer: plugin.DefaultGRPCServer,
+			VersionedPlugins: driverrpc.Plugins(memdriver.New(memdriver.NewWorld(), memdriver.Options{Name: name}), 3, 4),
+		})
+		return
 	case "elsewhere":
 		fmt.Println("1|1|tcp|127.0.0.1:1|grpc|")
 		select {}
@@ -132,7 +139,8 @@ func TestCannotStart(t *testing.T) {
 		"silent":    {"", "thinking"},
 		"nonsense":  {},
 		"elsewhere": {},
-		"tomorrow":  {},
+		"tomorrow":  {}, // where nobody listens
+		"tomorrows": {},
 	} {
 		_, err := Start(t.Context(), Options{Path: install(t, name), Wait: time.Second})
 		var e *StartError
@@ -140,7 +148,8 @@ func TestCannotStart(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if said := strings.Contains(e.Error(), "the plugin speaks 3, this program 1 and 2"); said != (name == "tomorrow") {
+		theirs := map[string]string{"tomorrow": "3", "tomorrows": "3 and 4"}[name]
+		if said := strings.Contains(e.Error(), "the plugin speaks "+theirs+", this program 1 and 2"); said != (theirs != "") {
 			t.Errorf("%s: %v", name, e)
 		}
 		if want.ended != "" && e.Ended != want.ended || !strings.Contains(strings.Join(e.Stderr, "\n"), want.stderr) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nofx-run/nofx/internal/buildinfo"
 	"github.com/nofx-run/nofx/internal/keylock"
@@ -26,6 +27,10 @@ import (
 // Name is the driver's name in handles and plans.
 const Name = "container"
 
+// configureTime bounds what a configuration waits for the engine, of the 30 s that
+// a host gives a plugin to start and to take its configuration.
+const configureTime = 15 * time.Second
+
 // Driver is the container driver. New makes one; Configure makes it useful.
 type Driver struct {
 	*supervised.Boxes
@@ -36,10 +41,12 @@ type Driver struct {
 	counts  counts
 	heard   heard // of containers, from the engine
 
+	patience    time.Duration  // configureTime
+	configuring sync.Mutex     // one Configure or Close at a time
+	retired     sync.WaitGroup // setups whose place another took or takes
+
 	mu    sync.Mutex
 	setup *setup
-	stop  context.CancelFunc // of the sweeps
-	swept chan struct{}
 }
 
 // setup is what one configuration has led to.
@@ -50,38 +57,47 @@ type setup struct {
 	// resolvConf is the file that containers with a network get.
 	resolvConf string
 
-	mu      sync.Mutex
+	asking  chan struct{} // capacity 1: held to ask, and to look at the two below
 	checked bool
 	systemd bool
 
-	trying sync.Mutex
-	tried  atomic.Bool    // whether gVisor works here is known
-	late   sync.WaitGroup // that is being found out beside the rest
+	tried atomic.Bool        // whether gVisor works here is known
+	stop  context.CancelFunc // of what is done beside the calls; nil before it begins
+	side  sync.WaitGroup
+}
+
+// end ends what is done beside the calls. An engine that hangs lets none of it
+// go for a minute.
+func (s *setup) end() {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.side.Wait()
+	s.engine.close()
 }
 
 var _ driver.Driver = (*Driver)(nil)
 
 // New makes a driver that waits for its configuration.
 func New(log *slog.Logger) *Driver {
-	d := &Driver{log: log}
+	d := &Driver{log: log, patience: configureTime}
 	d.Boxes = supervised.New(Name, d)
 	return d
 }
 
 // Close ends the sweeps and the spawner. Sandboxes go on.
 func (d *Driver) Close() {
+	d.configuring.Lock()
+	defer d.configuring.Unlock()
 	d.mu.Lock()
 	s := d.setup
 	d.setup = nil
-	d.endSweeps()
 	d.mu.Unlock()
 	if s != nil {
-		s.late.Wait() // without the lock, which it takes
+		s.end() // without the lock, which it takes
 	}
+	d.retired.Wait()
 	d.Boxes.Close()
-	if s != nil {
-		s.engine.close()
-	}
 }
 
 // Describe implements driver.Driver.
@@ -110,8 +126,10 @@ func (d *Driver) Describe(context.Context) (driver.Description, error) {
 	return desc, nil
 }
 
-// Configure implements driver.Driver.
+// Configure implements driver.Driver. It ends in time, whatever the engine does.
 func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error) {
+	d.configuring.Lock()
+	defer d.configuring.Unlock()
 	c, err := parseConfig(data)
 	if err != nil {
 		return err
@@ -125,11 +143,14 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 			e.close()
 		}
 	}()
-	s := &setup{config: c, engine: e}
+	s := &setup{config: c, engine: e, asking: make(chan struct{}, 1)}
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
 	// An engine that is not there yet, or not just now, is no fault of the
 	// configuration: Health tells of it.
-	if _, err := s.ready(ctx); err != nil && !step.Is(err, step.KindUnavailable) {
-		return err
+	_, away := s.ready(ctx)
+	if away != nil && !step.Is(away, step.KindUnavailable) {
+		return away
 	}
 	if s.filter, err = seccomp.Step(); err != nil {
 		return err
@@ -145,30 +166,49 @@ func (d *Driver) Configure(ctx context.Context, data json.RawMessage) (err error
 		return err
 	}
 	d.UseNetwork(egress.NewHost(c.Egress, c.Resolvers))
+	d.retire(ctx)
 	d.mu.Lock()
-	old := d.setup
 	d.setup = s
-	d.endSweeps()
 	d.mu.Unlock()
-	if old != nil {
-		old.late.Wait()
-		old.engine.close()
-	}
 	if err := d.Use(c.StateDir, l); err != nil {
 		return err
 	}
-	d.tryGVisor(ctx, s)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.beginSweeps(s)
+	d.begin(ctx, s, away)
 	return nil
 }
 
+// retire ends what the setup of now does beside the calls, and gives it a moment
+// to remove from its engine what it has there. d.configuring is held.
+func (d *Driver) retire(ctx context.Context) {
+	old, err := d.configured()
+	if err != nil {
+		return // there is none
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.patience/3)
+	defer cancel()
+	ended := make(chan struct{})
+	d.retired.Go(func() {
+		defer close(ended)
+		old.end()
+	})
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+}
+
 // ready asks the engine, once it answers, whether it can do what every sandbox
-// needs, and tells whether it keeps its control groups with systemd.
+// needs, and tells whether it keeps its control groups with systemd. Whoever
+// waits for another's answer waits no longer than for one of his own.
 func (s *setup) ready(ctx context.Context) (systemd bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	case <-ctx.Done():
+		return false, wrong("info", ctx.Err())
+	}
 	if s.checked {
 		return s.systemd, nil
 	}

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -17,50 +16,56 @@ const sweepEvery = time.Minute
 // be under way.
 const orphanAge = time.Minute
 
-// beginSweeps starts the sweeps of a configuration. d.mu is held.
-func (d *Driver) beginSweeps(s *setup) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	d.stop, d.swept = cancel, done
-	var both sync.WaitGroup
-	both.Go(func() { d.follow(ctx, s) })
-	s.late.Go(func() {
-		for !s.isTried() && ctx.Err() == nil { // an engine that came late
-			if d.tryGVisor(ctx, s); s.isTried() {
-				return
-			}
+// begin starts what a setup does beside the calls. It waits for gVisor to be
+// tried until ctx ends; away is why the engine cannot be asked. d.configuring is
+// held.
+func (d *Driver) begin(ctx context.Context, s *setup, away error) {
+	side, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	if s.config.GVisorRuntime == "" {
+		d.ForgetGVisor()
+		s.tried.Store(true)
+	}
+	s.side.Go(func() { d.follow(side, s) })
+	s.side.Go(func() { d.sweeps(side, s) })
+	first := make(chan struct{})
+	s.side.Go(func() {
+		d.tryGVisor(side, s)
+		close(first)
+		for !s.isTried() { // an engine that came late
 			select {
 			case <-time.After(time.Second):
-			case <-ctx.Done():
-			}
-		}
-	})
-	both.Go(func() {
-		for {
-			if err := errors.Join(d.sweep(ctx, s, time.Now().Add(-orphanAge)), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {
-				d.log.Warn("sweep", "err", err)
-			}
-			select {
-			case <-time.After(sweepEvery + rand.N(sweepEvery/4)):
-			case <-ctx.Done():
+				d.tryGVisor(side, s)
+			case <-side.Done():
 				return
 			}
 		}
 	})
-	go func() {
-		both.Wait()
-		close(done)
-	}()
+	if why := away; !s.isTried() {
+		if why == nil {
+			select {
+			case <-first:
+				return
+			case <-ctx.Done():
+				why = errors.New("whether it works is being tried")
+			}
+		}
+		d.notYet(s, why)
+	}
 }
 
-// endSweeps ends them and waits. d.mu is held.
-func (d *Driver) endSweeps() {
-	if d.stop == nil {
-		return
+// sweeps sweeps now and then, until ctx ends.
+func (d *Driver) sweeps(ctx context.Context, s *setup) {
+	for {
+		if err := errors.Join(d.sweep(ctx, s, time.Now().Add(-orphanAge)), d.trimImages(ctx, s)); err != nil && ctx.Err() == nil {
+			d.log.Warn("sweep", "err", err)
+		}
+		select {
+		case <-time.After(sweepEvery + rand.N(sweepEvery/4)):
+		case <-ctx.Done():
+			return
+		}
 	}
-	d.stop()
-	<-d.swept
-	d.stop, d.swept = nil, nil
 }
 
 // sweep removes the containers of this state folder, made before that time,

@@ -75,6 +75,7 @@ func Defects() map[string][]string {
 		"dies-in-create":       {"ExecRefusesInvalid"},
 		"does-not-end":         {"EndsWhenAsked"},
 		"forgets-at-restart":   {"RestartWhileRunning", "RestartThenStop", "KilledBetweenAllCalls"},
+		"extends-by-itself":    {"KilledBetweenAllCalls"},
 		"half-made":            {"KilledWhileCreating", "KilledWhileDestroying"},
 		"leaks-descriptors":    {"KeepsNoDescriptors"},
 		"leaves-processes":     {"LeavesNoProcesses"},

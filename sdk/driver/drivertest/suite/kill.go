@@ -116,12 +116,22 @@ func killedBetweenAllCalls(t T, fx *fixture) {
 		fx.again(t)
 	}
 	spec := fx.spec(t)
+	leased := fx.desc.Capabilities.Has(driver.CapLease)
+	if leased {
+		spec.Until = driver.After(time.Duration(fx.Patience * float64(3*time.Second)))
+	}
 	h, err := fx.d.Create(fx.ctx(t), spec)
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
 	t.Cleanup(func() { fx.destroy(t, h) })
 	fx.again(t)
+	if leased { // first of all: its end is near
+		if err := fx.d.Extend(fx.ctx(t), h, driver.After(time.Hour)); err != nil {
+			t.Fatalf("extend: %v", err)
+		}
+		fx.again(t)
+	}
 	same, err := fx.d.Create(fx.ctx(t), spec)
 	if err != nil || same.ID != h.ID || !bytes.Equal(same.Data, h.Data) {
 		t.Fatalf("create again: %+v, %v; want %+v", same, err, h)
@@ -147,6 +157,10 @@ func killedBetweenAllCalls(t T, fx *fixture) {
 			t.Errorf("stats: %v", err)
 		}
 		fx.again(t)
+	}
+	if leased { // the end that it was made with comes, and what was extended is not
+		fx.pause(t, max(0, spec.Until.Left())+500*time.Millisecond)
+		is(h, driver.PhaseRunning)
 	}
 	if err := fx.d.Signal(fx.ctx(t), h, x.spec.ID, "SIGTERM"); err != nil {
 		t.Fatalf("signal: %v", err)

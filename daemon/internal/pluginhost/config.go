@@ -26,7 +26,8 @@
 //     changes nothing.
 //   - When it dies it is started again, the first time at once, then with
 //     growing pauses; after QuarantineAfter deaths in a row it is left alone
-//     until its file changes or QuarantineFor has passed.
+//     until its file changes or QuarantineFor has passed. Of two deaths under
+//     one call, made again on the next process, the first counts.
 //   - When the host ends it is asked to end, then killed. When the host was
 //     killed, the plugin ends by itself; one that does not is found by its
 //     record and killed by the next host.

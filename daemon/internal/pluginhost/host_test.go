@@ -167,6 +167,34 @@ func TestDiesWhileItCreates(t *testing.T) {
 	}
 }
 
+// Of the two processes that die of one call only the first counts against the
+// plugin: whoever asks for what it dies of does not have it taken from everybody
+// twice as soon. A plugin that goes on dying is quarantined all the same.
+func TestDeathsOfOneCall(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"mortal"}) // quarantined after three deaths in a row
+	d, err := r.Driver("mortal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadly := func() {
+		t.Helper()
+		_, err := d.Create(bg(t), driver.Spec{ID: "deadly", Tags: driver.Tags{Owner: "test", ID: "tag"}, Network: step.NetworkNone})
+		if !step.Is(err, step.KindUnavailable) {
+			t.Errorf("what every process dies of: %v", err)
+		}
+	}
+	for range 3 {
+		deadly()
+		r.echo(t, "mortal")
+	}
+	if n := strings.Count(r.log.String(), "plugin started"); n != 7 {
+		t.Errorf("started %d times, want 7", n)
+	}
+	deadly()
+	r.infoOf(t, "mortal", "quarantined", func(i wire.DriverInfo) bool { return strings.HasPrefix(i.Message, "quarantined") })
+}
+
 // A driver that has become healthy may be able to do more, or less, than when it
 // was started.
 func TestIsDescribedAnewWhenHealthy(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -42,7 +43,8 @@ type process struct {
 	desc   driver.Description
 	config json.RawMessage
 
-	calls sync.WaitGroup // under way; none begins without the slot's lock
+	calls   sync.WaitGroup // under way; none begins without the slot's lock
+	repeats atomic.Int32   // calls under way that the process before died under, and those that this one has died under
 
 	client *plugin.Client
 	child  *child.Process

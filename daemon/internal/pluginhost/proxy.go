@@ -39,12 +39,17 @@ func (p *proxy) on(ctx context.Context, limit time.Duration, f func(context.Cont
 		return nil, err
 	}
 	defer proc.calls.Done()
+	return proc, within(ctx, limit, proc, f)
+}
+
+// within runs f on a process that was acquired, within limit; 0 = the caller's own.
+func within(ctx context.Context, limit time.Duration, proc *process, f func(context.Context, *driverrpc.Client) error) error {
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return proc, f(ctx, proc.driver)
+	return f(ctx, proc.driver)
 }
 
 // noticeDeath is how long after a call has broken off its process may take to be
@@ -53,21 +58,39 @@ const noticeDeath = 200 * time.Millisecond
 
 // again is call for what may be done twice. When a process dies under it, the
 // next one is asked too, and nobody after that: the call may be what kills them.
+// That it kills that one as well is then not held against the plugin.
 func (p *proxy) again(ctx context.Context, limit time.Duration, f func(context.Context, *driverrpc.Client) error) error {
 	asked, err := p.on(ctx, limit, f)
 	if asked == nil || !step.Is(err, step.KindUnavailable) {
 		return err
 	}
+	if !asked.dies(ctx) { // it is the driver that says so
+		return err
+	}
+	p.slot.log.Warn("the plugin died under a call, which is made again", "err", err)
+	next, err := p.slot.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer next.calls.Done()
+	next.repeats.Add(1) // before it can die of it
+	if err = within(ctx, limit, next, f); !step.Is(err, step.KindUnavailable) || !next.dies(ctx) {
+		next.repeats.Add(-1)
+	}
+	return err
+}
+
+// dies reports whether the process that a call has broken off on has ended.
+func (p *process) dies(ctx context.Context) bool {
 	timer := time.NewTimer(noticeDeath)
 	defer timer.Stop()
 	select {
-	case <-asked.child.Done():
-		p.slot.log.Warn("the plugin died under a call, which is made again", "err", err)
-		return p.call(ctx, limit, f)
-	case <-timer.C: // it is the driver that says so
+	case <-p.child.Done():
+		return true
+	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return err
+	return false
 }
 
 // Describe implements driver.Driver.

@@ -67,19 +67,21 @@ func (s *slot) run(ctx context.Context, tried func()) {
 	}
 	deaths := 0
 	for ctx.Err() == nil {
-		stable, of, err := s.once(ctx, tried)
+		life, err := s.once(ctx, tried)
 		tried()
 		if ctx.Err() != nil {
 			break
 		}
-		if stable {
+		if life.stable {
 			deaths = 0
 		}
-		deaths++
+		if !life.repeat || deaths == 0 {
+			deaths++
+		}
 		refused := s.blame(err, "the plugin is not running", "deaths", deaths)
 		switch {
 		case refused || deaths > s.cfg.QuarantineAfter:
-			s.quarantine(ctx, of, err)
+			s.quarantine(ctx, life.of, err)
 			deaths = 0
 		case deaths == 1:
 			pauses.Reset()
@@ -109,17 +111,23 @@ func (s *slot) blame(err error, what string, more ...any) bool {
 	return refused
 }
 
+// life is what counts of a process that has ended.
+type life struct {
+	of     filesID
+	stable bool // it had run for long
+	repeat bool // it ended under a call that the one before it had ended under
+}
+
 // once runs a process from its start to its end, and those that take its place
-// meanwhile. It gives why the last one ended, of which files it was, and whether
-// it had run for long.
-func (s *slot) once(ctx context.Context, ready func()) (stable bool, of filesID, _ error) {
-	of = filesOf(s.cfg, s.name)
+// meanwhile. It gives the life of the last one, and why it ended.
+func (s *slot) once(ctx context.Context, ready func()) (life, error) {
+	of := filesOf(s.cfg, s.name)
 	p, err := s.start(ctx, nil)
 	if err == nil {
 		err = s.admit(ctx, p)
 	}
 	if err != nil {
-		return false, of, err
+		return life{of: of}, err
 	}
 	ready()
 	for {
@@ -127,7 +135,7 @@ func (s *slot) once(ctx context.Context, ready func()) (stable bool, of filesID,
 		if next == nil {
 			s.down("it is not running")
 			p.stop()
-			return time.Since(p.started) >= s.cfg.Timeouts.Stable, p.files, err
+			return life{p.files, time.Since(p.started) >= s.cfg.Timeouts.Stable, p.repeats.Load() > 0}, err
 		}
 		s.retire(p)
 		p = next

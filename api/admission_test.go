@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -77,8 +78,8 @@ func TestCapabilitiesOfOthers(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 
-	// What shares a workspace with a step that the lesser one has done is nobody
-	// else's.
+	// What shares a workspace with a step that the lesser one has done, and not
+	// saved, is nobody else's.
 	bound := r.submit(`[{"name":"z","tool":"test:echo"},` + files + `,"depends_on":["z"]}]`)
 	got = lesser.claim(4, 0)
 	if len(got) != 1 || got[0].StepName != "z" {
@@ -88,7 +89,8 @@ func TestCapabilitiesOfOthers(t *testing.T) {
 	if again := lesser.claim(4, 0); len(again) != 0 {
 		t.Errorf("and then %+v", again)
 	}
-	if d := r.run(bound.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil || !strings.Contains(d.Steps[1].Verdict.Message, "lacks the capability files") {
+	if d := r.run(bound.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil ||
+		!strings.Contains(d.Steps[1].Verdict.Message, "lacks the capability files") || !strings.Contains(d.Steps[1].Verdict.Message, "not all that is in it is saved") {
 		t.Errorf("%+v", d)
 	}
 
@@ -102,6 +104,90 @@ func TestCapabilitiesOfOthers(t *testing.T) {
 	if d := r.run(alone.ID); d.Run.Status != step.RunFailed {
 		t.Errorf("%+v", d)
 	}
+}
+
+// A run that is bound to a worker which cannot do its next step goes on with one
+// that can, once nothing of it is at work there and all that it left is saved.
+func TestRunLeavesWhoCannotGoOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	lesser := r.worker("lesser", offering("local", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "files" })...))
+	better := r.worker("better", offering("local", able...))
+	const files = `{"name":"a","tool":"exec","inputs":{"argv":["cat","x"],"files":[{"path":"x","content":"y"}]},"depends_on":["z"]}`
+	first := func() wire.Lease {
+		t.Helper()
+		got := lesser.claim(4, 0)
+		if len(got) != 1 || got[0].StepName != "z" {
+			t.Fatalf("the lesser one got %+v", got)
+		}
+		return got[0]
+	}
+	moved := func(run string, layer int) {
+		t.Helper()
+		events, err := r.user.Timeline(t.Context(), run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := slices.IndexFunc(events, func(e step.Event) bool { return e.Type == step.EventRunMoved })
+		if at < 0 || events[at].Payload["layer"] != float64(layer) || events[at].Payload["from"] != lesser.id || !strings.Contains(fmt.Sprint(events[at].Payload["reason"]), "lacks the capability files") {
+			t.Errorf("%v", r.types(run))
+		}
+	}
+
+	run := r.submit(`[{"name":"z","tool":"test:echo"},` + files + `]`)
+	z := first()
+	lesser.finish(z, lesser.save(z, 1, true, "all of it"))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	a := better.one()
+	if a.StepName != "a" || a.Attempt != 1 || a.WorkspaceNo != 2 || a.LastLayer != 1 || len(a.Layers) != 1 {
+		t.Errorf("the better one got %+v", a)
+	}
+	better.finish(a, exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+	moved(run.ID, 1)
+
+	// What is at work there is not left behind, and what has to wait for it is not
+	// refused.
+	run = r.submit(`[{"name":"z","tool":"test:echo"},{"name":"y","tool":"test:echo"},` + files + `]`)
+	both := lesser.claim(4, 0)
+	if len(both) != 2 {
+		t.Fatalf("the lesser one got %+v", both)
+	}
+	z, y := both[0], both[1]
+	if z.StepName != "z" {
+		z, y = y, z
+	}
+	lesser.finish(z, lesser.save(z, 1, true, "all of that"))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	if got := better.claim(4, 0); len(got) != 0 {
+		t.Fatalf("the better one got %+v", got)
+	}
+	if d := r.run(run.ID); d.Run.Status != step.RunRunning || d.Steps[2].Status != step.StepQueued {
+		t.Fatalf("%+v", d)
+	}
+	lesser.finish(y, lesser.save(y, 2, false, "and of that"))
+	var got []wire.Lease
+	r.eventually("it goes on", func() bool {
+		if again := lesser.claim(4, 0); len(again) != 0 {
+			t.Errorf("the lesser one got %+v", again)
+		}
+		got = better.claim(4, 0)
+		return len(got) > 0
+	})
+	if a := got[0]; a.StepName != "a" || len(a.Layers) != 2 {
+		t.Errorf("the better one got %+v", a)
+	}
+	better.finish(got[0], exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+	moved(run.ID, 2)
 }
 
 // What one claim takes is judged step by step; a claim of which nothing was

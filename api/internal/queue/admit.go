@@ -81,12 +81,13 @@ func (q *Queue) judgeLeases(worker string, rows []pgdb.LeasesOfClaimRow, have ma
 			continue
 		}
 		if missing := admission.Missing(l, r.Shares, have[l.Driver].caps); missing != "" && !judged {
-			if !q.left.nobody(worker, l.StepID) {
-				others = append(others, unfit{l, r.Shares, r.Placed})
+			why, nobody := q.left.nobody(worker, l.StepID)
+			if !nobody {
+				others = append(others, unfit{l, r.Shares, r.Placed, missing})
 				continue
 			}
 			bad = append(bad, refusal{l, step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,
-				Message: "the driver " + l.Driver + " lacks the capability " + string(missing)}, "no other try would fare better"})
+				Message: "the driver " + l.Driver + " lacks the capability " + string(missing) + why}, "no other try would fare better"})
 			continue
 		}
 		good = append(good, l)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 
@@ -32,7 +34,8 @@ type left struct {
 
 type leaving struct {
 	since, until time.Time
-	nobody       bool // else can do it
+	nobody       bool   // else can do it
+	why          string // nobody may, though another could
 }
 
 // list are the steps that a claim of the worker passes over.
@@ -64,16 +67,24 @@ func (x *left) sweep(now time.Time) {
 }
 
 // nobody reports whether it was found a moment ago that no other worker can do a
-// step, or that it was left for long enough.
-func (x *left) nobody(worker, id string) bool {
+// step, or that it was left for long enough; why if another could, but must not.
+func (x *left) nobody(worker, id string) (why string, nobody bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	l := x.workers[worker][id]
-	return l.nobody && time.Now().Before(l.until)
+	return l.why, l.nobody && time.Now().Before(l.until)
 }
 
-// note remembers what was found of a step.
-func (x *left) note(worker, id string, nobody bool) {
+// found is what was found of a step that a worker cannot do.
+type found struct {
+	nobody bool   // else can do it, or may
+	why    string // nobody may; "" = nobody can
+	bound  bool   // it is its worker's until what is at work in its run's workspace has ended
+}
+
+// note remembers what was found of a step. One that is bound is not left to
+// anybody yet.
+func (x *left) note(worker, id string, f found) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
@@ -87,46 +98,97 @@ func (x *left) note(worker, id string, nobody bool) {
 		x.workers[worker] = all
 	}
 	l, known := all[id]
-	if !known {
+	if !known || f.bound {
 		l.since = now
 	}
-	l.until, l.nobody = now.Add(leaveFor), nobody || now.Sub(l.since) > leaveMost || !known && len(all) >= mostLeft
+	l.until, l.why = now.Add(leaveFor), f.why
+	l.nobody = f.nobody || now.Sub(l.since) > leaveMost || !known && len(all) >= mostLeft
 	all[id] = l
 }
 
 // unfit is a lease that its worker's driver cannot do.
 type unfit struct {
-	lease  wire.Lease
-	shares bool
-	region string // that the step is placed in; "" = anywhere
+	lease   wire.Lease
+	shares  bool
+	region  string // that the step is placed in; "" = anywhere
+	missing driver.Capability
 }
 
-// leave finds out who else could do what a claim took that was undone.
+// leave finds out who else could do what a claim took that was undone. A run that
+// is bound to the worker is let go, if it can do without it.
 func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
-	ids := make([]string, len(all))
+	others := make([]bool, len(all)) // can do it
+	shared := map[string]string{}    // runs whose workspace another could go on with, and why
 	for i, u := range all {
-		ids[i] = u.lease.RunID
-	}
-	pins := map[string]string{}
-	err := q.db.SystemQuery(ctx, func(db *pgdb.Queries) error {
-		rows, err := db.PinsOfRuns(ctx, ids)
-		for _, r := range rows {
-			pins[r.ID] = r.Pin
+		var err error
+		if others[i], err = q.cfg.Fleet.Able(ctx, u.lease, u.shares, u.region); err != nil {
+			return err
 		}
-		return err
-	})
+		if others[i] && u.shares {
+			shared[u.lease.RunID] = "the driver " + u.lease.Driver + " of the worker that had the run's workspace lacks the capability " + string(u.missing)
+		}
+	}
+	busy, bound, err := q.release(ctx, worker, shared)
 	if err != nil {
 		return err
 	}
-	for _, u := range all {
-		able := false
-		if !u.shares || pins[u.lease.RunID] == "" { // else the run is here, and nobody else gets it
-			if able, err = q.cfg.Fleet.Able(ctx, u.lease, u.shares, u.region); err != nil {
-				return err
-			}
+	for i, u := range all {
+		f := found{nobody: !others[i], bound: u.shares && busy[u.lease.RunID]}
+		if others[i] && u.shares && bound[u.lease.RunID] {
+			f.nobody, f.why = true, "; that of another worker has it, but the run's workspace is on this one, and not all that is in it is saved"
 		}
-		q.left.note(worker, u.lease.StepID, !able)
+		q.left.note(worker, u.lease.StepID, f)
 	}
 	q.hub.More() // whoever can
 	return nil
+}
+
+// release frees those of the runs, each with why, that are bound to the worker and
+// can do without it. It tells in whose workspace a step is at work, and which of
+// the others are bound to what is in theirs.
+func (q *Queue) release(ctx context.Context, worker string, why map[string]string) (busy, bound map[string]bool, err error) {
+	busy, bound = map[string]bool{}, map[string]bool{}
+	if len(why) == 0 {
+		return busy, bound, nil
+	}
+	c := noChange()
+	err = q.db.System(ctx, func(db *pgdb.Queries) error {
+		c = noChange()
+		clear(busy)
+		clear(bound)
+		runs, err := db.LockRuns(ctx, slices.Collect(maps.Keys(why)))
+		if err != nil {
+			return err
+		}
+		c = newChange(runs)
+		here := map[string]string{}
+		for id, r := range c.runs {
+			if r.Pin == worker {
+				here[id] = why[id]
+			}
+		}
+		freed, err := c.unpin(ctx, db, here)
+		if err != nil {
+			return err
+		}
+		ids := slices.DeleteFunc(slices.Collect(maps.Keys(here)), func(id string) bool { return freed[id] })
+		atWork, err := db.RunsAtWork(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, id := range atWork {
+			busy[id] = true
+		}
+		for _, id := range ids {
+			bound[id] = !busy[id]
+		}
+		if len(freed) == 0 {
+			return nil
+		}
+		return c.write(ctx, db)
+	})
+	if err == nil {
+		q.announce(ctx, c)
+	}
+	return busy, bound, err
 }

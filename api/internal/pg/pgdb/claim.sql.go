@@ -492,36 +492,6 @@ func (q *Queries) PinQueued(ctx context.Context, workerID string, claimID string
 	return err
 }
 
-const pinsOfRuns = `-- name: PinsOfRuns :many
-SELECT id, pin FROM nofx.run WHERE id = ANY ($1::text[])
-`
-
-type PinsOfRunsRow struct {
-	ID  string
-	Pin string
-}
-
-// PinsOfRuns tells which worker each run is bound to.
-func (q *Queries) PinsOfRuns(ctx context.Context, ids []string) ([]PinsOfRunsRow, error) {
-	rows, err := q.db.Query(ctx, pinsOfRuns, ids)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []PinsOfRunsRow{}
-	for rows.Next() {
-		var i PinsOfRunsRow
-		if err := rows.Scan(&i.ID, &i.Pin); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const queueDepth = `-- name: QueueDepth :one
 SELECT count(*) FROM (SELECT 1 FROM nofx.step WHERE status = 'queued' LIMIT 100000) x
 `

@@ -376,6 +376,31 @@ func (q *Queries) Orphaned(ctx context.Context, waitSeconds float64, most int32)
 	return items, nil
 }
 
+const runsAtWork = `-- name: RunsAtWork :many
+SELECT DISTINCT s.run_id FROM nofx.step s WHERE s.run_id = ANY ($1::text[]) AND s.shares AND s.status = 'running'
+`
+
+// RunsAtWork are those of the runs in whose workspace a step is at work.
+func (q *Queries) RunsAtWork(ctx context.Context, ids []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, runsAtWork, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var run_id string
+		if err := rows.Scan(&run_id); err != nil {
+			return nil, err
+		}
+		items = append(items, run_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const seeDrivers = `-- name: SeeDrivers :exec
 WITH old AS (DELETE FROM nofx.driver_seen WHERE healthy_at < now() - interval '30 days')
 INSERT INTO nofx.driver_seen AS h (name, worker_id, healthy_at)

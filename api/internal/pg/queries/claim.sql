@@ -234,10 +234,6 @@ LEFT JOIN LATERAL (
 WHERE a.worker_id = @worker_id AND a.claim_id = @claim_id AND a.status = 'running'
 ORDER BY a.claimed_at, a.epoch, a.id;
 
--- PinsOfRuns tells which worker each run is bound to.
--- name: PinsOfRuns :many
-SELECT id, pin FROM nofx.run WHERE id = ANY (@ids::text[]);
-
 -- LockRunsNow locks the runs of attempts that a claim has just taken, as far as
 -- nobody else has them: a claim waits for no run.
 -- name: LockRunsNow :many

@@ -46,6 +46,10 @@ WHERE r.id = ANY (@ids::text[]) AND r.pin <> '' AND r.ended_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND (s.status = 'running' OR s.status = 'succeeded' AND NOT s.saved))
 RETURNING r.id, EXISTS (SELECT 1 FROM nofx.step s WHERE s.run_id = r.id AND s.shares AND s.status = 'succeeded') AS work;
 
+-- RunsAtWork are those of the runs in whose workspace a step is at work.
+-- name: RunsAtWork :many
+SELECT DISTINCT s.run_id FROM nofx.step s WHERE s.run_id = ANY (@ids::text[]) AND s.shares AND s.status = 'running';
+
 -- Those that share its workspace go on in one region: that of the one that may be
 -- in the fewest.
 -- name: UnpinQueued :execrows

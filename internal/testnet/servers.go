@@ -34,6 +34,16 @@ func (n *Net) Greeter(t T, address string) *atomic.Int64 {
 	return &count
 }
 
+// Greeters serves two addresses of the Internet and one of a private network.
+func (n *Net) Greeters(t T) (servers [2]string, private string) {
+	t.Helper()
+	servers, private = [2]string{Server + ":5000", OtherServer + ":5000"}, Private+":5432"
+	for _, a := range append(servers[:], private) {
+		n.Greeter(t, a)
+	}
+	return servers, private
+}
+
 // Echo serves UDP at an address.
 func (n *Net) Echo(t T, address string) *atomic.Int64 {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/nofx-run/nofx/internal/testhost"
+	"github.com/nofx-run/nofx/internal/testnet"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 )
@@ -43,6 +44,18 @@ func underRunsc(s *driver.Spec) { s.Isolation = driver.IsolationGVisor }
 
 func conform(t *testing.T, config json.RawMessage, patience float64, change func(*driver.Spec)) {
 	h := testhost.New()
+	open := func(t *testing.T, wrap func(driver.Driver) driver.Driver) drivertest.Instance {
+		d := newDriver()
+		client, stop := drivertest.Serve(t, wrap(d))
+		t.Cleanup(func() { stop(); d.Close() })
+		return drivertest.Instance{Driver: housed{client, t, h}, Restart: func(t *testing.T) driver.Driver {
+			stop()
+			d.Close()
+			d = newDriver()
+			client, stop = drivertest.Serve(t, wrap(d))
+			return housed{client, t, h}
+		}}
+	}
 	drivertest.Exercise(t, drivertest.Factory{
 		Config:   config,
 		Programs: drivertest.Shell(),
@@ -55,16 +68,25 @@ func conform(t *testing.T, config json.RawMessage, patience float64, change func
 			h.Fill(t, s)
 		},
 		Open: func(t *testing.T) drivertest.Instance {
-			d := newDriver()
-			client, stop := drivertest.Serve(t, d)
-			t.Cleanup(func() { stop(); d.Close() })
-			return drivertest.Instance{Driver: housed{client, t, h}, Restart: func(t *testing.T) driver.Driver {
-				stop()
-				d.Close()
-				d = newDriver()
-				client, stop = drivertest.Serve(t, d)
-				return housed{client, t, h}
+			return open(t, func(d driver.Driver) driver.Driver { return d })
+		},
+		Network: func(t *testing.T) drivertest.Network {
+			w := testnet.New(t)
+			servers, private := w.Greeters(t)
+			return drivertest.Network{Servers: servers, Private: private, Open: func(t *testing.T) drivertest.Instance {
+				return open(t, func(d driver.Driver) driver.Driver { return within{d, t, w} })
 			}}
 		},
 	})
+}
+
+// within makes sandboxes whose host is that of a world.
+type within struct {
+	driver.Driver
+	t     *testing.T
+	world *testnet.Net
+}
+
+func (w within) Create(ctx context.Context, s driver.Spec) (driver.Handle, error) {
+	return testnet.Within(w.t, w.world.Host(), func() (driver.Handle, error) { return w.Driver.Create(ctx, s) })
 }

@@ -23,6 +23,7 @@ func TestConformanceThroughAPlugin(t *testing.T) {
 	}
 	drivertest.Exercise(t, drivertest.Factory{
 		Programs: drivertest.InMemory(),
+		Network:  drivertest.InMemoryNetwork,
 		Open: func(*testing.T) drivertest.Instance {
 			return drivertest.Instance{Driver: configured{d}}
 		},

@@ -42,6 +42,7 @@ func TestWithDefect(t *testing.T) {
 	}
 	drivertest.Exercise(t, drivertest.Factory{
 		Programs: drivertest.InMemory(),
+		Network:  drivertest.InMemoryNetwork,
 		Patience: patience,
 		Open: func(t *testing.T) drivertest.Instance {
 			w := memdriver.NewWorld()

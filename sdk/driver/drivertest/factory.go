@@ -14,7 +14,9 @@
 //	}
 //
 // A case that needs a capability which the driver does not declare checks that
-// the driver then refuses with unsupported, and is skipped.
+// the driver then refuses with unsupported, and is skipped. One that cannot tell
+// whether the driver does what it declares is skipped too, and begins its reason
+// with "not judged".
 //
 // The cases are in package suite, which `nofx driver-sanity` runs on any plugin
 // from outside.
@@ -40,6 +42,12 @@ func Shell() Programs { return suite.Shell() }
 
 // InMemory gives programs for package memdriver.
 func InMemory() Programs { return suite.InMemory() }
+
+// InMemoryNetwork is a network for package memdriver.
+func InMemoryNetwork(*testing.T) Network {
+	n := suite.InMemoryNetwork()
+	return Network{Servers: n.Servers, Private: n.Private}
+}
 
 // FloodBytes is what Programs.Flood writes: the decimal numbers from 1, a line
 // each, cut off after n bytes.
@@ -77,8 +85,25 @@ type Factory struct {
 	// out of a sandbox is proved by what appears in it. "" = a temporary one.
 	OutsideDir string
 
+	// Network gives a case a network with servers that its sandboxes can call:
+	// without one a driver's networks are not judged. nil = there is none.
+	Network func(t *testing.T) Network
+
 	// Patience multiplies the times that the suite waits; 0 = 1.
 	Patience float64
+}
+
+// Network is a network of the test's own with servers in it, for no test calls
+// what is not its own.
+type Network struct {
+	// Open starts a driver whose sandboxes call into it; nil = Factory.Open.
+	Open func(t *testing.T) Instance
+	// Servers are two TCP servers, ADDRESS:PORT, that the driver takes for hosts
+	// on the Internet. Each says a line to whoever connects.
+	Servers [2]string
+	// Private is another, at an address that is not on the Internet: nobody may
+	// call it but with leave (Egress.Private). "" = there is none.
+	Private string
 }
 
 // Instance is one running driver.
@@ -90,12 +115,15 @@ type Instance struct {
 	Restart func(t *testing.T) driver.Driver
 }
 
-// Exercise runs the suite. Each case is a parallel subtest.
+// Exercise runs the suite. Each case is a parallel subtest, but for those that
+// need the machine for themselves: they come first.
 func Exercise(t *testing.T, f Factory) {
 	t.Helper()
 	for _, c := range suite.Cases() {
 		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
+			if !c.Alone {
+				t.Parallel()
+			}
 			c.Run(t, f.on(t))
 		})
 	}
@@ -105,17 +133,29 @@ func Exercise(t *testing.T, f Factory) {
 func (f Factory) on(t *testing.T) suite.Factory {
 	out := suite.Factory{
 		Config: f.Config, Caps: f.Caps, Programs: f.Programs, Env: f.Env, OutsideDir: f.OutsideDir, Patience: f.Patience,
-		Open: func(suite.T) suite.Instance {
-			in := f.Open(t)
-			out := suite.Instance{Driver: in.Driver}
-			if in.Restart != nil {
-				out.Restart = func(suite.T) driver.Driver { return in.Restart(t) }
+		Open: func(suite.T) suite.Instance { return f.Open(t).on(t) },
+	}
+	if f.Network != nil {
+		out.Network = func(suite.T) suite.Network {
+			n := f.Network(t)
+			on := suite.Network{Servers: n.Servers, Private: n.Private}
+			if n.Open != nil {
+				on.Open = func(suite.T) suite.Instance { return n.Open(t).on(t) }
 			}
-			return out
-		},
+			return on
+		}
 	}
 	if f.Spec != nil {
 		out.Spec = func(_ suite.T, s *driver.Spec) { f.Spec(t, s) }
+	}
+	return out
+}
+
+// on is in for the cases of t.
+func (in Instance) on(t *testing.T) suite.Instance {
+	out := suite.Instance{Driver: in.Driver}
+	if in.Restart != nil {
+		out.Restart = func(suite.T) driver.Driver { return in.Restart(t) }
 	}
 	return out
 }

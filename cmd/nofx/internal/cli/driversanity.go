@@ -20,6 +20,7 @@ import (
 // sanityFlags are those of driver-sanity.
 type sanityFlags struct {
 	config, programs, image, only, junit string
+	reach                                []string
 	timeout                              time.Duration
 	parallel                             int
 	patience                             float64
@@ -34,7 +35,10 @@ func (a *app) driverSanityCommand() *cobra.Command {
 		Long: "Starts the driver plugin at PATH as the daemon would, and checks from outside that it keeps the\n" +
 			"contract of drivers: protocol, idempotency, recovery after kill -9, output offsets, cancellation,\n" +
 			"caps, files, hostile input, leaks. Sandboxes are made and destroyed; nothing else may use the driver.\n\n" +
-			"A driver with the capability host needs root: control groups and uids are made for it.\n\n" +
+			"A driver with the capability host needs root: control groups, uids and a network are made for it.\n" +
+			"The networks net.allow and net.open of another are judged with servers that --reach names: nothing\n" +
+			"else is called but a server of the suite's own on this host's loopback, which no sandbox may reach.\n" +
+			"What the driver declares and cannot be judged is listed, and costs an A where it bounds a step.\n\n" +
 			"The grade:\n" + driversanity.Rule + "\n\n" +
 			"Exit codes: 0 no case failed, 1 a case failed, 2 usage, 3 the plugin could not be started.",
 		Args: cobra.ExactArgs(1),
@@ -44,6 +48,7 @@ func (a *app) driverSanityCommand() *cobra.Command {
 	flags.StringVar(&f.junit, "junit", "", "write the results as JUnit XML to `FILE`")
 	flags.StringVar(&f.programs, "programs", "shell", "what to run in sandboxes: shell (sh and the usual tools), memory, or a `FILE` of JSON with argument lists")
 	flags.StringVar(&f.image, "image", "", "the image of every sandbox (default the driver's own)")
+	flags.StringArrayVar(&f.reach, "reach", nil, "`ADDRESS:PORT` of a TCP server that the driver takes for one on the Internet and that says a line to whoever connects; given twice, for two servers")
 	flags.StringVar(&f.only, "only", "", "run the cases whose names match this `REGEXP` alone; there is no grade then")
 	flags.DurationVar(&f.timeout, "timeout", 3*time.Minute, "the time that one case may take")
 	flags.IntVar(&f.parallel, "parallel", 4, "cases at a time")
@@ -75,6 +80,14 @@ func (f sanityFlags) options(path string) (driversanity.Options, error) {
 	}
 	if o.Programs, err = driversanity.FindPrograms(f.programs); err != nil {
 		return o, err
+	}
+	if f.programs == "memory" {
+		o.Network = driversanity.InMemoryNetwork
+	}
+	if len(f.reach) > 0 {
+		if o.Network, err = driversanity.Reaching(f.reach); err != nil {
+			return o, fmt.Errorf("--reach: %w", err)
+		}
 	}
 	if f.only != "" {
 		if o.Only, err = regexp.Compile(f.only); err != nil {
@@ -142,6 +155,9 @@ func printReport(w io.Writer, r driversanity.Report, verbose bool) error {
 		r.Passed, r.Failed, r.Skipped, render.Duration(time.Duration(r.DurationMS)*time.Millisecond))
 	for _, warning := range r.Warnings {
 		text += "it warns: " + render.Clean(warning) + "\n"
+	}
+	for _, g := range r.Unjudged {
+		text += fmt.Sprintf("%s is declared and was not judged: %s\n", render.Clean(g.Capability), render.Clean(g.Reason))
 	}
 	if r.Grade != "" {
 		text += fmt.Sprintf("grade %s: %s\n", r.Grade, render.Clean(r.Reason))

@@ -30,6 +30,9 @@ type Options struct {
 	Parallel int             // cases at a time
 	Patience float64         // multiplies the times that cases wait
 	Done     func(Case)      // called as each case ends, one at a time; may be nil
+	// Network is what sandboxes can call; nil = one that is made for the driver,
+	// where that can be.
+	Network func(suite.T) suite.Network
 }
 
 // startWait is how long a plugin may take to start: several do at a time.
@@ -65,7 +68,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			o.Done(newCase(r))
 		}
 	}
-	results := suite.Run(ctx, s.factory(), s.chosen(suite.Cases()), suite.Options{Timeout: o.Timeout, Parallel: o.Parallel, Done: done})
+	f := s.factory()
+	f.Network = s.network()
+	results := suite.Run(ctx, f, s.chosen(suite.Cases()), suite.Options{Timeout: o.Timeout, Parallel: o.Parallel, Done: done})
 	// These look at processes, so they come when nothing else runs.
 	for _, c := range s.processCases() {
 		if o.Only == nil || o.Only.MatchString(c.name) {
@@ -127,23 +132,26 @@ func (s *sanity) factory() suite.Factory {
 				s.host.Fill(t, spec)
 			}
 		},
-		Open: func(t suite.T) suite.Instance {
-			p := s.start(t)
-			t.Cleanup(func() { p.Stop() })
-			return suite.Instance{
-				Driver: s.client(t, p), Conn: p.Conn(), Process: true,
-				Restart: func(t suite.T) driver.Driver {
-					p.Kill()
-					p = s.start(t)
-					return s.client(t, p)
-				},
-			}
+		Open: func(t suite.T) suite.Instance { return s.open(t, "") },
+	}
+}
+
+// open starts a process of the plugin in a network namespace, "" for ours.
+func (s *sanity) open(t suite.T, network string) suite.Instance {
+	p := s.start(t, network)
+	t.Cleanup(func() { p.Stop() })
+	return suite.Instance{
+		Driver: s.client(t, p), Conn: p.Conn(), Process: true,
+		Restart: func(t suite.T) driver.Driver {
+			p.Kill()
+			p = s.start(t, network)
+			return s.client(t, p)
 		},
 	}
 }
 
-func (s *sanity) start(t suite.T) *launch.Process {
-	p, err := launch.Start(t.Context(), launch.Options{Path: s.Path, Wait: startWait})
+func (s *sanity) start(t suite.T, network string) *launch.Process {
+	p, err := launch.Start(t.Context(), launch.Options{Path: s.Path, Wait: startWait, Network: network})
 	if err != nil {
 		var e *launch.StartError
 		if errors.As(err, &e) && len(e.Stderr) > 0 {

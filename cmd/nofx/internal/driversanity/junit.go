@@ -50,6 +50,9 @@ func (r Report) JUnit(w io.Writer) error {
 			{"driver", clean(r.Driver)}, {"version", clean(r.Version)}, {"grade", r.Grade}, {"capabilities", clean(strings.Join(r.Capabilities, " "))},
 		},
 	}
+	for _, g := range r.Unjudged {
+		s.Properties = append(s.Properties, junitProperty{"unjudged." + clean(g.Capability), clean(firstLine(g.Reason))})
+	}
 	for _, c := range r.Cases {
 		jc := junitCase{Class: clean(r.Driver) + "." + c.Group, Name: c.Name, Time: float64(c.DurationMS) / 1000}
 		if len(c.Seen) > 0 {

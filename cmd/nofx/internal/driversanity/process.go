@@ -58,7 +58,7 @@ func (s *sanity) refusesToRunByHand(t suite.T) {
 // endsWhenAsked wants the process to end within the protocol's 5 s, with a
 // health stream open as the daemon always has one.
 func (s *sanity) endsWhenAsked(t suite.T) {
-	p := s.start(t)
+	p := s.start(t, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	said := make(chan struct{}, 1)
@@ -85,7 +85,7 @@ func (s *sanity) endsWhenAsked(t suite.T) {
 // keepsNoDescriptors runs sandboxes one after the other and looks whether the
 // process keeps something of each.
 func (s *sanity) keepsNoDescriptors(t suite.T) {
-	p := s.start(t)
+	p := s.start(t, "")
 	t.Cleanup(func() { p.Stop() })
 	d := s.client(t, p)
 	f := s.factory()

@@ -3,7 +3,9 @@ package driversanity
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -35,6 +37,12 @@ type programsFile struct {
 	Alloc    []string `json:"alloc"`    // {mib}
 	Fork     []string `json:"fork"`     // {n}
 	Fill     []string `json:"fill"`     // {path} {mib}
+
+	// What is missing of these is not judged.
+	Spin     []string `json:"spin"`     // {seconds}
+	Transfer []string `json:"transfer"` // {path} {mib}
+	Call     []string `json:"call"`     // {host} {port}
+	Terminal []string `json:"terminal"` //
 }
 
 // Programs are the argument lists of what sandboxes run.
@@ -79,7 +87,7 @@ func FindPrograms(name string) (Programs, error) {
 func (f programsFile) programs() Programs {
 	seconds := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) }
 	mib := func(n int64) string { return strconv.FormatInt(n, 10) }
-	return suite.Programs{
+	p := suite.Programs{
 		Exit:     func(code int) []string { return fill(f.Exit, "code", strconv.Itoa(code)) },
 		Die:      func(signal string) []string { return fill(f.Die, "signal", signal) },
 		Print:    func(stdout, stderr string) []string { return fill(f.Print, "stdout", stdout, "stderr", stderr) },
@@ -93,12 +101,39 @@ func (f programsFile) programs() Programs {
 		Count: func(n int, every time.Duration) []string {
 			return fill(f.Count, "n", strconv.Itoa(n), "seconds", seconds(every))
 		},
-		Flood:  func(n int64) []string { return fill(f.Flood, "bytes", strconv.FormatInt(n, 10)) },
-		Daemon: func(path string) []string { return fill(f.Daemon, "path", path) },
-		Alloc:  func(n int64) []string { return fill(f.Alloc, "mib", mib(n)) },
-		Fork:   func(n int) []string { return fill(f.Fork, "n", strconv.Itoa(n)) },
-		Fill:   func(path string, n int64) []string { return fill(f.Fill, "path", path, "mib", mib(n)) },
+		Flood:    func(n int64) []string { return fill(f.Flood, "bytes", strconv.FormatInt(n, 10)) },
+		Daemon:   func(path string) []string { return fill(f.Daemon, "path", path) },
+		Alloc:    func(n int64) []string { return fill(f.Alloc, "mib", mib(n)) },
+		Fork:     func(n int) []string { return fill(f.Fork, "n", strconv.Itoa(n)) },
+		Fill:     func(path string, n int64) []string { return fill(f.Fill, "path", path, "mib", mib(n)) },
+		Terminal: f.Terminal,
 	}
+	if len(f.Spin) > 0 {
+		p.Spin = func(d time.Duration) []string { return fill(f.Spin, "seconds", seconds(d)) }
+	}
+	if len(f.Transfer) > 0 {
+		p.Transfer = func(path string, n int64) []string { return fill(f.Transfer, "path", path, "mib", mib(n)) }
+	}
+	if len(f.Call) > 0 {
+		p.Call = func(host, port string) []string { return fill(f.Call, "host", host, "port", port) }
+	}
+	return p
+}
+
+// InMemoryNetwork is what the programs called memory can call.
+func InMemoryNetwork(suite.T) suite.Network { return suite.InMemoryNetwork() }
+
+// Reaching is a network of which two servers are known, ADDRESS:PORT.
+func Reaching(servers []string) (func(suite.T) suite.Network, error) {
+	if len(servers) != 2 || servers[0] == servers[1] {
+		return nil, errors.New("two different servers are needed")
+	}
+	for _, s := range servers {
+		if a, err := netip.ParseAddrPort(s); err != nil || a.Port() == 0 {
+			return nil, fmt.Errorf("%q is not ADDRESS:PORT", s)
+		}
+	}
+	return func(suite.T) suite.Network { return suite.Network{Servers: [2]string(servers)} }, nil
 }
 
 // fill replaces {words} in an argument list.

@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc/child"
 )
@@ -21,7 +25,8 @@ const (
 // kept is a plugin's process whose last lines on stderr are kept.
 type kept struct {
 	*child.Process
-	read chan struct{} // closed when its stderr was read to the end
+	network string        // namespace that it starts in; "" = ours
+	read    chan struct{} // closed when its stderr was read to the end
 
 	mu    sync.Mutex
 	lines []string
@@ -30,11 +35,35 @@ type kept struct {
 
 // Start implements runner.Runner.
 func (c *kept) Start(ctx context.Context) error {
-	if err := c.Process.Start(ctx); err != nil {
+	start := func() error { return c.Process.Start(ctx) }
+	if c.network != "" {
+		start = func() error { return within(c.network, func() error { return c.Process.Start(ctx) }) }
+	}
+	if err := start(); err != nil {
 		return err
 	}
 	go c.readStderr()
 	return nil
+}
+
+// within calls do on a thread of its own that is in a network namespace: a
+// process that it starts is there too.
+func within(path string, do func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- do()
+	}()
+	return <-done
 }
 
 // readStderr keeps the last lines.

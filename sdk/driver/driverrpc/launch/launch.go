@@ -32,6 +32,8 @@ type Options struct {
 	Path string        // of the executable
 	Wait time.Duration // for the handshake; 0 = 10 s
 	Stop time.Duration // for the end after it was asked to end; 0 = 10 s
+	// Network is the path of a network namespace for the process; "" = ours.
+	Network string
 }
 
 // Process is one running plugin.
@@ -77,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err != nil {
 		return nil, &StartError{Reason: err}
 	}
-	p := &Process{dir: dir, wait: o.Stop, child: &kept{Process: child.New(path), read: make(chan struct{})}}
+	p := &Process{dir: dir, wait: o.Stop, child: &kept{Process: child.New(path), network: o.Network, read: make(chan struct{})}}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
 		VersionedPlugins: driverrpc.Answers(),

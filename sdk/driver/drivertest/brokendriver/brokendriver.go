@@ -55,6 +55,26 @@ func (d *Driver) Create(ctx context.Context, s driver.Spec) (driver.Handle, erro
 		}
 	case "ignores-unknown-isolation":
 		s.Isolation = ""
+	case "ignores-isolation":
+		if s.Isolation == driver.IsolationGVisor || s.Isolation == driver.IsolationNamespace {
+			s.Isolation = ""
+		}
+	case "ignores-network":
+		if s.Network == step.NetworkNone || s.Network == step.NetworkAllow {
+			s.Network, s.Egress = "", step.Egress{}
+		}
+	case "never-connects":
+		if s.Network == step.NetworkOpen || s.Network == step.NetworkAllow {
+			s.Network = step.NetworkNone
+		}
+	case "no-network-in-gvisor":
+		if s.Isolation == driver.IsolationGVisor {
+			s.Network = step.NetworkNone
+		}
+	case "open-to-all":
+		if s.Network == step.NetworkOpen {
+			s.Network = ""
+		}
 	case "ignores-what-it-cannot":
 		s.Resources, s.Network = step.Resources{}, ""
 	case "ignores-lease":
@@ -67,6 +87,8 @@ func (d *Driver) Create(ctx context.Context, s driver.Spec) (driver.Handle, erro
 func (d *Driver) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec, sink driver.Sink) error {
 	id := s.ID
 	switch d.defect {
+	case "ignores-terminal":
+		s.TTY = nil
 	case "ignores-timeout":
 		s.Timeout = 0
 	case "ignores-output-limit":
@@ -123,6 +145,12 @@ func (d *Driver) spoil(sink driver.Sink) driver.Sink {
 		case "exit-0-on-signal":
 			if e.Exit != nil && e.Exit.Cause == step.CauseSignal {
 				e.Exit = &driver.Exit{Cause: step.CauseExit, Attested: e.Exit.Attested, OutputBytes: e.Exit.OutputBytes}
+			}
+		case "invents-usage":
+			if e.Exit != nil {
+				x := *e.Exit
+				x.Usage.CPUUsec = 1
+				e.Exit = &x
 			}
 		case "mixes-streams":
 			if e.Exit == nil {

@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func factory(caps driver.Capabilities) drivertest.Factory {
 	return drivertest.Factory{
 		Programs: drivertest.InMemory(),
+		Network:  drivertest.InMemoryNetwork,
 		Open: func(t *testing.T) drivertest.Instance {
 			w := memdriver.NewWorld()
 			t.Cleanup(w.Close)

@@ -26,8 +26,10 @@ type Options struct {
 // AllCapabilities is everything that the in-memory driver can do.
 func AllCapabilities() driver.Capabilities {
 	return driver.Capabilities{
-		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapWallTime, driver.CapOutput,
-		driver.CapNetNone, driver.CapFiles, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
+		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapBlockIO, driver.CapWallTime, driver.CapOutput,
+		driver.CapNetNone, driver.CapNetAllow, driver.CapNetOpen, driver.CapNetGVisor,
+		driver.CapIsolationNamespace, driver.CapIsolationGVisor,
+		driver.CapFiles, driver.CapTTY, driver.CapMultiExec, driver.CapReattach, driver.CapLease, driver.CapStats,
 	}
 }
 
@@ -144,6 +146,9 @@ func (d *Driver) checkSpec(spec driver.Spec) error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
+	if err := checkEgress(spec.Egress); err != nil {
+		return err
+	}
 	r := spec.Resources
 	for _, need := range []struct {
 		cap    driver.Capability
@@ -170,8 +175,10 @@ func (d *Driver) checkSpec(spec driver.Spec) error {
 		return step.Errorf(step.KindInvalid, "network %.40q is not known", spec.Network)
 	case spec.Image != "":
 		return step.Errorf(step.KindUnsupported, "driver %s has no images", d.opts.Name)
-	case spec.Isolation != "":
-		return step.Errorf(step.KindUnsupported, "driver %s has no isolation levels", d.opts.Name)
+	case spec.Isolation != "" && !d.opts.Capabilities.Has(driver.Capability("isolation."+spec.Isolation)):
+		return step.Errorf(step.KindUnsupported, "driver %s has no isolation level %.40q", d.opts.Name, spec.Isolation)
+	case spec.Isolation == driver.IsolationGVisor && spec.Network != "" && spec.Network != step.NetworkNone && !d.opts.Capabilities.Has(driver.CapNetGVisor):
+		return step.Errorf(step.KindUnsupported, "driver %s cannot do %s", d.opts.Name, driver.CapNetGVisor)
 	}
 	return nil
 }
@@ -235,7 +242,7 @@ func (d *Driver) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpec
 	}
 	caps := d.opts.Capabilities
 	switch {
-	case spec.TTY != nil:
+	case spec.TTY != nil && !caps.Has(driver.CapTTY):
 		return step.Errorf(step.KindUnsupported, "driver %s cannot do %s", d.opts.Name, driver.CapTTY)
 	case spec.Timeout > 0 && !caps.Has(driver.CapWallTime):
 		return step.Errorf(step.KindUnsupported, "driver %s cannot do %s", d.opts.Name, driver.CapWallTime)

@@ -23,6 +23,10 @@ import (
 //	mem fork N           starts N tasks
 //	mem fill FILE MIB    writes that much to FILE
 //	mem spin SECONDS     uses that much processor time
+//	mem busy SECONDS     uses all that it may for so long, and says how much
+//	mem transfer F MIB   takes as long as a disk would to write and read that much, and says how long
+//	mem call HOST PORT   says what a server there says first
+//	mem terminal         says how large the terminal is, or none
 func mem(t *task, args []string) (int, error) {
 	if len(args) == 0 {
 		return fail(t, fmt.Errorf("what shall I do?"))
@@ -87,6 +91,17 @@ func mem(t *task, args []string) (int, error) {
 		return ready(t, -1)
 	case "alloc", "fork", "fill", "spin":
 		return consume(t, what, args)
+	case "busy":
+		return busy(t, args)
+	case "transfer":
+		return transfer(t, args)
+	case "call":
+		return call(t, arg(0), arg(1))
+	case "terminal":
+		if tty := t.x.spec.TTY; tty != nil {
+			return say(t, fmt.Sprintf("%d %d\r\n", tty.Rows, tty.Cols))
+		}
+		return say(t, "none\n")
 	}
 	return fail(t, fmt.Errorf("mem %s is not known", what))
 }

@@ -78,6 +78,12 @@ func cat(t *task, args []string) (int, error) {
 		return 0, err
 	}
 	for _, name := range args {
+		if text, ok := t.x.sb.proc(t.abs(name)); ok {
+			if _, err := say(t, text); err != nil {
+				return 1, err
+			}
+			continue
+		}
 		data, err := t.x.sb.files.read(t.abs(name))
 		if err != nil {
 			return fail(t, err)

@@ -21,10 +21,7 @@ func describeCases() []testCase {
 			if !slices.ContainsFunc(d.ProtocolVersions, func(v int) bool { return slices.Contains(driverrpc.Versions(), v) }) {
 				t.Errorf("protocol versions %v have none of %v", d.ProtocolVersions, driverrpc.Versions())
 			}
-			known := append(driver.Capabilities{
-				driver.CapHost, driver.CapFiles, driver.CapTTY, driver.CapMultiExec, driver.CapReattach,
-				driver.CapLease, driver.CapStats, driver.CapInvoke, driver.CapTenant,
-			}, capOfSpec()...)
+			known := Capabilities()
 			for _, c := range d.Capabilities {
 				if !known.Has(c) {
 					t.Errorf("capability %q is not known", c)
@@ -114,15 +111,6 @@ func describeCases() []testCase {
 			}
 		}},
 		{"RefusesWhatItCannot", refusesWhatItCannot},
-	}
-}
-
-// capOfSpec are the capabilities that a Spec can ask for.
-func capOfSpec() driver.Capabilities {
-	return driver.Capabilities{
-		driver.CapCPU, driver.CapMemory, driver.CapPids, driver.CapDisk, driver.CapBlockIO, driver.CapWallTime,
-		driver.CapOutput, driver.CapNetNone, driver.CapNetAllow, driver.CapNetOpen,
-		driver.CapIsolationNamespace, driver.CapIsolationGVisor, driver.CapNetGVisor,
 	}
 }
 

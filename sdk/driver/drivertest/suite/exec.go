@@ -140,6 +140,18 @@ func execCases() []testCase {
 				t.Errorf("the first exec says %q and ends with %+v", r.all, *r.exit)
 			}
 		}},
+		{"Terminal", func(t T, fx *fixture) {
+			fx.need(t, driver.CapTTY, nil) // the refusal is in RefusesWhatItCannot
+			needProgram(t, "terminal", len(fx.Programs.Terminal) > 0)
+			r := fx.run(t, fx.create(t), fx.exec(fx.Programs.Terminal, func(e *driver.ExecSpec) { e.TTY = &driver.TTY{Cols: 77, Rows: 33} }))
+			if got := strings.TrimSpace(string(r.stdout)); got != "33 77" {
+				t.Errorf("a terminal of 33 rows and 77 columns: it says %q (%q)", got, r.stderr)
+			}
+			r = fx.run(t, fx.create(t), fx.exec(fx.Programs.Terminal))
+			if got := strings.TrimSpace(string(r.stdout)); got != "none" {
+				t.Errorf("without one: it says %q (%q)", got, r.stderr)
+			}
+		}},
 		{"CancelDetaches", func(t T, fx *fixture) {
 			h := fx.create(t)
 			x := fx.startReady(t, h, fx.exec(fx.Programs.Wait(time.Minute)))

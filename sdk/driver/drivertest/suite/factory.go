@@ -19,7 +19,15 @@ type Factory struct {
 	Programs   Programs
 	Env        []string
 	OutsideDir string
+	Network    func(t T) Network // nil = a driver's networks are not judged
 	Patience   float64
+}
+
+// Network is a network with servers in it, explained at drivertest.Network.
+type Network struct {
+	Open    func(t T) Instance
+	Servers [2]string
+	Private string
 }
 
 // Instance is one running driver.
@@ -49,6 +57,7 @@ const (
 	GroupRecovery    Group = "recovery"
 	GroupFiles       Group = "files"
 	GroupCaps        Group = "caps"
+	GroupNetwork     Group = "network"
 	GroupHostile     Group = "hostile"
 )
 
@@ -56,6 +65,7 @@ const (
 type Case struct {
 	Name  string
 	Group Group
+	Alone bool // it needs a machine that is not busy with others
 	run   func(t T, fx *fixture)
 }
 
@@ -83,6 +93,8 @@ func Cases() []Case {
 		{GroupEnding, stageCases()},
 		{GroupFiles, fileCases()},
 		{GroupCaps, capCases()},
+		{GroupNetwork, networkCases()},
+		{GroupHostile, isolationCases()},
 		{GroupHostile, hostileCases()},
 	} {
 		for _, c := range g.cases {
@@ -91,7 +103,7 @@ func Cases() []Case {
 			case "CopyInRefusesEscapes", "CopyInStaysInTheSandbox", "CopyOutStaysInTheSandbox":
 				group = GroupHostile
 			}
-			all = append(all, Case{Name: c.name, Group: group, run: c.run})
+			all = append(all, Case{Name: c.name, Group: group, Alone: c.name == "CPUCap", run: c.run})
 		}
 	}
 	return all

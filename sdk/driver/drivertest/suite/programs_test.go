@@ -3,6 +3,8 @@ package suite
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,16 +77,43 @@ func TestShellPrograms(t *testing.T) {
 		t.Errorf("Fill: %v, %v", st, err)
 	}
 
+	var work, wall, cpu, write, read float64
+	out, errs, st := run(p.Spin(200*time.Millisecond), "")
+	if _, err := fmt.Sscan(out, &work, &wall, &cpu); err != nil || st.ExitCode() != 0 || work < 1 || wall < 190 || cpu < 10 || cpu > wall+20 {
+		t.Errorf("Spin: %q, %q, %v", out, errs, st)
+	}
+	var device string
+	out, errs, st = run(p.Transfer(file, 1), "")
+	if _, err := fmt.Sscan(out, &device, &write, &read); err != nil || st.ExitCode() != 0 {
+		t.Errorf("Transfer: %q, %q, %v", out, errs, st)
+	}
+	address, calls := greet(t)
+	host, port, _ := net.SplitHostPort(address)
+	if out, errs, st := run(p.Call(host, port), ""); out != greeting+"\n" || st.ExitCode() != 0 || calls.Load() != 1 {
+		t.Errorf("Call: %q, %q, %v", out, errs, st)
+	}
+	if out, errs, st := run(p.Call(host, "1"), ""); out != "" || st.ExitCode() != 1 {
+		t.Errorf("Call of nobody: %q, %q, %v", out, errs, st)
+	}
+	if out, _, _ := run(p.Terminal, ""); out != "none\n" {
+		t.Errorf("Terminal: %q", out)
+	}
+	// script gives it one.
+	tty := []string{"script", "-qec", "stty rows 33 cols 77; " + p.Terminal[2], "/dev/null"}
+	if out, errs, st := run(tty, ""); strings.TrimSpace(out) != "33 77" {
+		t.Errorf("Terminal, with one: %q, %q, %v", out, errs, st)
+	}
+
 	// Stubborn and Daemon do not end by themselves.
 	stubborn := command(p.Stubborn)
-	out, err := stubborn.StdoutPipe()
+	pipe, err := stubborn.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := stubborn.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Read(make([]byte, 6)); err != nil {
+	if _, err := pipe.Read(make([]byte, 6)); err != nil {
 		t.Errorf("Stubborn: %v", err)
 	}
 	_ = syscall.Kill(-stubborn.Process.Pid, syscall.SIGTERM)

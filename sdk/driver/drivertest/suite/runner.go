@@ -54,19 +54,31 @@ func Run(ctx context.Context, f Factory, cases []Case, o Options) []Result {
 	slots := make(chan struct{}, o.Parallel)
 	var wg sync.WaitGroup
 	var told sync.Mutex
+	run := func(i int) {
+		c := cases[i]
+		results[i] = Try(ctx, c.Name, c.Group, o.Timeout, func(t T) { c.Run(t, f) })
+		told.Lock()
+		defer told.Unlock()
+		if o.Done != nil {
+			o.Done(results[i])
+		}
+	}
 	for i, c := range cases {
+		if c.Alone {
+			continue
+		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			results[i] = Try(ctx, c.Name, c.Group, o.Timeout, func(t T) { c.Run(t, f) })
-			told.Lock()
-			defer told.Unlock()
-			if o.Done != nil {
-				o.Done(results[i])
-			}
+			run(i)
 		})
 	}
 	wg.Wait()
+	for i, c := range cases {
+		if c.Alone {
+			run(i)
+		}
+	}
 	return results
 }
 

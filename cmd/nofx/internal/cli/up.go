@@ -19,7 +19,7 @@ import (
 
 func (a *app) upCommand() *cobra.Command {
 	var dir, listen, once, docker, image, root, runsc, gvisorRuntime string
-	var resolvers []string
+	var resolvers, plugins []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "run the whole system on this machine",
@@ -33,7 +33,7 @@ func (a *app) upCommand() *cobra.Command {
 				return err
 			}
 			cfg := up.Config{
-				Dir: dir, Listen: listen, Docker: docker, Image: image, RootFS: rootFolder, Runsc: runsc, GVisorRuntime: gvisorRuntime, Resolvers: resolvers, Progress: a.Stderr, Hurry: a.Again,
+				Dir: dir, Listen: listen, Docker: docker, Image: image, RootFS: rootFolder, Runsc: runsc, GVisorRuntime: gvisorRuntime, Resolvers: resolvers, Plugins: plugins, Progress: a.Stderr, Hurry: a.Again,
 			}
 			work := a.serve(dir)
 			if once != "" {
@@ -61,6 +61,7 @@ func (a *app) upCommand() *cobra.Command {
 	f.StringVar(&gvisorRuntime, "gvisor-runtime", "", "`name` of the engine's runtime that is runsc, for steps on the driver container that demand it")
 	f.StringVar(&root, "rootfs", "", "`NAME` of a root file system (see nofx rootfs) of its own or in "+systemData+", or the path of a folder with one, for the driver local (default: the host's own /usr)")
 	f.StringArrayVar(&resolvers, "resolver", nil, "name server, `ADDRESS:PORT`, for steps with a network (default: those of the host); may be repeated")
+	f.StringArrayVar(&plugins, "driver", nil, "`path` of a driver plugin of your own, nofx-driver-NAME, to run beside those of the build, with no configuration but {}; may be repeated")
 	f.StringVar(&once, "once", "", "run this `plan` and end")
 	return cmd
 }

@@ -2,13 +2,10 @@ package up
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -91,27 +88,25 @@ func (s *System) startDaemon(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, w := range list.Workers {
-			for _, d := range w.Drivers {
-				if w.Name == "up-"+s.inst.ID && w.Status == "live" && d.Name == needed {
-					if d.Healthy {
-						return nil
-					}
-					return fmt.Errorf("driver %s: %s", d.Name, d.Message)
-				}
+		for _, name := range s.needed() {
+			if err := there(list, "up-"+s.inst.ID, name); err != nil {
+				return err
 			}
 		}
-		return fmt.Errorf("no live worker with the driver %s", needed)
+		return nil
 	}); err != nil {
 		return err
 	}
-	s.progress("nofxd is up with the driver %s; its plugins are unsigned, as built", needed)
+	s.progress("nofxd is up with the driver %s; its plugins are unsigned, as built", strings.Join(s.needed(), " and "))
 	return nil
 }
 
 // drivers are the configurations of the drivers that can run here.
 func (s *System) drivers() map[string]map[string]any {
-	all := map[string]map[string]any{"local": {}}
+	all := map[string]map[string]any{needed: {}}
+	for _, path := range s.cfg.Plugins {
+		all[pluginName(path)] = map[string]any{}
+	}
 	if s.cfg.Runsc != "" {
 		all["local"]["runsc"] = s.cfg.Runsc
 	}
@@ -126,8 +121,8 @@ func (s *System) drivers() map[string]map[string]any {
 	if s.cfg.Docker != "" && s.cfg.GVisorRuntime != "" {
 		all["container"]["gvisor_runtime"] = s.cfg.GVisorRuntime
 	}
-	if len(s.cfg.Resolvers) > 0 {
-		for _, c := range all {
+	for _, name := range []string{"local", "container"} {
+		if c := all[name]; c != nil && len(s.cfg.Resolvers) > 0 {
 			c["resolvers"] = s.cfg.Resolvers
 		}
 	}
@@ -151,45 +146,6 @@ func (s *System) purge() error {
 		return fmt.Errorf("nofxd purge: %w: %s", err, lastLine(out))
 	}
 	return nil
-}
-
-// installPlugins copies the driver plugins and their programs to a folder
-// that root alone can change, whoever owns the build's.
-func (s *System) installPlugins() error {
-	dir := s.path("plugins")
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	plugins, err := filepath.Glob(s.binary("nofx-driver-*"))
-	if err != nil {
-		return err
-	}
-	if len(plugins) == 0 {
-		return fmt.Errorf("no nofx-driver-* in %s: run make build", s.cfg.BinDir)
-	}
-	for _, from := range append(plugins, s.binary("nofx-supervisor"), s.binary("nofx-egress")) {
-		if err := install(from, filepath.Join(dir, filepath.Base(from))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func install(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 // address is an address that one goroutine settles and another reads.

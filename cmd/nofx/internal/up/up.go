@@ -38,6 +38,9 @@ type Config struct {
 	// RootFS is the folder that steps on the driver local see as their root; ""
 	// = the host's own /usr.
 	RootFS string
+	// Plugins are driver plugins of somebody else, nofx-driver-NAME, which run
+	// beside those of the build, with {} for a configuration.
+	Plugins []string
 	// Dial makes the API client that start-up probes with.
 	Dial func(Endpoint) (Probe, error)
 	// Progress gets a line for each stage, for people.
@@ -101,6 +104,11 @@ func New(cfg Config) (_ *System, err error) {
 	for _, name := range []string{"nofx-api", "nofxd"} {
 		if _, err := os.Stat(filepath.Join(cfg.BinDir, name)); err != nil {
 			return nil, step.Errorf(step.KindNotFound, "%s is not in %s: run make build", name, cfg.BinDir)
+		}
+	}
+	for _, path := range cfg.Plugins {
+		if err := checkPlugin(path); err != nil {
+			return nil, err
 		}
 	}
 	pg, err := pglocal.Open(filepath.Join(dir, "pg"), cfg.Self)

@@ -1,0 +1,64 @@
+package up
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
+)
+
+// A plugin of somebody else's runs beside ours, with a configuration of its own.
+func TestPlugins(t *testing.T) {
+	t.Parallel()
+	plugin := filepath.Join(t.TempDir(), "nofx-driver-mine")
+	if err := os.WriteFile(plugin, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &System{cfg: Config{Dir: t.TempDir(), Plugins: []string{plugin}, Resolvers: []string{"9.9.9.9:53"}}}
+	all := s.drivers()
+	if c, ok := all["mine"]; !ok || len(c) != 0 || all["local"]["resolvers"] == nil {
+		t.Errorf("drivers: %v", all)
+	}
+	s.cfg.BinDir = t.TempDir()
+	for _, name := range []string{"nofx-driver-local", "nofx-driver-mine", "nofx-supervisor", "nofx-egress"} {
+		if err := os.WriteFile(filepath.Join(s.cfg.BinDir, name), []byte("of the build"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.installPlugins(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"nofx-driver-local": "of the build", "nofx-driver-mine": ""} {
+		if got, err := os.ReadFile(filepath.Join(s.cfg.Dir, "plugins", name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	list := wire.WorkerList{Workers: []wire.WorkerInfo{{Name: "w", Status: "live", Drivers: []wire.DriverInfo{
+		{Name: "local", Healthy: true}, {Name: "mine", Message: "unwell"},
+	}}}}
+	for name, want := range map[string]string{"local": "", "mine": "unwell", "other": "no live worker"} {
+		if err := there(list, "w", name); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := checkPlugin(plugin); err != nil {
+		t.Error(err)
+	}
+	for what, bad := range map[string]string{
+		"another name": "/bin/true", "no name": filepath.Join(t.TempDir(), "nofx-driver-"),
+		"one of ours": filepath.Join(t.TempDir(), "nofx-driver-local"), "not there": plugin + "-2",
+	} {
+		if err := checkPlugin(bad); !step.Is(err, step.KindInvalid) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := os.Chmod(plugin, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkPlugin(plugin); !step.Is(err, step.KindInvalid) {
+		t.Errorf("not executable: %v", err)
+	}
+}

@@ -23,12 +23,13 @@ type Log struct {
 	total   int64
 	exit    *driver.Exit
 	changed chan struct{} // closed and replaced at each change
+	full    chan struct{} // closed when there is more than limit
 	done    chan struct{}
 }
 
 // New makes one that keeps at most limit bytes; what comes after is counted.
 func New(limit int64) *Log {
-	return &Log{limit: limit, changed: make(chan struct{}), done: make(chan struct{})}
+	return &Log{limit: limit, changed: make(chan struct{}), full: make(chan struct{}), done: make(chan struct{})}
 }
 
 // Writer appends to a stream. It never fails.
@@ -43,6 +44,9 @@ func (w writer) Write(p []byte) (int, error) {
 	l := w.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if before := l.total; before <= l.limit && before+int64(len(p)) > l.limit {
+		close(l.full)
+	}
 	l.total += int64(len(p))
 	if keep := min(int64(len(p)), l.limit-l.kept); keep > 0 {
 		l.events = append(l.events, driver.ExecEvent{Stream: w.stream, Offset: l.kept, Data: append([]byte(nil), p[:keep]...)})
@@ -68,6 +72,9 @@ func (l *Log) End(exit driver.Exit) {
 	l.wake()
 	close(l.done)
 }
+
+// Full is closed when the exec has written more than the limit.
+func (l *Log) Full() <-chan struct{} { return l.full }
 
 // Done is closed when the exec has ended.
 func (l *Log) Done() <-chan struct{} { return l.done }

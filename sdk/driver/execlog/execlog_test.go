@@ -97,3 +97,25 @@ func TestStreamEnds(t *testing.T) {
 		t.Errorf("a sink that fails: %v", err)
 	}
 }
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	l := New(4)
+	full := func() bool {
+		select {
+		case <-l.Full():
+			return true
+		default:
+			return false
+		}
+	}
+	for _, tc := range []struct {
+		text string
+		full bool
+	}{{"ab", false}, {"cd", false}, {"", false}, {"e", true}, {"f", true}} {
+		_, _ = l.Writer(driver.Stdout).Write([]byte(tc.text))
+		if full() != tc.full {
+			t.Errorf("after %q: full %v", tc.text, full())
+		}
+	}
+}

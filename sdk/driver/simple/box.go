@@ -25,12 +25,16 @@ type box struct {
 	order   []string
 	gone    bool // nothing may start any more
 	removed bool
+	until   driver.Deadline // 0 = for ever
+	lease   *time.Timer     // ends it at until; nil = never
+	over    bool            // until has passed
 }
 
 // execution is one exec.
 type execution struct {
 	process Process
 	log     *execlog.Log
+	kills   bool // that it writes too much ends it
 
 	mu    sync.Mutex
 	cause step.Cause // of the stop that came before its end; "" = none
@@ -62,21 +66,44 @@ func (b *box) exec(s driver.ExecSpec, several bool) (*execution, error) {
 		return x, nil
 	case b.gone:
 		return nil, step.Errorf(step.KindNotFound, "sandbox %s does not exist", b.spec.ID)
+	case b.over:
+		return nil, step.Errorf(step.KindConflict, "sandbox %s: its time is over", b.spec.ID)
 	case len(b.execs) > 0 && !several:
 		return nil, step.Errorf(step.KindUnsupported, "this driver does not have %s", driver.CapMultiExec)
 	}
 	if s.Cwd == "" {
 		s.Cwd = "/workspace"
 	}
-	x := &execution{log: execlog.New(MaxOutput)}
-	var err error
+	limit, err := b.limit(s)
+	if err != nil {
+		return nil, err
+	}
+	x := &execution{log: execlog.New(limit), kills: s.OnOutput == step.OutputKill}
 	if x.process, err = b.Start(s, x.log.Writer(driver.Stdout), x.log.Writer(driver.Stderr)); err != nil {
 		return nil, err
 	}
 	b.execs[s.ID] = x
 	b.order = append(b.order, s.ID)
 	go x.wait()
+	go x.watch(s)
 	return x, nil
+}
+
+// limit is what is kept of an exec's output.
+func (b *box) limit(s driver.ExecSpec) (int64, error) {
+	limit := s.OutputLimit
+	if limit == 0 {
+		limit = b.spec.Resources.OutputKB << 10
+	}
+	switch {
+	case s.OnOutput != "" && s.OnOutput != step.OutputTruncate && s.OnOutput != step.OutputKill:
+		return 0, step.Errorf(step.KindInvalid, "on_output %.40q is not known", string(s.OnOutput))
+	case limit > MaxOutput:
+		return 0, step.Errorf(step.KindUnsupported, "this driver keeps no more than %d bytes of an exec's output", MaxOutput)
+	case limit == 0:
+		return MaxOutput, nil
+	}
+	return limit, nil
 }
 
 func (b *box) find(id string) (*execution, error) {
@@ -93,10 +120,72 @@ func (x *execution) wait() {
 	exit := x.process.Wait()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.cause == "" && x.kills && x.full() { // it was done before it could be ended
+		x.cause = step.CauseOutput
+	}
 	if x.cause != "" {
 		exit.Cause = x.cause
 	}
 	x.log.End(exit)
+}
+
+// watch ends the exec when its time is over, or when it writes too much and is
+// to be killed for it.
+func (x *execution) watch(s driver.ExecSpec) {
+	var timeout <-chan time.Time
+	if s.Timeout > 0 {
+		timer := time.NewTimer(s.Timeout)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	var full <-chan struct{}
+	if x.kills {
+		full = x.log.Full()
+	}
+	select {
+	case <-timeout:
+		_ = x.end(context.Background(), s.Grace, step.CauseTimeout) // no error but of the context
+	case <-full:
+		_ = x.end(context.Background(), 0, step.CauseOutput)
+	case <-x.log.Done():
+	}
+}
+
+// end ends the exec: TERM, and KILL after grace. The first cause counts.
+func (x *execution) end(ctx context.Context, grace time.Duration, cause step.Cause) error {
+	x.mu.Lock()
+	if x.cause == "" {
+		x.cause = cause
+	}
+	x.mu.Unlock()
+	if grace > 0 {
+		_ = x.process.Signal(unix.SIGTERM) // it may have ended; if it does not, it is killed
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-x.log.Done():
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	x.process.Kill()
+	select {
+	case <-x.log.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (x *execution) full() bool {
+	select {
+	case <-x.log.Full():
+		return true
+	default:
+		return false
+	}
 }
 
 func (x *execution) ended() bool {
@@ -134,40 +223,71 @@ func (b *box) stop(ctx context.Context, grace time.Duration, cause step.Cause) e
 		}
 	}
 	b.mu.Unlock()
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
+	ended := make(chan error, len(running))
 	for _, x := range running {
-		x.mu.Lock()
-		if x.cause == "" {
-			x.cause = cause
-		}
-		x.mu.Unlock()
-		if grace > 0 {
-			_ = x.process.Signal(unix.SIGTERM) // it may have ended; if it does not, it is killed
+		go func() { ended <- x.end(ctx, grace, cause) }()
+	}
+	var first error
+	for range running {
+		if err := <-ended; first == nil {
+			first = err
 		}
 	}
-	for _, x := range running {
-		select {
-		case <-x.log.Done():
-			continue
-		case <-timer.C:
-			timer.Reset(0) // for the next one as well
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		x.process.Kill()
-		select {
-		case <-x.log.Done():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	return first
+}
+
+// live sets the deadline for the first time. The sandbox is not known to others yet.
+func (b *box) live(until driver.Deadline) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.until = until; until != 0 {
+		b.lease = time.AfterFunc(until.Left(), b.expire)
+	}
+}
+
+// extend moves the deadline, never back.
+func (b *box) extend(until driver.Deadline) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.gone:
+		return step.Errorf(step.KindNotFound, "sandbox %s does not exist", b.spec.ID)
+	case b.over:
+		return step.Errorf(step.KindConflict, "sandbox %s: its time is over", b.spec.ID)
+	case b.until == 0 || until != 0 && until <= b.until:
+		return nil
+	}
+	if b.until = until; until == 0 {
+		b.lease.Stop()
+	} else {
+		b.lease.Reset(until.Left())
 	}
 	return nil
+}
+
+// expire ends the sandbox at its deadline, unless that has moved.
+func (b *box) expire() {
+	b.mu.Lock()
+	if b.until == 0 || b.gone {
+		b.mu.Unlock()
+		return
+	}
+	if left := b.until.Left(); left > 0 {
+		b.lease.Reset(left)
+		b.mu.Unlock()
+		return
+	}
+	b.over = true
+	b.mu.Unlock()
+	_ = b.stop(context.Background(), 0, step.CauseLost) // no error but of the context
 }
 
 func (b *box) destroy(ctx context.Context) error {
 	b.mu.Lock()
 	b.gone = true
+	if b.lease != nil {
+		b.lease.Stop()
+	}
 	b.mu.Unlock()
 	if err := b.stop(ctx, 0, step.CauseCancelled); err != nil {
 		return err

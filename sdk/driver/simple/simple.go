@@ -1,9 +1,11 @@
 // Package simple makes a driver of a back end that can do three things: make a
 // sandbox, start a process in it, and remove it. Ids, repeats, output, phases,
-// signals, stopping and refusals are this package's.
+// signals, stopping and refusals are this package's, and so are CapWallTime,
+// CapOutput (up to MaxOutput) and CapLease, if the driver declares them.
 //
-// The sandboxes are known to the driver's process alone and end with it: such a
-// driver does not have CapReattach, CapLease, CapFiles or CapStats.
+// The sandboxes are known to the driver's process alone, which keeps their time,
+// so they must end with it. Such a driver does not have CapReattach, CapFiles or
+// CapStats.
 package simple
 
 import (
@@ -106,7 +108,9 @@ func (d *Driver) Create(ctx context.Context, s driver.Spec) (driver.Handle, erro
 		if b.failed {
 			continue
 		}
-		if !reflect.DeepEqual(b.spec, s) {
+		same := s
+		same.Until = b.spec.Until // which only Extend moves
+		if !reflect.DeepEqual(b.spec, same) {
 			return driver.Handle{}, step.Errorf(step.KindConflict, "sandbox %s exists with another spec", s.ID)
 		}
 		return d.handle(s.ID), nil
@@ -121,6 +125,8 @@ func (d *Driver) finish(ctx context.Context, b *box) (err error) {
 		b.failed = true
 		delete(d.boxes, b.spec.ID)
 		d.mu.Unlock()
+	} else {
+		b.live(b.spec.Until)
 	}
 	close(b.made)
 	return err
@@ -225,6 +231,18 @@ func (d *Driver) Stop(ctx context.Context, h driver.Handle, grace time.Duration,
 		return err
 	}
 	return b.stop(ctx, grace, cause)
+}
+
+// Extend implements driver.Driver.
+func (d *Driver) Extend(ctx context.Context, h driver.Handle, until driver.Deadline) error {
+	if !d.desc.Capabilities.Has(driver.CapLease) {
+		return d.Base.Extend(ctx, h, until)
+	}
+	b, err := d.find(h)
+	if err != nil {
+		return err
+	}
+	return b.extend(until)
 }
 
 // Destroy implements driver.Driver.

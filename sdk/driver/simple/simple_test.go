@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,7 +43,7 @@ func (b *fakeBox) Remove() error { b.removed.Add(1); return nil }
 func (b *fakeBox) Start(s driver.ExecSpec, stdout, _ io.Writer) (Process, error) {
 	p := &fakeProcess{stubborn: s.Argv[0] == "stubborn", ended: make(chan syscall.Signal, 1)}
 	fmt.Fprint(stdout, s.Argv[0], " in ", s.Cwd)
-	if s.Argv[0] == "exit" {
+	if strings.TrimSpace(s.Argv[0]) == "exit" {
 		p.ended <- 0
 	}
 	return p, nil

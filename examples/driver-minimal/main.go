@@ -1,12 +1,14 @@
 // Command nofx-driver-minimal is a NOFX driver to start from. A sandbox is a
 // folder that its programs see as /workspace; bubblewrap keeps the process tree
-// of each together. Nothing else is isolated: run nothing that you do not trust.
+// of each together and off the network, a control group bounds it. Nothing else
+// is isolated: run nothing that you do not trust.
 package main
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/cgroup"
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/driver/simple"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -21,19 +24,21 @@ import (
 )
 
 func main() {
+	groups := cgroup.Open("nofx-minimal")
 	driverrpc.Serve(simple.New(driver.Description{
-		Name:         "minimal",
-		Version:      "0.1.0",
-		Capabilities: driver.Capabilities{driver.CapMultiExec},
+		Name:    "minimal",
+		Version: "0.1.0",
+		Capabilities: append(groups.Capabilities(), driver.CapNetNone, driver.CapWallTime,
+			driver.CapOutput, driver.CapLease, driver.CapMultiExec),
 		ConfigSchema: json.RawMessage(`{"type": "object", "additionalProperties": false}`),
 		Warnings:     []string{"no isolation: steps run on the host, with the rights of this driver"},
-	}, backend{}, nil))
+	}, backend{groups}, nil))
 }
 
-// backend makes sandboxes: folders.
-type backend struct{}
+// backend makes sandboxes: a folder and a control group for each.
+type backend struct{ groups *cgroup.Root }
 
-func (backend) Create(_ context.Context, s driver.Spec) (simple.Box, error) {
+func (b backend) Create(_ context.Context, s driver.Spec) (simple.Box, error) {
 	if s.Image != "" || s.Isolation != "" {
 		return nil, step.Errorf(step.KindUnsupported, "this driver has no images and no isolation")
 	}
@@ -41,26 +46,33 @@ func (backend) Create(_ context.Context, s driver.Spec) (simple.Box, error) {
 	if err != nil {
 		return nil, step.Errorf(step.KindUnavailable, "the sandbox's folder: %w", err)
 	}
-	return box{dir}, nil
+	group, err := b.groups.Make(s.Resources)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return box{dir, group}, nil
 }
 
-type box struct{ dir string }
+type box struct {
+	dir   string
+	group *cgroup.Group
+}
 
-func (b box) Remove() error { return os.RemoveAll(b.dir) }
+func (b box) Remove() error { return errors.Join(os.RemoveAll(b.dir), b.group.Remove()) }
 
 // Start runs the host's own programs in a process namespace, in which a tree
-// can be killed whole, with the sandbox's folder at /workspace.
+// can be killed whole, without a network, with the folder at /workspace.
 func (b box) Start(s driver.ExecSpec, stdout, stderr io.Writer) (simple.Process, error) {
 	if s.User != "" {
 		return nil, step.Errorf(step.KindUnsupported, "this driver has one user")
 	}
-	args := []string{"--unshare-pid", "--die-with-parent", "--new-session", "--info-fd", "3"}
+	args := []string{"--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session", "--info-fd", "3"}
 	entries, err := os.ReadDir("/")
 	if err != nil {
 		return nil, step.Errorf(step.KindUnavailable, "the host's files: %w", err)
 	}
 	for _, e := range entries {
-		if n := "/" + e.Name(); n != "/workspace" && n != "/proc" {
+		if n := "/" + e.Name(); n != "/workspace" && n != "/proc" && n != "/sys" {
 			args = append(args, "--dev-bind", n, n)
 		}
 	}
@@ -72,7 +84,10 @@ func (b box) Start(s driver.ExecSpec, stdout, stderr io.Writer) (simple.Process,
 	}
 	defer info.Close()
 	defer infoEnd.Close()
-	p := &process{cmd: exec.Command("bwrap", args...)}
+	p := &process{entry: b.group.Enter()}
+	argv := p.entry.Argv(append([]string{"bwrap"}, args...)...)
+	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // ends with this process from its first moment
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = bytes.NewReader(s.Stdin), stdout, stderr
 	p.cmd.ExtraFiles = []*os.File{infoEnd}
 	p.cmd.WaitDelay = 5 * time.Second // for what holds its pipes after its end
@@ -94,8 +109,9 @@ func (b box) Start(s driver.ExecSpec, stdout, stderr io.Writer) (simple.Process,
 // process is bubblewrap, whose child is the first process of a namespace, whose
 // child is the exec's main process.
 type process struct {
-	cmd  *exec.Cmd
-	init *os.Process
+	cmd   *exec.Cmd
+	init  *os.Process
+	entry cgroup.Entry
 }
 
 // Wait reads bubblewrap's status, which is a shell's: 128 and more is a signal.
@@ -107,6 +123,7 @@ func (p *process) Wait() driver.Exit {
 	if sig := unix.SignalName(syscall.Signal(exit.Code - 128)); sig != "" {
 		exit.Cause, exit.Code, exit.Signal = step.CauseSignal, -1, sig
 	}
+	p.entry.End(&exit) // what a cap did to it
 	return exit
 }
 

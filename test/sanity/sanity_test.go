@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	defer os.RemoveAll(built)
 	for _, b := range [][]string{
-		{"../..", "go", "build", "-o", built + "/", "./cmd/nofx", "./plugins/local/cmd/nofx-driver-local", "./plugins/container/cmd/nofx-driver-container"},
+		{"../..", "sh", "-c", "go build -o '" + built + "/' $(scripts/binaries.sh)"},
 		{"../../plugins/supervisor", "make", "-s", "BIN=" + built},
 		// The example is a module of its own.
 		{"../../examples/driver-minimal", "go", "build", "-o", filepath.Join(built, "nofx-driver-minimal"), "."},
@@ -54,10 +54,11 @@ type report struct {
 		Name, Status string
 		Seen         []string
 	}
+	Unjudged []struct{ Capability, Reason string }
 }
 
 // some are cases of each group, for tests that must be short.
-const some = "^(Describe|CreateAtOnce|ExitCodes|Streams|AttachFromAnyOffset|StopTakesTheTree|DestroyWhileRunning|KilledBetweenAllCalls|KilledWhileCreating|FilesRoundTrip|MemoryCap|RefusesHostileMessages|EndsWhenAsked|LeavesNoProcesses)$"
+const some = "^(Describe|CreateAtOnce|ExitCodes|Streams|AttachFromAnyOffset|StopTakesTheTree|DestroyWhileRunning|KilledBetweenAllCalls|KilledWhileCreating|FilesRoundTrip|MemoryCap|NetNone|RefusesHostileMessages|EndsWhenAsked|LeavesNoProcesses)$"
 
 // grade runs driver-sanity and wants the grade; config is the driver's
 // configuration.
@@ -96,6 +97,9 @@ func grade(t *testing.T, want, plugin string, config any, args ...string) {
 		t.Errorf("%d passed, %d failed, exit %v", r.Passed, r.Failed, err)
 	}
 	t.Logf("%s: %d passed, grade %s: %s", r.Driver, r.Passed, r.Grade, r.Reason)
+	for _, g := range r.Unjudged {
+		t.Errorf("%s was not judged: %s", g.Capability, g.Reason)
+	}
 	if r.Grade != want && !testing.Short() {
 		t.Errorf("grade %s: %s; want %s", r.Grade, r.Reason, want)
 	}

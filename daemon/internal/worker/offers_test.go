@@ -15,10 +15,10 @@ func TestDriverLacksACapability(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := lease("a", "true")
-	l.Network = step.NetworkOpen
+	l.Command.Isolation = "vm"
 	r.api.submit(l)
 	a := r.api.verdict("a")
-	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || v.ErrorKind != step.KindUnsupported || v.Message != "driver memory: lacks the capability net.open" {
+	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || v.ErrorKind != step.KindUnsupported || v.Message != "driver memory: lacks the capability isolation.vm" {
 		t.Errorf("%+v", v)
 	}
 	if diff := cmp.Diff([]wire.RecordType{wire.RecordVerdict}, types(a)); diff != "" {

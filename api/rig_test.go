@@ -273,6 +273,13 @@ func (r *rig) workerOf(tenant, name string, drivers ...wire.DriverInfo) *worker 
 	return w
 }
 
+// silence is as if the worker had said nothing for longer than a lease.
+func (w *worker) silence() {
+	w.r.t.Helper()
+	w.r.sql(`WITH lapsed AS (UPDATE nofx.attempt SET lease_until = now() - interval '1 second' WHERE worker_id = $1 AND status = 'running')
+		UPDATE nofx.worker SET last_seen = now() - make_interval(secs => $2::float8) WHERE id = $1`, w.id, w.r.cfg.Lease.Seconds()+1)
+}
+
 func (w *worker) register(name string) {
 	w.r.t.Helper()
 	reg, err := w.Register(w.r.t.Context(), wire.RegisterWorker{Name: name, Incarnation: w.incarnation, Region: w.region, Version: "test", Slots: 8,

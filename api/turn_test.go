@@ -393,7 +393,7 @@ func TestRunsWithAKey(t *testing.T) {
 // Keys whose rows were dropped, or never made, are mended.
 func TestKeysAreMended(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease = time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease = 10 * time.Second })
 	r.concurrency("acme", 0, 1)
 	w := r.worker("host")
 	r.submit(`[{"name":"a",` + alone + `,"concurrency":{"key":"k"}}]`)

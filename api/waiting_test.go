@@ -13,7 +13,7 @@ import (
 // did not begin. One whose driver is there waits for as long as it takes.
 func TestNobodyHasTheDriver(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 2*time.Second, 3*time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 10*time.Second, 3*time.Second })
 	sick := offering("modal", able...)
 	sick.Healthy = false
 	w := r.worker("host", offering("local", able...), sick)
@@ -63,7 +63,7 @@ func TestDriverWaitBeginsWithTheDriversEnd(t *testing.T) {
 // With no limit it waits on, and goes on when a worker comes.
 func TestWaitsForADriverForEver(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = time.Second, 0 })
+	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 10*time.Second, 0 })
 	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	end := time.Now().Add(3 * time.Second)
 	r.until(run.ID, func(d wire.RunDetail) bool { return time.Now().After(end) && d.Steps[0].WaitingFor != "" })
@@ -78,7 +78,7 @@ func TestWaitsForADriverForEver(t *testing.T) {
 // for that host alone, however many others have the driver.
 func TestThePinnedWorkerHasNotTheDriver(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 2*time.Second, 2*time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease, c.DriverWait = 10*time.Second, 2*time.Second })
 	w := r.worker("host")
 	other := r.worker("other", offering("container", able...))
 	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","driver":"container","depends_on":["a"]}]`)

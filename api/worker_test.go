@@ -234,15 +234,15 @@ func TestRelease(t *testing.T) {
 // and the first one's late word changes nothing.
 func TestLostWorker(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease = time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease = 20 * time.Second }) // a tick each second
 	first, second := r.worker("one"), r.worker("two")
 	run := r.submit(`[{"name":"a","tool":"test:echo","workspace":"step"}]`)
 	l := first.one()
 	if _, err := first.ship(wire.JournalBatch{Fence: l.Fence, Records: records(exit(0))[:1]}); err != nil {
 		t.Fatal(err)
 	}
+	first.silence()
 	r.until(run.ID, func(d wire.RunDetail) bool { return d.Steps[0].Status == step.StepQueued })
-	second.register("two") // it has been silent, too
 	again := second.one()
 	if again.StepID != l.StepID || again.Attempt != 2 || again.Epoch != 2 {
 		t.Fatalf("%+v", again)
@@ -275,11 +275,11 @@ func TestLostForGood(t *testing.T) {
 // Renewed leases do not expire, and nothing does for a lease after an outage.
 func TestHeartbeatKeepsLeases(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease = 1500 * time.Millisecond })
+	r := newRig(t, func(c *api.Config) { c.Lease = 4 * time.Second })
 	w := r.worker("host")
 	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	l := w.one()
-	end := time.Now().Add(3 * time.Second)
+	end := time.Now().Add(5 * time.Second)
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for time.Now().Before(end) {
@@ -292,7 +292,7 @@ func TestHeartbeatKeepsLeases(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(1600 * time.Millisecond) // the lease passes while nobody could renew it
+	<-time.After(4200 * time.Millisecond) // the lease passes while nobody could renew it
 	r.restart()
 	w.Client = r.again("acme worker")
 	w.finish(l, exit(0))

@@ -16,7 +16,7 @@ import (
 // What becomes of a worker host and its drivers is told, each change once.
 func TestWorkerEvents(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease = time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease = 10 * time.Second })
 	refused := wire.DriverInfo{Name: "envy", Refused: "swapped", Message: "quarantined until its file changes: its sum is not the manifest's", Capabilities: []string{}}
 	idle := wire.DriverInfo{Name: "idle", Message: "not configured", Capabilities: []string{}}
 	w := r.worker("host", offering("local", able...), refused, idle)
@@ -61,6 +61,7 @@ func TestWorkerEvents(t *testing.T) {
 	w.drivers = w.drivers[:1]
 	beat()
 	check("driver.down envy the worker has it no more")
+	w.silence()
 	for end := time.Now().Add(30 * time.Second); ; {
 		list, err := user.Workers(t.Context())
 		if err != nil || time.Now().After(end) {

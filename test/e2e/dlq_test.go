@@ -59,7 +59,8 @@ func TestTwiceThenDead(t *testing.T) {
 	if r.Code != 0 || strings.Count(r.Stdout, "exit 1") != 3 || !strings.Contains(r.Stdout, `"feed": "warehouse-7"`) || !strings.Contains(r.Stdout, "all of its 3 attempts failed") {
 		t.Errorf("%+v", r)
 	}
-	// Three failures have opened its breaker, too, which the operator resets.
+	// Three failures open its breaker, too, a moment after the run's end; the operator resets it.
+	s.Eventually("the breaker opens", func() bool { return breakerOf(t, s, "test:fail").State == "open" })
 	if r := s.Nofx("", "handlers", "reset", "test:fail"); r.Code != 0 || !strings.Contains(r.Stdout, "local") {
 		t.Fatalf("%+v", r)
 	}

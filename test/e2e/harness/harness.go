@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -77,6 +78,11 @@ func start(t testing.TB, s *System) *System {
 		t.Fatal("this test makes sandboxes: run it as root")
 	}
 	s.t, s.Dir = t, filepath.Join(t.TempDir(), "data")
+	// nofx up begins with the usual meaning of a hangup, also below nohup, which
+	// has it ignored.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangup) })
 	s.Up()
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -63,7 +63,7 @@ func TestHeadersOfARun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/api/runs", strings.NewReader(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`))
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/api/runs", strings.NewReader(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`))
 			if err != nil {
 				t.Fatal(err)
 			}

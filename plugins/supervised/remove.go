@@ -56,12 +56,12 @@ func (b *Boxes) removeUnknown(dir string) error {
 	defer cancel()
 	unlock, err := b.locks.Lock(ctx, dir)
 	if err != nil {
-		return nil //nolint:nilerr // it is being made
+		return nil // it is being made
 	}
 	defer unlock()
 	life, err := supervisor.Look(dir)
 	if !unknown(dir) || err != nil || life.Alive {
-		return nil //nolint:nilerr // it is known now, or it lives
+		return nil // it is known now, or it lives
 	}
 	if _, err := os.Lstat(filepath.Join(dir, specFile)); err != nil {
 		_ = os.Remove(filepath.Join(dir, specFile+".part"))

@@ -45,7 +45,7 @@ func (r Resources) Merge(def Resources) Resources {
 // CheckMost refuses resources that cannot be the most that steps get: with less
 // of one than a step can have, none would begin. Zero is no bound.
 func (r Resources) CheckMost() error {
-	if r.CPU != 0 && !(r.CPU >= MinCPU) || math.IsInf(r.CPU, 1) { //nolint:staticcheck // NaN is less than nothing
+	if r.CPU != 0 && !(r.CPU >= MinCPU) || math.IsInf(r.CPU, 1) { // NaN is less than nothing
 		return Errorf(KindInvalid, "cpu: %v is not %v cores or more; leave it out for no limit", r.CPU, MinCPU)
 	}
 	if r.DiskMB != 0 && r.DiskMB < MinDiskMB {

@@ -20,8 +20,14 @@ import (
 // begins with a dot.
 const goneMark = ".gone-"
 
-// makingTime is how long somebody who makes a sandbox is waited for.
-const makingTime = 100 * time.Millisecond
+const (
+	// makingTime is how long a folder may be without its spec because somebody is
+	// making the sandbox: another process of the driver's too, which is being
+	// replaced by this one.
+	makingTime = 10 * time.Second
+	// lockTime is how long somebody here who is at work on a sandbox is waited for.
+	lockTime = 100 * time.Millisecond
+)
 
 // removeRemains goes on with removals that an earlier process did not finish, and
 // removes the folders of sandboxes that it had hardly begun to make.
@@ -49,14 +55,14 @@ func (b *Boxes) removeRemains(stateDir string) error {
 // its spec was not written, or went with the host's power. One that holds
 // anything else is not ours.
 func (b *Boxes) removeUnknown(dir string) error {
-	if !unknown(dir) {
-		return nil
+	if st, err := os.Lstat(dir); err != nil || time.Since(st.ModTime()) < makingTime || !unknown(dir) {
+		return nil // it is gone, being made, or known
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), makingTime)
+	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
 	defer cancel()
 	unlock, err := b.locks.Lock(ctx, dir)
 	if err != nil {
-		return nil // it is being made
+		return nil // somebody is at work on it
 	}
 	defer unlock()
 	life, err := supervisor.Look(dir)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 // A removal that was interrupted is finished by the next process.
@@ -26,7 +27,8 @@ func TestInterruptedRemoval(t *testing.T) {
 }
 
 // A folder whose sandbox nobody knows, for its spec was not written or went with
-// the host's power, goes. What is no sandbox's stays.
+// the host's power, goes. What is no sandbox's stays, and so does what may be in
+// the making, also by another process.
 func TestRemainsWithoutSpec(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -49,11 +51,20 @@ func TestRemainsWithoutSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := New("x", nil)
-	making, err := b.locks.Lock(t.Context(), filepath.Join(dir, "part"))
+	old := time.Now().Add(-makingTime)
+	age := func(name string) {
+		if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"empty", "torn", "other", "lost+found", "whole"} {
+		age(name)
+	}
+	work, err := b.locks.Lock(t.Context(), filepath.Join(dir, "empty"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range [][]string{{"lost+found", "other", "part", "whole"}, {"lost+found", "other", "whole"}} {
+	for _, want := range [][]string{{"empty", "lost+found", "other", "part", "whole"}, {"lost+found", "other", "whole"}} {
 		if err := b.removeRemains(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -68,8 +79,9 @@ func TestRemainsWithoutSpec(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("there are %v, want %v", got, want)
 		}
-		if want[2] == "part" {
-			making()
+		if want[0] == "empty" {
+			work()
+			age("part")
 		}
 	}
 }

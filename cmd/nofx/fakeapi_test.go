@@ -45,6 +45,8 @@ type fakeRun struct {
 	cancelled chan struct{}
 	changed   chan struct{} // closed and replaced at each change
 	watched   chan struct{} // closed when somebody has the stream's first events
+	listed    int           // lists that showed it running
+	relisted  chan struct{} // closed at the second of these
 	watch     sync.Once
 }
 
@@ -163,13 +165,20 @@ func (f *fakeAPI) submit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	key := r.Header.Get("X-Idempotency-Key")
 	run := f.keys[key]
 	if run == nil {
 		run = f.create(in)
 		f.keys[key] = run
 		go f.play(run)
+	}
+	f.mu.Unlock()
+	if words(in.Plan.Steps[0].Inputs)[0] == "hold" {
+		select {
+		case <-run.relisted:
+		case <-r.Context().Done():
+			return
+		}
 	}
 	answer(w, 201, wire.RunCreated{ID: run.detail.Run.ID, Status: step.RunQueued, ProjectID: in.ProjectID})
 }
@@ -178,7 +187,7 @@ func (f *fakeAPI) create(in wire.SubmitRun) *fakeRun {
 	id := fmt.Sprintf("run-%d", len(f.runs)+1)
 	run := &fakeRun{
 		output: map[string][]wire.OutputChunk{}, artifacts: map[string][]byte{},
-		cancelled: make(chan struct{}), changed: make(chan struct{}), watched: make(chan struct{}),
+		cancelled: make(chan struct{}), changed: make(chan struct{}), watched: make(chan struct{}), relisted: make(chan struct{}),
 	}
 	run.detail = wire.RunDetail{
 		Run:       wire.RunSummary{ID: id, Status: step.RunQueued, Title: in.Plan.Goal, CreatedAt: time.Now()},
@@ -211,6 +220,11 @@ func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 		out.Runs = append(out.Runs, f.runs[i].detail.Run)
+		if f.runs[i].detail.Run.Status == step.RunRunning {
+			if f.runs[i].listed++; f.runs[i].listed == 2 {
+				close(f.runs[i].relisted)
+			}
+		}
 	}
 	answer(w, 200, out)
 }
@@ -315,6 +329,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 //	keep NAME TEXT [CODE]   leaves an artifact and exits
 //	timeout oom segv lost truncated   ends so
 //	wait               until it is cancelled
+//	hold               so, and it is submitted when two lists have shown it running
 //	vanish             the API is never there again
 //	pause              for half a second
 func (f *fakeAPI) play(run *fakeRun) {
@@ -339,7 +354,7 @@ func (f *fakeAPI) play(run *fakeRun) {
 		f.mu.Unlock()
 
 		switch argv[0] {
-		case "wait":
+		case "wait", "hold":
 			<-run.cancelled
 		case "vanish": // the API is gone for good, once the run is known to whom it may concern
 			<-run.watched
@@ -421,7 +436,7 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		v.Cause, v.Signal = step.CauseSignal, "SIGSEGV"
 	case "lost":
 		v.Cause, v.Message = step.CauseLost, "the worker is gone"
-	case "wait":
+	case "wait", "hold":
 		v.Cause = step.CauseCancelled
 	case "truncated":
 		v.Output = step.Output{StoredBytes: 1024, TotalBytes: 4096, Truncated: true}

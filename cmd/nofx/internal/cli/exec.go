@@ -124,7 +124,7 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	// An interrupt cancels the run instead of what watches it.
 	watch, detach := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer detach(nil)
-	created, err := client.Submit(ctx, wire.SubmitRun{Plan: plan}, newKey())
+	created, err := a.submit(ctx, client, wire.SubmitRun{Plan: plan})
 	if err != nil {
 		return err
 	}

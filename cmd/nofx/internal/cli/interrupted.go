@@ -9,6 +9,7 @@ import (
 	"github.com/nofx-run/nofx/cmd/nofx/internal/interrupt"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/render"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const (
@@ -16,6 +17,25 @@ const (
 	cancelTimeout  = 5 * time.Second  // of one request
 	cancelPause    = 500 * time.Millisecond
 )
+
+// submit hands the run in. An interrupt does not cut it off in the middle, where
+// nobody could say whether there is a run now and which: it goes on for as long
+// as one request to cancel may take, or until the second.
+func (a *app) submit(ctx context.Context, client *server, run wire.SubmitRun) (wire.RunCreated, error) {
+	patient, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(cancelTimeout)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-a.Again:
+		case <-patient.Done():
+		}
+		cancel(context.Cause(ctx))
+	})()
+	return client.Submit(patient, run, newKey())
+}
 
 // errAway is why nobody waits any longer for the end of a run that was to be
 // cancelled.

@@ -54,7 +54,7 @@ func (a *app) runCommand() *cobra.Command {
 			if following {
 				return a.submitAndFollow(cmd.Context(), client, submission)
 			}
-			created, err := client.Submit(cmd.Context(), submission, newKey())
+			created, err := a.submit(cmd.Context(), client, submission)
 			if err != nil {
 				return err
 			}
@@ -99,7 +99,7 @@ func later(p *wire.Plan, at string, in time.Duration) error {
 // submitAndFollow submits, shows the run on stderr as it goes, and prints the
 // results on stdout.
 func (a *app) submitAndFollow(ctx context.Context, client *server, submission wire.SubmitRun) error {
-	created, err := client.Submit(ctx, submission, newKey())
+	created, err := a.submit(ctx, client, submission)
 	if err != nil {
 		return err
 	}

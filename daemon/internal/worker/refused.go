@@ -104,7 +104,9 @@ func (a *attempt) refuse(r wire.JournalRefusal) {
 	a.log.Error("the API refuses a record", "n", r.N, "kind", r.Kind, "reason", r.Message, "again", again)
 	if again {
 		a.fence()
+		return
 	}
+	poke(a.w.dirty) // nothing may be left of it whose end would do so
 }
 
 // holdsBack reports whether nothing of the attempt is to be shipped now. Only the

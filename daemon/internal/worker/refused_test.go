@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,20 @@ func TestRecordIsRefused(t *testing.T) {
 				t.Errorf("refused %d times", times)
 			}
 		})
+	}
+}
+
+// A record may be refused when nothing of the step is left to be cleaned up:
+// what is told in its place is then told at once, not when the rest is offered
+// again.
+func TestRecordIsRefusedAfterCleanup(t *testing.T) {
+	t.Parallel()
+	w := &Worker{dirty: make(chan struct{}, 1)}
+	a := &attempt{w: w, log: slog.New(slog.DiscardHandler), refused: make(chan struct{}), cleaned: make(chan struct{}), acked: make(chan struct{})}
+	close(a.cleaned)
+	a.refuse(wire.JournalRefusal{N: 2, Kind: step.KindTooLarge, Message: "it will never do"})
+	if len(w.dirty) == 0 || a.holdsBack() {
+		t.Errorf("the shipper is not called: %d, held back %v", len(w.dirty), a.holdsBack())
 	}
 }
 

@@ -56,7 +56,7 @@ func (r *rig) moves(id string) []string {
 
 // hasty is a configuration in which waits are short.
 func hasty(c *api.Config) {
-	c.Lease, c.RegionWait, c.DriverWait = 2*time.Second, time.Second, 4*time.Second
+	c.Lease, c.RegionWait, c.DriverWait = 10*time.Second, time.Second, 4*time.Second
 }
 
 // A step goes to the first region of its order that has its driver; where its
@@ -118,13 +118,13 @@ func TestRegionOrderIsHonoured(t *testing.T) {
 func TestStepMovesToItsNextRegion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, hasty)
-	r.workerIn("eu-1") // says nothing more
-	two := r.workerIn("eu-2")
+	gone, two := r.workerIn("eu-1"), r.workerIn("eu-2")
 	run := r.submit(`[{"name":"a","tool":"test:echo","regions":["eu-1","us-1","eu-2"]},{"name":"b","tool":"test:echo","depends_on":["a"]}]`)
 	stays := r.submit(`[{"name":"a","tool":"test:echo","region":"eu-1"}]`)
 	if d := r.run(run.ID); d.Steps[0].Region != "eu-1" || d.Steps[1].Region != "eu-1" {
 		t.Fatalf("%+v", d.Steps)
 	}
+	gone.silence()
 	if d := r.untilBeating(two, run.ID, func(d wire.RunDetail) bool { return d.Steps[0].Region == "eu-2" }); d.Steps[1].Region != "eu-2" {
 		t.Errorf("the other step is left in %s", d.Steps[1].Region)
 	}
@@ -152,7 +152,7 @@ func TestStepMovesToItsNextRegion(t *testing.T) {
 // its driver not, and whatever other regions it may be in.
 func TestWorkspaceKeepsItsRegion(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease, c.RegionWait = 2*time.Second, time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease, c.RegionWait = 10*time.Second, time.Second })
 	one, two := r.workerIn("eu-1"), r.workerIn("eu-2")
 	const order = `"regions":["eu-1","eu-2"]`
 	run := r.submit(`[{"name":"a","tool":"test:echo",` + order + `},{"name":"b","tool":"test:echo",` + order + `,"depends_on":["a"]}]`)
@@ -387,7 +387,7 @@ func TestResidencyIsTightened(t *testing.T) {
 // keeps its driver while one of them has that.
 func TestFallbackKeepsToTheRegions(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *api.Config) { c.Lease, c.RegionWait = 2*time.Second, time.Second })
+	r := newRig(t, func(c *api.Config) { c.Lease, c.RegionWait = 10*time.Second, time.Second })
 	eu := r.workerIn("eu-1", two(false, false)...)
 	us := r.workerIn("us-1", two(true, true)...)
 	narrow := r.submit(`[{"name":"a","tool":"test:echo",` + listed + `,"region":"eu-1"}]`)

@@ -38,7 +38,7 @@ type AlertRule struct {
 
 // AlertMetrics are the names of what rules can look at.
 func AlertMetrics() []string {
-	return []string{"queue_depth", "oldest_age_seconds", "dlq_growth", "workers_lost", "sweep_leftovers", "breakers_open", "spool_trouble"}
+	return []string{"queue_depth", "oldest_age_seconds", "dlq_growth", "workers_lost", "sweep_leftovers", "breakers_open", "spool_trouble", "audit_trouble"}
 }
 
 // defaultRules come with a tenant's first receiver.
@@ -51,6 +51,7 @@ func defaultRules() []AlertRule {
 		{Name: "leftovers", Metric: "sweep_leftovers", Above: 10, Below: 0},
 		{Name: "breaker-open", Metric: "breakers_open", Above: 0, Below: 0},
 		{Name: "disk-full", Metric: "spool_trouble", Above: 0, Below: 0, For: time.Minute},
+		{Name: "audit", Metric: "audit_trouble", Above: 0, Below: 0},
 	}
 }
 

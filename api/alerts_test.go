@@ -387,7 +387,7 @@ func TestAlertMetrics(t *testing.T) {
 		}
 		return out
 	}
-	want := map[string]float64{"queue_depth": 0, "oldest_age_seconds": 0, "dlq_growth": 0, "workers_lost": 0, "sweep_leftovers": 0, "breakers_open": 0, "spool_trouble": 0}
+	want := map[string]float64{"queue_depth": 0, "oldest_age_seconds": 0, "dlq_growth": 0, "workers_lost": 0, "sweep_leftovers": 0, "breakers_open": 0, "spool_trouble": 0, "audit_trouble": 0}
 	check := func(when string) {
 		t.Helper()
 		if diff := cmp.Diff(want, values(r.user)); diff != "" {

@@ -245,7 +245,7 @@ func (a *API) Run(ctx context.Context) (err error) {
 	background.Go(func() error { return a.every(work, "reaper", a.queue.ReapEvery(), a.queue.Reap) })
 	background.Go(func() error { return a.every(work, "poll", pollEvery, a.queue.Poll) })
 	background.Go(func() error { return a.every(work, "alert rules", alert.Every, a.alerts.Tick) })
-	background.Go(func() error { return a.every(work, "alerts", alert.DeliverEvery, a.alerts.Deliver) })
+	background.Go(func() error { return a.over(work, "alerts", alert.DeliverEvery, a.alerts.Deliver) }) // which bounds each try
 	background.Go(func() error { return a.every(work, "held runs", queue.TurnsEvery, a.queue.Turns) })
 	background.Go(func() error { return a.every(work, "queue pressure", queue.PressureEvery, a.queue.NotePressure) })
 	background.Go(func() error { return a.every(work, "retention", retention.Every, a.retention.Tick) })

@@ -18,9 +18,18 @@ const (
 	healthTimeout = 2 * time.Second
 )
 
-// every calls do at an interval until ctx is done. A failure is logged when it
-// begins and when it is over, not each time.
+// every calls do at an interval until ctx is done, each time for so long at most.
 func (a *API) every(ctx context.Context, name string, interval time.Duration, do func(context.Context) error) error {
+	return a.over(ctx, name, interval, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+		defer cancel()
+		return do(ctx)
+	})
+}
+
+// over calls do over and over until ctx is done. A failure is logged when it
+// begins and when it is over, not each time.
+func (a *API) over(ctx context.Context, name string, interval time.Duration, do func(context.Context) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	failing := false
@@ -30,9 +39,7 @@ func (a *API) every(ctx context.Context, name string, interval time.Duration, do
 			return nil
 		case <-tick.C:
 		}
-		once, cancel := context.WithTimeout(ctx, tickTimeout)
-		err := do(once)
-		cancel()
+		err := do(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -55,15 +62,22 @@ func (a *API) sequence(ctx context.Context) error {
 	}
 }
 
-// tick does all background work once. One that fails does not keep the others.
+// tick does all background work once. One that fails does not keep the others,
+// and none waits for the receivers of alerts.
 func (a *API) tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	var errs []error
-	for _, do := range []func(context.Context) error{a.queue.Reap, a.queue.Turns, a.sequence, a.queue.NoteSpent, a.queue.NotePressure, a.alerts.Tick, a.alerts.Deliver, a.retention.Tick, a.retention.Collect} {
-		errs = append(errs, do(ctx))
+	work := func(all ...func(context.Context) error) {
+		for _, do := range all {
+			errs = append(errs, do(ctx))
+		}
 	}
-	return errors.Join(errs...)
+	work(a.queue.Reap, a.queue.Turns, a.sequence, a.queue.NoteSpent, a.queue.NotePressure, a.alerts.Tick)
+	delivered := make(chan error, 1)
+	go func() { delivered <- a.alerts.Deliver(ctx) }()
+	work(a.retention.Tick, a.retention.Collect)
+	return errors.Join(append(errs, <-delivered)...)
 }
 
 // health checks what requests need.

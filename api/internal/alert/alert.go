@@ -3,21 +3,19 @@
 //
 // An episode of a rule is told once to each receiver, and once that it is over.
 // A message keeps its id at each try, so that a receiver can tell a repeat; a
-// try that was taken but whose answer was lost is repeated.
+// try that was taken but whose answer was lost is repeated. A receiver that
+// hangs or fails delays no other.
 package alert
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/api/internal/pg"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
 	"github.com/nofx-run/nofx/api/internal/secret"
-	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 const (
@@ -26,11 +24,7 @@ const (
 	// DeliverEvery is how often Deliver is.
 	DeliverEvery = time.Second
 
-	batch    = 8                // messages that one call takes
-	lease    = 60 * time.Second // longer than a try can take
-	keep     = 90 * 24 * time.Hour
-	maxSaid  = 200
-	lastWait = -1 // seconds: there is no other try
+	keep = 90 * 24 * time.Hour
 )
 
 // Service is safe for concurrent use; any number of replicas may call it.
@@ -39,6 +33,8 @@ type Service struct {
 	Client *Client
 	Keys   *secret.Keys // with which receivers are sealed; nil = none can be opened
 	Log    *slog.Logger
+
+	delivering sync.Mutex // by one call at a time
 }
 
 // Tick evaluates all rules, unless another caller does at this moment.
@@ -50,71 +46,10 @@ func (s *Service) Tick(ctx context.Context) error {
 		if err := db.EndRuleless(ctx); err != nil {
 			return err
 		}
+		if err := db.DropAuditTrouble(ctx, keep.Seconds()); err != nil {
+			return err
+		}
 		return db.DropAlerts(ctx, keep.Seconds())
-	})
-}
-
-// Deliver sends messages that are due until there are none.
-func (s *Service) Deliver(ctx context.Context) error {
-	for {
-		var due []pgdb.TakeDeliveriesRow
-		err := s.DB.SystemQuery(ctx, func(db *pgdb.Queries) (err error) {
-			due, err = db.TakeDeliveries(ctx, lease.Seconds(), batch)
-			return err
-		})
-		if err != nil || len(due) == 0 {
-			return err
-		}
-		var group errgroup.Group
-		for _, d := range due {
-			group.Go(func() error { return s.send(ctx, d) })
-		}
-		if err := group.Wait(); err != nil {
-			return err
-		}
-	}
-}
-
-// send makes one try. What the receiver does is noted and no error.
-func (s *Service) send(ctx context.Context, d pgdb.TakeDeliveriesRow) error {
-	m := Message{ID: d.ID, Kind: d.Kind, Tenant: d.TenantID, At: d.CreatedAt}
-	if d.AlertID != "" {
-		err := s.DB.SystemQuery(ctx, func(db *pgdb.Queries) error {
-			a, err := db.GetAlert(ctx, d.AlertID)
-			m.Alert = wire.Alert(a)
-			return err
-		})
-		if errors.Is(err, pg.ErrNoRow) {
-			return s.DB.System(ctx, func(db *pgdb.Queries) error {
-				return db.DeliveryFailed(ctx, pgdb.DeliveryFailedParams{ID: d.ID, Said: "its episode is not kept any more", WaitSeconds: lastWait})
-			})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	var out outcome
-	if r, err := s.receiver(d); err != nil {
-		out.said = cut("its url is sealed: "+err.Error(), maxSaid)
-	} else {
-		out = s.Client.post(ctx, r, m)
-	}
-	return s.DB.System(context.WithoutCancel(ctx), func(db *pgdb.Queries) error {
-		switch {
-		case out.taken:
-			return db.DeliveryDone(ctx, d.ID)
-		case out.gone:
-			if err := db.ReceiverGone(ctx, d.TenantID, d.Receiver); err != nil {
-				return err
-			}
-			return db.DropReceiverDeliveries(ctx, d.TenantID, d.Receiver)
-		}
-		wait := nextTry(int(d.Tries), out.wait)
-		if wait < 0 {
-			s.Log.LogAttrs(ctx, slog.LevelWarn, "an alert was not delivered", slog.String("tenant", d.TenantID), slog.String("receiver", d.Receiver),
-				slog.String("message", d.ID), slog.String("said", out.said))
-		}
-		return db.DeliveryFailed(ctx, pgdb.DeliveryFailedParams{ID: d.ID, Said: out.said, WaitSeconds: wait})
 	})
 }
 

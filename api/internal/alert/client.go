@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	tryTimeout = 20 * time.Second
+	tryTimeout = 15 * time.Second
 	maxAnswer  = 4 << 10
 	secretHead = "whsec_"
 	mostWish   = 24 * time.Hour // that a receiver can be left alone

@@ -126,7 +126,7 @@ func (db *DB) SystemQuery(ctx context.Context, do func(*pgdb.Queries) error) err
 }
 
 func (db *DB) run(ctx context.Context, pool *pgxpool.Pool, do func(*pgdb.Queries) error, first string, args ...any) error {
-	return retry(ctx, func() error {
+	err := retry(ctx, func() error {
 		conn, err := acquire(ctx, pool)
 		if err != nil {
 			return err
@@ -143,6 +143,10 @@ func (db *DB) run(ctx context.Context, pool *pgxpool.Pool, do func(*pgdb.Queries
 		}
 		return tx.commit(ctx)
 	})
+	if err != nil {
+		db.noteRefused(ctx, err)
+	}
+	return err
 }
 
 func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {

@@ -53,10 +53,10 @@ func (p *pipe) send(ctx context.Context, sql string, args []any) (pgx.BatchResul
 	b := &pgx.Batch{QueuedQueries: p.next}
 	p.next, p.sent = nil, true
 	results := p.conn.SendBatch(ctx, b)
-	for range len(b.QueuedQueries) - 1 {
+	for _, q := range b.QueuedQueries[:len(b.QueuedQueries)-1] {
 		if _, err := results.Exec(); err != nil {
 			_ = results.Close() // says the same
-			return nil, err
+			return nil, ofAudit(q.SQL, q.Arguments, err)
 		}
 	}
 	return results, nil

@@ -46,11 +46,11 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 	system := column(t, admin, `SELECT DISTINCT tablename::text FROM pg_policies WHERE schemaname = 'nofx' AND 'nofx_system' = ANY (roles) ORDER BY 1`)
-	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "queue_pressure", "run", "step", "step_dlq", "tenant", "usage_day", "worker", "worker_event", "workspace_layer"}
+	want := []string{"alert", "alert_delivery", "alert_receiver", "alert_rule", "api_key", "artifact", "attempt", "audit_log", "audit_trouble", "breaker_event", "concurrency", "event", "event_log", "handler_health", "handler_tally", "idempotency", "month_usage", "outbox", "output_index", "queue_pressure", "run", "step", "step_dlq", "tenant", "usage_day", "worker", "worker_event", "workspace_layer"}
 	if diff := cmp.Diff(want, system); diff != "" {
 		t.Errorf("tables that nofx_system sees across tenants: %s", diff)
 	}
-	if n := len(column(t, admin, tenantTables)); n != 28 {
+	if n := len(column(t, admin, tenantTables)); n != 29 {
 		t.Errorf("%d tenant tables; a new one needs a row in fill", n)
 	}
 }
@@ -90,7 +90,8 @@ func fill(t *testing.T, admin *pgx.Conn, tenant string) {
 		INSERT INTO nofx.usage_day (tenant_id, day, tool, driver, attempts, lost, wall_ms, cpu_usec, memory_peak_bytes, io_read_bytes, io_write_bytes, net_rx_bytes, net_tx_bytes, output_bytes)
 			VALUES ('@', '2026-01-01', 't', 'local', 1, 0, 1, 1, 1, 1, 1, 1, 1, 1);
 		INSERT INTO nofx.queue_pressure (tenant_id, run_id) VALUES ('@', 'run-@');
-		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed')`, "@", tenant))
+		INSERT INTO nofx.audit_log (tenant_id, principal, action, target, outcome) VALUES ('@', 'p', 'a', 't', 'allowed');
+		INSERT INTO nofx.audit_trouble (tenant_id, kind, at, said) VALUES ('@', 'refused', '2026-01-01', 's')`, "@", tenant))
 }
 
 // In every table, one tenant cannot see, make, change or delete another's rows,
@@ -154,7 +155,7 @@ func TestRights(t *testing.T) {
 		db.API: {"SELECT * FROM nofx.api_key", "DELETE FROM nofx.run", "DELETE FROM nofx.event", "UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''",
 			"DELETE FROM nofx.audit_log", "INSERT INTO nofx.tenant (tenant_id, name) VALUES ('x', 'x')", "CREATE TABLE nofx.x (a int)", "CREATE TABLE public.x (a int)",
 			"INSERT INTO nofx.attempt SELECT * FROM nofx.attempt", "SELECT url FROM nofx.alert_receiver", "SELECT secret FROM nofx.alert_receiver", "SELECT nofx.alert_tick()",
-			"UPDATE nofx.artifact SET size = 0", "UPDATE nofx.workspace_layer SET sha256 = ''", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
+			"SELECT * FROM nofx.audit_trouble", "SELECT nofx.note_audit_trouble('alpha', 'refused', '')", "UPDATE nofx.artifact SET size = 0", "UPDATE nofx.workspace_layer SET sha256 = ''", "SELECT * FROM nofx.lease_clock", "UPDATE nofx.step_dlq SET history = '[]'", "DELETE FROM nofx.step_dlq"},
 		db.System: {"UPDATE nofx.event SET seq = 2", "UPDATE nofx.audit_log SET action = ''", "DELETE FROM nofx.audit_log",
 			"INSERT INTO nofx.api_key SELECT * FROM nofx.api_key", "UPDATE nofx.artifact SET size = 0", "UPDATE nofx.workspace_layer SET sha256 = ''", "SELECT * FROM nofx.tenant", "CREATE TABLE nofx.x (a int)"},
 	} {

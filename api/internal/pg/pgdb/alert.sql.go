@@ -62,19 +62,25 @@ func (q *Queries) DeliveryDone(ctx context.Context, id string) error {
 const deliveryFailed = `-- name: DeliveryFailed :exec
 UPDATE nofx.alert_delivery
 SET said = $1, next_at = CASE WHEN $2::float8 >= 0 THEN now() + make_interval(secs => $2::float8) END
-WHERE id = $3
+WHERE id = $3 AND tries = $4 AND done_at IS NULL
 `
 
 type DeliveryFailedParams struct {
 	Said        string
 	WaitSeconds float64
 	ID          string
+	Tries       int32
 }
 
-// DeliveryFailed notes what came of a try; with a wait below zero it was the
-// last one.
+// DeliveryFailed notes what came of a try, unless there was another after it;
+// with a wait below zero it was the last one.
 func (q *Queries) DeliveryFailed(ctx context.Context, arg DeliveryFailedParams) error {
-	_, err := q.db.Exec(ctx, deliveryFailed, arg.Said, arg.WaitSeconds, arg.ID)
+	_, err := q.db.Exec(ctx, deliveryFailed,
+		arg.Said,
+		arg.WaitSeconds,
+		arg.ID,
+		arg.Tries,
+	)
 	return err
 }
 
@@ -91,6 +97,16 @@ DELETE FROM nofx.alert WHERE resolved_at < now() - make_interval(secs => $1::flo
 // was told, for whom to tell that it is over.
 func (q *Queries) DropAlerts(ctx context.Context, keepSeconds float64) error {
 	_, err := q.db.Exec(ctx, dropAlerts, keepSeconds)
+	return err
+}
+
+const dropAuditTrouble = `-- name: DropAuditTrouble :exec
+DELETE FROM nofx.audit_trouble WHERE at < now() - make_interval(secs => $1::float8)
+`
+
+// DropAuditTrouble forgets what is old.
+func (q *Queries) DropAuditTrouble(ctx context.Context, keepSeconds float64) error {
+	_, err := q.db.Exec(ctx, dropAuditTrouble, keepSeconds)
 	return err
 }
 
@@ -143,6 +159,30 @@ FROM gone g JOIN nofx.alert_delivery d ON d.alert_id = g.id AND d.kind = 'fired'
 // told that it is over.
 func (q *Queries) EndRuleless(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, endRuleless)
+	return err
+}
+
+const freeReceiver = `-- name: FreeReceiver :exec
+UPDATE nofx.alert_receiver SET busy_until = NULL, failing = $1
+WHERE tenant_id = $2 AND name = $3 AND busy_until = $4
+`
+
+type FreeReceiverParams struct {
+	Failing   bool
+	TenantID  string
+	Name      string
+	BusyUntil *time.Time
+}
+
+// FreeReceiver notes that a receiver was told what it was taken for, and whether
+// it took that; unless that lasted so long that somebody else has it.
+func (q *Queries) FreeReceiver(ctx context.Context, arg FreeReceiverParams) error {
+	_, err := q.db.Exec(ctx, freeReceiver,
+		arg.Failing,
+		arg.TenantID,
+		arg.Name,
+		arg.BusyUntil,
+	)
 	return err
 }
 
@@ -333,6 +373,16 @@ func (q *Queries) ListReceivers(ctx context.Context, tenantID string) ([]ListRec
 	return items, nil
 }
 
+const noteAuditTrouble = `-- name: NoteAuditTrouble :exec
+SELECT nofx.note_audit_trouble($1::text, 'refused', $2::text)
+`
+
+// NoteAuditTrouble notes that a row of the audit log was refused.
+func (q *Queries) NoteAuditTrouble(ctx context.Context, tenantID string, said string) error {
+	_, err := q.db.Exec(ctx, noteAuditTrouble, tenantID, said)
+	return err
+}
+
 const receiverGone = `-- name: ReceiverGone :exec
 UPDATE nofx.alert_receiver SET disabled_at = now() WHERE tenant_id = $1 AND name = $2
 `
@@ -347,7 +397,7 @@ const setReceiver = `-- name: SetReceiver :exec
 INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)
 VALUES ($1, $2, $3, '', $4, $5)
 ON CONFLICT ON CONSTRAINT alert_receiver_pk DO UPDATE
-SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL
+SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL, failing = false
 `
 
 type SetReceiverParams struct {
@@ -418,18 +468,40 @@ func (q *Queries) SilenceRule(ctx context.Context, arg SilenceRuleParams) (int64
 }
 
 const takeDeliveries = `-- name: TakeDeliveries :many
-UPDATE nofx.alert_delivery d
-SET tries = d.tries + 1, next_at = now() + make_interval(secs => $1::float8)
-FROM nofx.alert_receiver a
-WHERE d.id IN (
-    SELECT x.id FROM nofx.alert_delivery x
-    WHERE x.next_at <= now()
-      AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
-                                               WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
-    ORDER BY x.next_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
-  AND a.tenant_id = d.tenant_id AND a.name = d.receiver
-RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed
+WITH due AS (
+  SELECT DISTINCT ON (x.tenant_id, x.receiver) x.tenant_id, x.receiver, x.id, x.next_at, a.failing
+  FROM nofx.alert_delivery x
+  JOIN nofx.alert_receiver a ON a.tenant_id = x.tenant_id AND a.name = x.receiver
+  WHERE x.next_at <= now() AND coalesce(a.busy_until, '-infinity') <= now()
+    AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
+                                             WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
+  ORDER BY x.tenant_id, x.receiver, x.next_at, x.id
+), turn AS (
+  SELECT d.tenant_id, d.receiver, d.id, d.next_at, d.failing, row_number() OVER (PARTITION BY d.failing ORDER BY d.next_at, d.id) AS nth FROM due d
+), free AS (
+  SELECT t.id FROM turn t
+  JOIN nofx.alert_receiver a ON a.tenant_id = t.tenant_id AND a.name = t.receiver
+  WHERE (NOT t.failing OR t.nth <= $2::int) AND coalesce(a.busy_until, '-infinity') <= now()
+  ORDER BY t.failing, t.next_at, t.id
+  LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED
+), taken AS ( -- unless it was taken and done meanwhile
+  UPDATE nofx.alert_delivery d
+  SET tries = d.tries + 1, next_at = now() + make_interval(secs => $1::float8)
+  FROM free f
+  WHERE d.id = f.id AND d.next_at <= now()
+  RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries
+)
+UPDATE nofx.alert_receiver a SET busy_until = now() + make_interval(secs => $1::float8)
+FROM taken t
+WHERE a.tenant_id = t.tenant_id AND a.name = t.receiver
+RETURNING t.id, t.tenant_id, t.receiver, t.alert_id, t.kind, t.created_at, t.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed, a.failing, a.busy_until
 `
+
+type TakeDeliveriesParams struct {
+	LeaseSeconds float64
+	Failing      int32
+	Most         int32
+}
 
 type TakeDeliveriesRow struct {
 	ID           string
@@ -443,13 +515,17 @@ type TakeDeliveriesRow struct {
 	Url          string
 	Secret       string
 	Sealed       []byte
+	Failing      bool
+	BusyUntil    *time.Time
 }
 
-// TakeDeliveries takes messages that are due and notes a try of each: whoever
-// takes one has until its next try to send it. That an episode is over is told
-// after its beginning.
-func (q *Queries) TakeDeliveries(ctx context.Context, leaseSeconds float64, most int32) ([]TakeDeliveriesRow, error) {
-	rows, err := q.db.Query(ctx, takeDeliveries, leaseSeconds, most)
+// TakeDeliveries takes messages that are due, one for each receiver that is told
+// nothing else at the moment, and notes a try of each: whoever takes one has
+// until its next try to send it, and the receiver for as long. Of receivers that
+// did not take the last one no more than @failing are taken, after the others.
+// That an episode is over is told after its beginning.
+func (q *Queries) TakeDeliveries(ctx context.Context, arg TakeDeliveriesParams) ([]TakeDeliveriesRow, error) {
+	rows, err := q.db.Query(ctx, takeDeliveries, arg.LeaseSeconds, arg.Failing, arg.Most)
 	if err != nil {
 		return nil, err
 	}
@@ -469,6 +545,8 @@ func (q *Queries) TakeDeliveries(ctx context.Context, leaseSeconds float64, most
 			&i.Url,
 			&i.Secret,
 			&i.Sealed,
+			&i.Failing,
+			&i.BusyUntil,
 		); err != nil {
 			return nil, err
 		}

@@ -15,21 +15,45 @@ INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, alert_id, kind)
 SELECT 'msg_' || replace(gen_random_uuid()::text, '-', ''), d.tenant_id, d.receiver, d.alert_id, 'resolved'
 FROM gone g JOIN nofx.alert_delivery d ON d.alert_id = g.id AND d.kind = 'fired' AND (d.done_at IS NOT NULL OR d.next_at IS NOT NULL);
 
--- TakeDeliveries takes messages that are due and notes a try of each: whoever
--- takes one has until its next try to send it. That an episode is over is told
--- after its beginning.
+-- TakeDeliveries takes messages that are due, one for each receiver that is told
+-- nothing else at the moment, and notes a try of each: whoever takes one has
+-- until its next try to send it, and the receiver for as long. Of receivers that
+-- did not take the last one no more than @failing are taken, after the others.
+-- That an episode is over is told after its beginning.
 -- name: TakeDeliveries :many
-UPDATE nofx.alert_delivery d
-SET tries = d.tries + 1, next_at = now() + make_interval(secs => @lease_seconds::float8)
-FROM nofx.alert_receiver a
-WHERE d.id IN (
-    SELECT x.id FROM nofx.alert_delivery x
-    WHERE x.next_at <= now()
-      AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
-                                               WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
-    ORDER BY x.next_at LIMIT @most FOR NO KEY UPDATE SKIP LOCKED)
-  AND a.tenant_id = d.tenant_id AND a.name = d.receiver
-RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed;
+WITH due AS (
+  SELECT DISTINCT ON (x.tenant_id, x.receiver) x.tenant_id, x.receiver, x.id, x.next_at, a.failing
+  FROM nofx.alert_delivery x
+  JOIN nofx.alert_receiver a ON a.tenant_id = x.tenant_id AND a.name = x.receiver
+  WHERE x.next_at <= now() AND coalesce(a.busy_until, '-infinity') <= now()
+    AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
+                                             WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
+  ORDER BY x.tenant_id, x.receiver, x.next_at, x.id
+), turn AS (
+  SELECT d.*, row_number() OVER (PARTITION BY d.failing ORDER BY d.next_at, d.id) AS nth FROM due d
+), free AS (
+  SELECT t.id FROM turn t
+  JOIN nofx.alert_receiver a ON a.tenant_id = t.tenant_id AND a.name = t.receiver
+  WHERE (NOT t.failing OR t.nth <= @failing::int) AND coalesce(a.busy_until, '-infinity') <= now()
+  ORDER BY t.failing, t.next_at, t.id
+  LIMIT @most FOR NO KEY UPDATE OF a SKIP LOCKED
+), taken AS ( -- unless it was taken and done meanwhile
+  UPDATE nofx.alert_delivery d
+  SET tries = d.tries + 1, next_at = now() + make_interval(secs => @lease_seconds::float8)
+  FROM free f
+  WHERE d.id = f.id AND d.next_at <= now()
+  RETURNING d.id, d.tenant_id, d.receiver, d.alert_id, d.kind, d.created_at, d.tries
+)
+UPDATE nofx.alert_receiver a SET busy_until = now() + make_interval(secs => @lease_seconds::float8)
+FROM taken t
+WHERE a.tenant_id = t.tenant_id AND a.name = t.receiver
+RETURNING t.id, t.tenant_id, t.receiver, t.alert_id, t.kind, t.created_at, t.tries, a.kind AS receiver_kind, a.url, a.secret, a.sealed, a.failing, a.busy_until;
+
+-- FreeReceiver notes that a receiver was told what it was taken for, and whether
+-- it took that; unless that lasted so long that somebody else has it.
+-- name: FreeReceiver :exec
+UPDATE nofx.alert_receiver SET busy_until = NULL, failing = @failing
+WHERE tenant_id = @tenant_id AND name = @name AND busy_until = @busy_until;
 
 -- name: GetAlert :one
 SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.alert WHERE id = @id;
@@ -37,12 +61,12 @@ SELECT id, rule, metric, above, value, peak, opened_at, resolved_at FROM nofx.al
 -- name: DeliveryDone :exec
 UPDATE nofx.alert_delivery SET done_at = now(), next_at = NULL, said = '' WHERE id = @id;
 
--- DeliveryFailed notes what came of a try; with a wait below zero it was the
--- last one.
+-- DeliveryFailed notes what came of a try, unless there was another after it;
+-- with a wait below zero it was the last one.
 -- name: DeliveryFailed :exec
 UPDATE nofx.alert_delivery
 SET said = @said, next_at = CASE WHEN @wait_seconds::float8 >= 0 THEN now() + make_interval(secs => @wait_seconds::float8) END
-WHERE id = @id;
+WHERE id = @id AND tries = @tries AND done_at IS NULL;
 
 -- ReceiverGone notes that a receiver does not want any more.
 -- name: ReceiverGone :exec
@@ -60,6 +84,14 @@ WITH old AS (
     AND NOT EXISTS (SELECT 1 FROM nofx.alert o WHERE o.id = d.alert_id AND o.resolved_at IS NULL)
 )
 DELETE FROM nofx.alert WHERE resolved_at < now() - make_interval(secs => @keep_seconds::float8);
+
+-- NoteAuditTrouble notes that a row of the audit log was refused.
+-- name: NoteAuditTrouble :exec
+SELECT nofx.note_audit_trouble(@tenant_id::text, 'refused', @said::text);
+
+-- DropAuditTrouble forgets what is old.
+-- name: DropAuditTrouble :exec
+DELETE FROM nofx.audit_trouble WHERE at < now() - make_interval(secs => @keep_seconds::float8);
 
 -- name: ListAlertRules :many
 SELECT name, metric, above, below, for_seconds, silenced_until, value, seen_at, since, alert_id FROM nofx.alert_rule
@@ -89,7 +121,7 @@ SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenan
 INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)
 VALUES (@tenant_id, @name, @kind, '', @sealed, @place)
 ON CONFLICT ON CONSTRAINT alert_receiver_pk DO UPDATE
-SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL;
+SET kind = excluded.kind, url = '', secret = '', sealed = excluded.sealed, place = excluded.place, disabled_at = NULL, failing = false;
 
 -- name: DropReceiver :execrows
 DELETE FROM nofx.alert_receiver WHERE tenant_id = @tenant_id AND name = @name;

@@ -390,6 +390,54 @@ func TestRunsWithAKey(t *testing.T) {
 	}
 }
 
+// What is tried again comes after what waits already: a run for its turn, and a
+// step for its key.
+func TestAgainComesLast(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withoutBreakers(t))
+	w := r.worker("host")
+	one := func(name, more string) string { return `[{"name":"` + name + `",` + alone + more + `}]` }
+	for name, submit := range map[string]func(name string) wire.RunCreated{
+		"run":  func(name string) wire.RunCreated { return r.plan(`,"concurrency":{"key":"prod"}`, one(name, "")) },
+		"step": func(name string) wire.RunCreated { return r.submit(one(name, `,"concurrency":{"key":"db"}`)) },
+	} {
+		for how, again := range map[string]func(run string) error{
+			"retry": func(run string) error { _, err := r.user.RetryRun(t.Context(), run, wire.RetryRun{}, ""); return err },
+			"rerun": func(run string) error {
+				_, err := r.user.RetryRun(t.Context(), run, wire.RetryRun{All: true}, "")
+				return err
+			},
+			"a step": func(run string) error {
+				_, err := r.user.RetryStep(t.Context(), run, r.run(run).Steps[0].ID, "")
+				return err
+			},
+		} {
+			first := submit("first")
+			l := w.one()
+			for _, name := range []string{"second", "third"} {
+				submit(name)
+			}
+			w.finish(l, exit(1))
+			l = w.one()
+			if err := again(first.ID); err != nil {
+				t.Fatalf("%s %s: %v", name, how, err)
+			}
+			var order []string
+			for {
+				order = append(order, l.StepName)
+				w.finish(l, exit(0))
+				if len(order) == 3 {
+					break
+				}
+				l = w.one()
+			}
+			if want := []string{"second", "third", "first"}; !slices.Equal(order, want) {
+				t.Errorf("%s, %s: %v, want %v", name, how, order, want)
+			}
+		}
+	}
+}
+
 // Keys whose rows were dropped, or never made, are mended.
 func TestKeysAreMended(t *testing.T) {
 	t.Parallel()

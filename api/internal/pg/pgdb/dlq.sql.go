@@ -522,7 +522,7 @@ func (q *Queries) MatchDead(ctx context.Context, arg MatchDeadParams) ([]string,
 const reopenRuns = `-- name: ReopenRuns :execrows
 UPDATE nofx.run r
 SET status = CASE WHEN r.ended_at IS NULL THEN r.status WHEN f.hold = '' THEN 'running' ELSE 'queued' END, hold = f.hold, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
-    steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
+    start_at = CASE WHEN r.ended_at IS NULL OR f.hold = '' THEN r.start_at ELSE now() END, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest($2::text[]) AS id, unnest($3::int[]) AS steps_left, unnest($4::int[]) AS steps_failed,
              unnest($5::int[]) AS steps_cancelled, unnest($6::text[]) AS pin, unnest($7::text[]) AS hold) f
 WHERE r.tenant_id = $1 AND r.id = ANY ($2::text[]) AND r.id = f.id
@@ -538,7 +538,8 @@ type ReopenRunsParams struct {
 	Holds          []string
 }
 
-// ReopenRuns opens runs again, in their locked rows.
+// ReopenRuns opens runs again, in their locked rows. One that had ended and has
+// to wait for its turn comes after those that wait already.
 func (q *Queries) ReopenRuns(ctx context.Context, arg ReopenRunsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, reopenRuns,
 		arg.TenantID,

@@ -104,11 +104,12 @@ FROM (SELECT unnest(@ids::text[]) AS id, unnest(@generations::int[]) AS generati
 WHERE s.tenant_id = @tenant_id AND s.id = ANY (@ids::text[]) AND s.id = f.id AND s.generation = f.generation AND s.ended_at IS NOT NULL
 RETURNING s.id;
 
--- ReopenRuns opens runs again, in their locked rows.
+-- ReopenRuns opens runs again, in their locked rows. One that had ended and has
+-- to wait for its turn comes after those that wait already.
 -- name: ReopenRuns :execrows
 UPDATE nofx.run r
 SET status = CASE WHEN r.ended_at IS NULL THEN r.status WHEN f.hold = '' THEN 'running' ELSE 'queued' END, hold = f.hold, ended_at = NULL, cancel_at = NULL, cancel_reason = '',
-    steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
+    start_at = CASE WHEN r.ended_at IS NULL OR f.hold = '' THEN r.start_at ELSE now() END, steps_left = f.steps_left, steps_failed = f.steps_failed, steps_cancelled = f.steps_cancelled, pin = f.pin, retries = 0, reopened = r.reopened + 1
 FROM (SELECT unnest(@ids::text[]) AS id, unnest(@steps_left::int[]) AS steps_left, unnest(@steps_failed::int[]) AS steps_failed,
              unnest(@steps_cancelled::int[]) AS steps_cancelled, unnest(@pins::text[]) AS pin, unnest(@holds::text[]) AS hold) f
 WHERE r.tenant_id = @tenant_id AND r.id = ANY (@ids::text[]) AND r.id = f.id;

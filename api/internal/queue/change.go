@@ -42,6 +42,7 @@ type change struct {
 	freed    keys    // steps with these do not run any more
 	// tenants of steps that do not run any more, once for each
 	stopped []string
+	vacated []string // runs in whose workspaces they did
 }
 
 // place is where a queued step waits.
@@ -205,6 +206,9 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 func (c *change) stop(a attemptRow) {
 	c.freed.add(a)
 	c.stopped = append(c.stopped, a.TenantID)
+	if a.Shares {
+		c.vacated = append(c.vacated, a.RunID)
+	}
 }
 
 // bury makes the step's entry in the DLQ and returns its id.
@@ -389,6 +393,11 @@ func (q *Queue) announce(ctx context.Context, c *change) {
 	for _, tenant := range c.stopped {
 		if q.bounded.has(tenant) {
 			q.hub.Room() // for one of its steps that waits
+		}
+	}
+	for _, id := range c.vacated {
+		if r := c.runs[id]; r.StepsLeft > 0 && r.Pin != "" {
+			q.hub.Vacated(id, r.Pin) // for one of its steps that its worker cannot do
 		}
 	}
 	for _, tenant := range c.ended() {

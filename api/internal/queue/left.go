@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/wake"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -36,6 +37,32 @@ type leaving struct {
 	since, until time.Time
 	nobody       bool   // else can do it
 	why          string // nobody may, though another could
+	vacated      *vacancy
+}
+
+// vacancy is what a step that is bound waits for, if not for the time to pass.
+type vacancy struct {
+	told <-chan struct{}
+	stop func() // may be called again
+}
+
+// over reports whether it has come.
+func (v *vacancy) over() bool {
+	if v == nil {
+		return false
+	}
+	select {
+	case <-v.told:
+		return true
+	default:
+		return false
+	}
+}
+
+func (v *vacancy) end() {
+	if v != nil {
+		v.stop()
+	}
 }
 
 // list are the steps that a claim of the worker passes over.
@@ -44,7 +71,16 @@ func (x *left) list(worker string) []string {
 	defer x.mu.Unlock()
 	now := time.Now()
 	var ids []string
-	for id, l := range x.workers[worker] {
+	all := x.workers[worker]
+	for id, l := range all {
+		if l.vacated.over() {
+			l.until = now
+		}
+		if !now.Before(l.until) && l.vacated != nil {
+			l.vacated.end()
+			l.vacated = nil
+			all[id] = l
+		}
 		if !l.nobody && now.Before(l.until) {
 			ids = append(ids, id)
 		}
@@ -59,7 +95,13 @@ func (x *left) sweep(now time.Time) {
 	}
 	x.swept = now
 	for worker, all := range x.workers {
-		maps.DeleteFunc(all, func(_ string, l leaving) bool { return now.Sub(l.until) > leaveMost })
+		maps.DeleteFunc(all, func(_ string, l leaving) bool {
+			if now.Sub(l.until) <= leaveMost {
+				return false
+			}
+			l.vacated.end()
+			return true
+		})
 		if len(all) == 0 {
 			delete(x.workers, worker)
 		}
@@ -80,6 +122,8 @@ type found struct {
 	nobody bool   // else can do it, or may
 	why    string // nobody may; "" = nobody can
 	bound  bool   // it is its worker's until what is at work in its run's workspace has ended
+	// vacated tells when some of that has; nil = nothing does.
+	vacated *vacancy
 }
 
 // note remembers what was found of a step. One that is bound is not left to
@@ -101,7 +145,8 @@ func (x *left) note(worker, id string, f found) {
 	if !known || f.bound {
 		l.since = now
 	}
-	l.until, l.why = now.Add(leaveFor), f.why
+	l.vacated.end()
+	l.until, l.why, l.vacated = now.Add(leaveFor), f.why, f.vacated
 	l.nobody = f.nobody || now.Sub(l.since) > leaveMost || !known && len(all) >= mostLeft
 	all[id] = l
 }
@@ -119,6 +164,12 @@ type unfit struct {
 func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 	others := make([]bool, len(all)) // can do it
 	shared := map[string]string{}    // runs whose workspace another could go on with, and why
+	vacated := make([]*vacancy, len(all))
+	defer func() {
+		for _, v := range vacated {
+			v.end()
+		}
+	}()
 	for i, u := range all {
 		var err error
 		if others[i], err = q.cfg.Fleet.Able(ctx, u.lease, u.shares, u.region); err != nil {
@@ -126,6 +177,8 @@ func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 		}
 		if others[i] && u.shares {
 			shared[u.lease.RunID] = "the driver " + u.lease.Driver + " of the worker that had the run's workspace lacks the capability " + string(u.missing)
+			told, stop := q.hub.Wait(wake.Workspace(u.lease.RunID)) // before the look at what is at work there
+			vacated[i] = &vacancy{told, stop}
 		}
 	}
 	busy, bound, err := q.release(ctx, worker, shared)
@@ -134,6 +187,9 @@ func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 	}
 	for i, u := range all {
 		f := found{nobody: !others[i], bound: u.shares && busy[u.lease.RunID]}
+		if f.bound {
+			f.vacated, vacated[i] = vacated[i], nil
+		}
 		if others[i] && u.shares && bound[u.lease.RunID] {
 			f.nobody, f.why = true, "; that of another worker has it, but the run's workspace is on this one, and not all that is in it is saved"
 		}

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,8 +51,27 @@ func TestLeft(t *testing.T) {
 		if why, nobody := x.nobody("w", "bound"); !nobody || why != "; so" {
 			t.Errorf("nobody may: %q, %v", why, nobody)
 		}
+		told, stopped := make(chan struct{}, 1), 0
+		vacated := func() *vacancy { return &vacancy{told, func() { stopped++ }} }
+		x.note("w", "soon", found{bound: true, vacated: vacated()})
+		if got := x.list("w"); !slices.Contains(got, "soon") {
+			t.Errorf("what is bound is not left: %v", got)
+		}
+		told <- struct{}{}
+		if got := x.list("w"); slices.Contains(got, "soon") || stopped != 1 {
+			t.Errorf("once the workspace is free: %v, %d stopped", got, stopped)
+		}
+		x.note("w", "soon", found{bound: true, vacated: vacated()})
+		x.note("w", "soon", found{})
+		if stopped != 2 {
+			t.Errorf("%d stopped", stopped)
+		}
+		x.note("w", "late", found{bound: true, vacated: vacated()})
 		time.Sleep(3 * leaveMost)
 		x.note("v", "s", found{})
+		if stopped != 3 {
+			t.Errorf("%d stopped", stopped)
+		}
 		if _, there := x.workers["w"]; there {
 			t.Error("it is remembered for ever")
 		}

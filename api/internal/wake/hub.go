@@ -47,6 +47,9 @@ func New() *Hub {
 func Run(id string) string    { return "r:" + id }
 func Worker(id string) string { return "w:" + id }
 
+// Workspace is the topic of what stops being at work in a run's workspace.
+func Workspace(run string) string { return "s:" + run }
+
 // Wait gives a channel that holds a value after the topic was woken. Call
 // cancel after use.
 func (h *Hub) Wait(topic string) (woken <-chan struct{}, cancel func()) {
@@ -158,6 +161,15 @@ func (h *Hub) Queued(driver, region, pin string) {
 	h.tell(topic)
 }
 
+// Vacated tells that a step of the run is not at work in its workspace any more,
+// which is on this worker. If somebody waits for that, a claim of the worker is
+// woken, too.
+func (h *Hub) Vacated(run, worker string) {
+	topic := "s:" + worker + ":" + run
+	h.ring(topic)
+	h.tell(topic)
+}
+
 // More wakes the next claim: there is more than one claim could take.
 func (h *Hub) More() {
 	h.mu.Lock()
@@ -201,8 +213,17 @@ func (h *Hub) ring(topic string) {
 		h.wake(all)
 		return
 	}
+	worker := ""
+	if rest, ok := strings.CutPrefix(topic, "s:"); ok {
+		var run string
+		worker, run, _ = strings.Cut(rest, ":")
+		topic = Workspace(run)
+	}
 	for w := range h.topics[topic] {
 		w.ring()
+	}
+	if worker != "" && len(h.topics[topic]) > 0 {
+		h.wake(func(w *waiter) bool { return w.worker == worker }) // it looks whether they were rung
 	}
 }
 

@@ -190,6 +190,117 @@ func TestRunLeavesWhoCannotGoOn(t *testing.T) {
 	moved(run.ID, 2)
 }
 
+// A step that has to wait for what is at work in its run's workspace goes on as
+// soon as that has ended, through whichever replica.
+func TestRunIsLetGoAtOnce(t *testing.T) {
+	t.Parallel()
+	const soon = 7 * time.Second // between two looks are 10
+	for name, replicas := range map[string]int{"one replica": 1, "two replicas": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			lesser := r.worker("lesser", offering("local", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "files" })...))
+			key := map[string]string{"acme worker": r.keys["acme worker"]}
+			better := r.worker("better", offering("local", able...))
+			shipper := *lesser
+			if replicas == 2 {
+				second := *r
+				second.log, second.keys = &buffer{}, key
+				second.start()
+				defer func() {
+					if err := second.stop(); err != nil {
+						t.Error(err)
+					}
+				}()
+				shipper.r, shipper.Client = &second, second.again("acme worker")
+			}
+			r.submit(`[{"name":"z","tool":"test:echo"},{"name":"y","tool":"test:echo"},` +
+				`{"name":"a","tool":"exec","inputs":{"argv":["cat","x"],"files":[{"path":"x","content":"y"}]},"depends_on":["z"]}]`)
+			both := lesser.claim(4, 0)
+			if len(both) != 2 {
+				t.Fatalf("the lesser one got %+v", both)
+			}
+			z, y := both[0], both[1]
+			if z.StepName != "z" {
+				z, y = y, z
+			}
+			lesser.finish(z, lesser.save(z, 1, true, "all of that"))
+			if again := lesser.claim(4, 0); len(again) != 0 { // the step is bound
+				t.Fatalf("and then %+v", again)
+			}
+			waits := make(chan []wire.Lease, 1)
+			go func() { waits <- lesser.claimAs("waits", 4, 20*time.Second) }()
+			shipper.finish(y, lesser.save(y, 2, false, "and of that"))
+			begun := time.Now()
+			if got := better.claim(4, 20*time.Second); len(got) != 1 || got[0].StepName != "a" || len(got[0].Layers) != 2 {
+				t.Fatalf("the better one got %+v", got)
+			} else if took := time.Since(begun); took > soon {
+				t.Errorf("it went on after %v", took)
+			}
+			if got := <-waits; len(got) != 0 {
+				t.Errorf("the lesser one got %+v", got)
+			}
+		})
+	}
+}
+
+// A worker that could do the step, but is too old to put the run's workspace
+// together, does not count: the run is not moved for it, over and over.
+func TestRunIsNotMovedToWhoCannotRestore(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	lesser := r.worker("lesser", offering("local", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "files" })...))
+	old := r.worker("old", offering("local", able...))
+	old.old = true
+	if got := old.claim(4, 0); len(got) != 0 {
+		t.Fatalf("the old one got %+v", got)
+	}
+	const files = `{"name":"a","tool":"exec","inputs":{"argv":["cat","x"],"files":[{"path":"x","content":"y"}]}`
+	run := r.submit(`[{"name":"z","tool":"test:echo"},` + files + `,"depends_on":["z"]}]`)
+	z := lesser.one()
+	if z.StepName != "z" {
+		t.Fatalf("the lesser one got %+v", z)
+	}
+	lesser.finish(z, lesser.save(z, 1, true, "all of it"))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	if got := old.claim(4, 0); len(got) != 0 {
+		t.Errorf("the old one got %+v", got)
+	}
+	if d := r.run(run.ID); d.Run.Status != step.RunFailed || d.Steps[1].Verdict == nil ||
+		!strings.Contains(d.Steps[1].Verdict.Message, "lacks the capability files") {
+		t.Errorf("%+v", d)
+	}
+	if slices.Contains(r.types(run.ID), step.EventRunMoved) {
+		t.Errorf("it was moved: %v", r.types(run.ID))
+	}
+
+	// What has no workspace to put together it does.
+	run = r.submit(`[` + files + `}]`)
+	if got := lesser.claim(4, 0); len(got) != 0 {
+		t.Errorf("the lesser one got %+v", got)
+	}
+	old.finish(old.one(), exit(0))
+	if d := r.run(run.ID); d.Run.Status != step.RunSucceeded {
+		t.Errorf("%+v", d)
+	}
+	// And with a newer nofxd it is as good as any.
+	old.old = false
+	if got := old.claim(4, 0); len(got) != 0 {
+		t.Errorf("it got %+v", got)
+	}
+	run = r.submit(`[{"name":"z","tool":"test:echo"},` + files + `,"depends_on":["z"]}]`)
+	z = lesser.one()
+	lesser.finish(z, lesser.save(z, 1, true, "all of it"))
+	if again := lesser.claim(4, 0); len(again) != 0 {
+		t.Errorf("and then %+v", again)
+	}
+	if a := old.one(); a.RunID != run.ID || len(a.Layers) != 1 {
+		t.Errorf("%+v", a)
+	}
+}
+
 // What one claim takes is judged step by step; a claim of which nothing was
 // left is as good as new.
 func TestRefusedStepsSpareTheOthers(t *testing.T) {

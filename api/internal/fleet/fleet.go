@@ -90,14 +90,16 @@ func (w *Workers) Unable(ctx context.Context, l wire.Lease, shares bool) (driver
 }
 
 // Able reports whether a live worker has the lease's driver healthy, with all that
-// it needs, in a region; "" = in any.
+// it needs, in a region; "" = in any. Where the run's workspace has to be put
+// together it is one that can do that.
 func (w *Workers) Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error) {
 	p, err := w.look(ctx, true)
 	if err != nil {
 		return false, err
 	}
 	for i, have := range p.able[l.Driver] {
-		if (region == "" || p.spots[l.Driver][i].region == region) && admission.Missing(l, shares, have) == "" {
+		at := p.spots[l.Driver][i]
+		if (region == "" || at.region == region) && (l.LastLayer == 0 || at.layers) && admission.Missing(l, shares, have) == "" {
 			return true, nil
 		}
 	}
@@ -156,7 +158,7 @@ func draw(rows []pgdb.FleetRow) (*picture, error) {
 			if row.Status != "live" || !d.Healthy {
 				continue
 			}
-			p.spots[d.Name] = append(p.spots[d.Name], spot{row.ID, row.Region, at.drivers[d.Name]})
+			p.spots[d.Name] = append(p.spots[d.Name], spot{row.ID, row.Region, at.drivers[d.Name], row.Layers == nil || *row.Layers})
 			caps := make(driver.Capabilities, len(d.Capabilities))
 			for i, c := range d.Capabilities {
 				caps[i] = driver.Capability(c)

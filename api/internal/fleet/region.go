@@ -11,6 +11,7 @@ type spot struct {
 	worker string
 	host   string // the worker's region
 	region string // the driver's: where its sandboxes are
+	layers bool   // it can put workspaces together, as far as is known
 }
 
 // in reports whether a tenant with this residency may use it. None is no rule.
@@ -70,6 +71,7 @@ type Want struct {
 	Region    string   // where it is placed; "" = anywhere
 	Order     []string // where it may be; none = anywhere
 	Residency []string // of its tenant; none = no rule
+	Layers    bool     // it goes on in a workspace that has to be put together
 }
 
 // Lacks says in words what a step waits for; "" when a worker that may take it
@@ -86,10 +88,15 @@ func (w *Workers) Lacks(ctx context.Context, want Want) (string, error) {
 	fits := func(region string) bool {
 		return slices.ContainsFunc(there, func(s spot) bool { return (region == "" || s.region == region) && s.in(want.Residency) })
 	}
+	what := "a worker with the driver " + want.Driver
 	if fits(want.Region) {
+		if want.Layers && !slices.ContainsFunc(there, func(s spot) bool {
+			return s.layers && (want.Region == "" || s.region == want.Region) && s.in(want.Residency)
+		}) {
+			return what + " that can put the run's workspace together: those that are there have an older nofxd", nil
+		}
 		return "", nil
 	}
-	what := "a worker with the driver " + want.Driver
 	switch {
 	case want.Region == "" && len(want.Residency) > 0:
 		return what + " in " + strings.Join(want.Residency, ", ") + ", the tenant's residency: no live one has it healthy there", nil

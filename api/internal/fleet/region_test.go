@@ -54,7 +54,10 @@ func TestPlace(t *testing.T) {
 
 func TestLacks(t *testing.T) {
 	t.Parallel()
-	w := seen(t, row("1", "eu-1", "live", one), row("2", "eu-2", "live", both), row("5", "eu-5", "live", far), row("6", "eu-1", "lost", one))
+	no, yes := false, true
+	older, newer := row("7", "af-1", "live", one), row("8", "af-2", "live", one)
+	older.Layers, newer.Layers = &no, &yes
+	w := seen(t, older, newer, row("1", "eu-1", "live", one), row("2", "eu-2", "live", both), row("5", "eu-5", "live", far), row("6", "eu-1", "lost", one))
 	for name, tc := range map[string]struct {
 		want Want
 		text string
@@ -68,6 +71,11 @@ func TestLacks(t *testing.T) {
 		"the driver is outside": {Want{Driver: "e2b", Residency: []string{"eu-5"}}, "a worker with the driver e2b in eu-5, the tenant's residency: no live one has it healthy there"},
 		"its worker is outside": {Want{Driver: "e2b", Region: "us-1", Order: []string{"us-1"}, Residency: []string{"us-1"}}, "a worker in us-1 with the driver e2b: no live one has it healthy"},
 		"both are inside":       {Want{Driver: "e2b", Region: "us-1", Order: []string{"us-1"}, Residency: []string{"us-1", "eu-5"}}, ""},
+		"to put it together":    {Want{Driver: "local", Region: "af-1", Layers: true}, "a worker with the driver local that can put the run's workspace together: those that are there have an older nofxd"},
+		"nothing to put":        {Want{Driver: "local", Region: "af-1"}, ""},
+		"one that can":          {Want{Driver: "local", Region: "af-2", Layers: true}, ""},
+		"one that may":          {Want{Driver: "local", Region: "eu-1", Layers: true}, ""},
+		"anywhere":              {Want{Driver: "local", Layers: true}, ""},
 		"pinned":                {Want{Driver: "local", Pin: "1", Region: "eu-1"}, ""},
 		"pinned, the driver":    {Want{Driver: "container", Pin: "1"}, "the driver container on the worker that has the run's workspace"},
 		"pinned, away":          {Want{Driver: "local", Pin: "6"}, "the worker that has the run's workspace, which is away"},

@@ -135,6 +135,11 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 			return err
 		}
 		q.homes.note(in.WorkerID, have)
+		if worker.Layers == nil || *worker.Layers != in.Layers {
+			if err := db.NoteLayers(ctx, in.Layers, in.WorkerID); err != nil {
+				return err
+			}
+		}
 		used, err := db.ClaimUsed(ctx, in.WorkerID, in.ClaimID)
 		if err != nil {
 			return err

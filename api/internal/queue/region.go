@@ -22,7 +22,8 @@ type Fleet interface {
 	// Where is a worker's region, and that of a driver of its; "" = not known.
 	Where(ctx context.Context, worker, driver string) (host, region string, err error)
 	// Able reports whether a live worker has the lease's driver healthy, with all
-	// that it needs, in a region; "" = in any.
+	// that it needs, in a region; "" = in any. Where the run's workspace has to be
+	// put together it is one that can do that.
 	Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error)
 	// ByTenant are the drivers that work with each tenant's own credentials.
 	ByTenant(ctx context.Context) ([]string, error)

@@ -256,7 +256,7 @@ func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string
 }
 
 const claimingWorker = `-- name: ClaimingWorker :one
-SELECT status, region, drivers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3 FOR SHARE
+SELECT status, region, drivers, layers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3 FOR SHARE
 `
 
 type ClaimingWorkerParams struct {
@@ -269,6 +269,7 @@ type ClaimingWorkerRow struct {
 	Status  string
 	Region  string
 	Drivers []byte
+	Layers  *bool
 }
 
 // ClaimingWorker is the worker that a claim is for. Nobody marks it lost, or has
@@ -277,7 +278,12 @@ type ClaimingWorkerRow struct {
 func (q *Queries) ClaimingWorker(ctx context.Context, arg ClaimingWorkerParams) (ClaimingWorkerRow, error) {
 	row := q.db.QueryRow(ctx, claimingWorker, arg.ID, arg.Incarnation, arg.KeyID)
 	var i ClaimingWorkerRow
-	err := row.Scan(&i.Status, &i.Region, &i.Drivers)
+	err := row.Scan(
+		&i.Status,
+		&i.Region,
+		&i.Drivers,
+		&i.Layers,
+	)
 	return i, err
 }
 
@@ -476,6 +482,16 @@ func (q *Queries) LockRunsNow(ctx context.Context, ids []string) ([]LockRunsNowR
 		return nil, err
 	}
 	return items, nil
+}
+
+const noteLayers = `-- name: NoteLayers :exec
+UPDATE nofx.worker SET layers = $1::bool WHERE id = $2
+`
+
+// NoteLayers notes whether a worker knows of layers.
+func (q *Queries) NoteLayers(ctx context.Context, layers bool, iD string) error {
+	_, err := q.db.Exec(ctx, noteLayers, layers, iD)
+	return err
 }
 
 const pinQueued = `-- name: PinQueued :exec

@@ -155,7 +155,7 @@ func (q *Queries) FindArtifact(ctx context.Context, arg FindArtifactParams) (Fin
 }
 
 const getRun = `-- name: GetRun :one
-SELECT id, project_id, goal, status, created_at, ended_at, region, correlation_id, next_seq, hold, start_at, concurrency_key, concurrency_most, rank FROM nofx.run
+SELECT id, project_id, goal, status, created_at, ended_at, region, correlation_id, next_seq, hold, start_at, concurrency_key, concurrency_most, rank, layers FROM nofx.run
 WHERE tenant_id = $1 AND id = $2
 `
 
@@ -174,6 +174,7 @@ type GetRunRow struct {
 	ConcurrencyKey  string
 	ConcurrencyMost int32
 	Rank            int16
+	Layers          int32
 }
 
 func (q *Queries) GetRun(ctx context.Context, tenantID string, iD string) (GetRunRow, error) {
@@ -194,6 +195,7 @@ func (q *Queries) GetRun(ctx context.Context, tenantID string, iD string) (GetRu
 		&i.ConcurrencyKey,
 		&i.ConcurrencyMost,
 		&i.Rank,
+		&i.Layers,
 	)
 	return i, err
 }
@@ -551,7 +553,7 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
        s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, t.residency,
-       h.state AS breaker, h.reason AS breaker_reason, h.ready_at,
+       h.state AS breaker, h.reason AS breaker_reason, h.ready_at, s.shares,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at,
        coalesce((SELECT a.region FROM nofx.attempt a
@@ -594,6 +596,7 @@ type ListStepsRow struct {
 	Breaker         *string
 	BreakerReason   *string
 	ReadyAt         *time.Time
+	Shares          bool
 	StartedAt       *time.Time
 	RanIn           string
 }
@@ -637,6 +640,7 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.Breaker,
 			&i.BreakerReason,
 			&i.ReadyAt,
+			&i.Shares,
 			&i.StartedAt,
 			&i.RanIn,
 		); err != nil {

@@ -109,7 +109,7 @@ func (q *Queries) FindWorker(ctx context.Context, arg FindWorkerParams) (FindWor
 }
 
 const fleet = `-- name: Fleet :many
-SELECT w.id, w.status, w.region, w.drivers FROM nofx.worker w
+SELECT w.id, w.status, w.region, w.drivers, w.layers FROM nofx.worker w
 WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => $1::float8)
 ORDER BY w.last_seen DESC
 LIMIT 10000
@@ -120,6 +120,7 @@ type FleetRow struct {
 	Status  string
 	Region  string
 	Drivers []byte
+	Layers  *bool
 }
 
 // Fleet are the workers that live or were seen not long ago.
@@ -137,6 +138,7 @@ func (q *Queries) Fleet(ctx context.Context, seconds float64) ([]FleetRow, error
 			&i.Status,
 			&i.Region,
 			&i.Drivers,
+			&i.Layers,
 		); err != nil {
 			return nil, err
 		}

@@ -11,7 +11,11 @@ SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 -- it back, until the claim's end: what is decided about a lost worker's runs
 -- knows of all that it took.
 -- name: ClaimingWorker :one
-SELECT status, region, drivers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id FOR SHARE;
+SELECT status, region, drivers, layers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id FOR SHARE;
+
+-- NoteLayers notes whether a worker knows of layers.
+-- name: NoteLayers :exec
+UPDATE nofx.worker SET layers = @layers::bool WHERE id = @id;
 
 -- ClaimUsed tells whether a claim id has taken leases, whatever became of them.
 -- name: ClaimUsed :one

@@ -140,7 +140,7 @@ WHERE g.known IS NULL OR g.status = 'succeeded' OR g.pin NOT IN ('', @worker_id)
 
 -- Fleet are the workers that live or were seen not long ago.
 -- name: Fleet :many
-SELECT w.id, w.status, w.region, w.drivers FROM nofx.worker w
+SELECT w.id, w.status, w.region, w.drivers, w.layers FROM nofx.worker w
 WHERE w.status <> 'lost' OR w.last_seen > now() - make_interval(secs => @seconds::float8)
 ORDER BY w.last_seen DESC
 LIMIT 10000;

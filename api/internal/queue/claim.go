@@ -140,11 +140,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 				return err
 			}
 		}
-		used, err := db.ClaimUsed(ctx, in.WorkerID, in.ClaimID)
-		if err != nil {
-			return err
-		}
-		if !used {
+		if !worker.Used {
 			drivers, regions := toldOf(in.Drivers, have)
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID, LeaseSeconds: seconds(q.cfg.Lease),
 				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers, Unfit: q.left.list(in.WorkerID)})
@@ -170,7 +166,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if err != nil {
 			return err
 		}
-		good, bad, unfit, err := q.judgeLeases(in.WorkerID, rows, have, used)
+		good, bad, unfit, err := q.judgeLeases(in.WorkerID, rows, have, worker.Used)
 		if err != nil {
 			return err
 		}
@@ -206,7 +202,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 // claiming is the worker that a claim is for. One that counts as lost must say
 // first that it is back: its runs may be given to others at this moment.
 func claiming(ctx context.Context, db *pgdb.Queries, who auth.Principal, in wire.ClaimRequest) (pgdb.ClaimingWorkerRow, error) {
-	row, err := db.ClaimingWorker(ctx, pgdb.ClaimingWorkerParams{ID: in.WorkerID, Incarnation: in.Incarnation, KeyID: who.KeyID})
+	row, err := db.ClaimingWorker(ctx, pgdb.ClaimingWorkerParams{ID: in.WorkerID, ClaimID: in.ClaimID, Incarnation: in.Incarnation, KeyID: who.KeyID})
 	switch {
 	case none(err):
 		return row, errUnknownWorker()

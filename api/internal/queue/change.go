@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/nofx-run/nofx/api/internal/event"
 	"github.com/nofx-run/nofx/api/internal/handler"
@@ -206,7 +207,7 @@ func (c *change) conclude(a attemptRow, v wire.VerdictRecord, d decision) error 
 func (c *change) stop(a attemptRow) {
 	c.freed.add(a)
 	c.stopped = append(c.stopped, a.TenantID)
-	if a.Shares {
+	if a.Shares && !slices.Contains(c.vacated[max(0, len(c.vacated)-1):], a.RunID) { // those of a run mostly come together
 		c.vacated = append(c.vacated, a.RunID)
 	}
 }

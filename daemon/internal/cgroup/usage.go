@@ -49,6 +49,34 @@ func (g *Group) Counters() (Counters, error) {
 	return n, errors.Join(errs...)
 }
 
+// mostProcesses bounds what Processes lists.
+const mostProcesses = 10_000
+
+// Processes lists those that are in the group and below it, as far as they can be
+// seen. One that has ended meanwhile may be among them.
+func (g *Group) Processes() []int {
+	dirs := g.folders()
+	if len(dirs) == 0 {
+		return nil
+	}
+	var all []int
+	for dirs = dirs[:1]; len(dirs) > 0 && len(all) < mostProcesses; dirs = dirs[1:] {
+		pids, err := members(dirs[0])
+		if err != nil {
+			continue // it has just gone
+		}
+		all = append(all, pids...)
+		below, err := folders(dirs[0])
+		if err != nil {
+			continue
+		}
+		for _, name := range below {
+			dirs = append(dirs, filepath.Join(dirs[0], name))
+		}
+	}
+	return all
+}
+
 // number reads a control file's number: the whole of it, or the one behind
 // key on a line of its own.
 func number(file, key string) (int64, error) {

@@ -36,6 +36,7 @@ type Config struct {
 	Listen string `yaml:"listen"` // metrics and health; "" = 127.0.0.1:0
 
 	Limits    Limits    `yaml:"limits"`    // the most that any step gets here
+	Defaults  Defaults  `yaml:"defaults"`  // what it gets of the disk when nobody says anything
 	Snapshots Snapshots `yaml:"snapshots"` // of workspaces
 
 	CgroupRoot string `yaml:"cgroup_root"` // below the mount point; "" = nofx.slice
@@ -113,6 +114,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, step.Errorf(step.KindInvalid, "configuration: slots: %d is not from 1 to 1000", c.Slots)
 	}
 	if err := c.Limits.check(); err != nil {
+		return c, err
+	}
+	if err := c.Defaults.check(); err != nil {
 		return c, err
 	}
 	if err := c.Snapshots.check(); err != nil {

@@ -74,6 +74,10 @@ func TestRefused(t *testing.T) {
 		"without end":      {good + "limits: {cpu: .inf}\n", "limits: cpu: +Inf"},
 		"no time":          {good + "limits: {timeout: 500us}\n", "limits: timeout: 500µs"},
 		"too small a disk": {good + "limits: {disk_mb: 7}\n", "limits: disk_mb: 7"},
+		"small default":    {good + "defaults: {disk_mb: 7}\n", "defaults: disk_mb: 7 is not from 8"},
+		"large default":    {good + "defaults: {disk_mb: 17000000}\n", "defaults: disk_mb: 17000000"},
+		"negative default": {good + "defaults: {io_mb_s: -1}\n", "defaults: io_mb_s: -1"},
+		"odd default":      {good + "defaults: {pids: 3}\n", "pids"},
 		"odd network":      {good + "limits: {network: some}\n", "limits: network: \"some\""},
 		"odd limit":        {good + "limits: {ram: 1}\n", "ram"},
 		"large layers":     {good + "snapshots: {max_mb: 1025}\n", "snapshots.max_mb"},
@@ -91,6 +95,20 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v, want it to name %q", err, c.names)
 			}
 		})
+	}
+}
+
+// Zero is none, and what is left out is built in.
+func TestDiskDefaults(t *testing.T) {
+	t.Parallel()
+	for more, want := range map[string]step.Resources{
+		"": {DiskMB: 10240, IOMBs: usualIOMBs}, "defaults: {disk_mb: 0}\n": {IOMBs: usualIOMBs},
+		"defaults: {disk_mb: 64, io_mb_s: 0}\n": {DiskMB: 64}, "defaults: {io_mb_s: 7}\n": {DiskMB: 10240, IOMBs: 7},
+	} {
+		c, err := read(t, good+more)
+		if got := c.Defaults.resources(); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", more, got, err)
+		}
 	}
 }
 
@@ -133,7 +151,7 @@ func TestDifferences(t *testing.T) {
 // differs; a new one must be put into one of these lists.
 func TestDifferencesKnowsEveryField(t *testing.T) {
 	t.Parallel()
-	restart := []string{"api_url", "ca_file", "token_file", "data_dir", "plugin_dir", "pid_dir", "name", "region", "slots", "listen", "limits",
+	restart := []string{"api_url", "ca_file", "token_file", "data_dir", "plugin_dir", "pid_dir", "name", "region", "slots", "listen", "limits", "defaults",
 		"cgroup_root", "uid_base", "uid_count", "drain_timeout", "plugin_key_file", "allow_unsigned_plugins", "snapshots"}
 	other := []string{"drivers", "-"}
 	var known []string

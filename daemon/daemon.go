@@ -17,6 +17,7 @@ import (
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
 	"github.com/nofx-run/nofx/daemon/internal/control"
+	"github.com/nofx-run/nofx/daemon/internal/diskwatch"
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/metrics"
@@ -128,7 +129,8 @@ func (d *Daemon) open() (err error) {
 		API: d.api, Ledger: d.ledger, Cgroups: d.cgroups, UIDs: ids, Workspaces: d.work,
 		JournalDir: d.cfg.path("journal"), Reserve: reserve, Drivers: d.places, Observer: d.metrics, Log: d.log,
 		Name: d.cfg.Name, Region: d.cfg.Region, Version: buildinfo.Version(), Slots: d.cfg.Slots,
-		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, MostNet: d.cfg.Limits.Network, LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
+		Most: d.cfg.Limits.resources(), MostTime: d.cfg.Limits.Timeout, MostNet: d.cfg.Limits.Network,
+		Default: d.cfg.Defaults.resources(), Disk: diskwatch.New(diskwatch.Host(d.cfg.path("work")), d.log), LayerBytes: d.cfg.Snapshots.bytes(), Boot: boot, Points: d.cfg.Points,
 	})
 	return nil
 }

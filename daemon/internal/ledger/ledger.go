@@ -28,6 +28,9 @@ type Entry struct {
 	Lease   wire.Lease     `json:"lease"`
 	Handle  *driver.Handle `json:"handle,omitempty"`
 	UIDBase uint32         `json:"uid_base,omitempty"`
+	// Disk is why the step was told to end, when that was what its workspace
+	// holds.
+	Disk string `json:"disk,omitempty"`
 }
 
 // Run is a run whose workspace this host keeps.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nofx-run/nofx/daemon/internal/diskwatch"
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/internal/failpoint"
@@ -43,6 +44,7 @@ type attempt struct {
 	refusal  *wire.JournalRefusal
 	saved    bool // the API counts the layer that the verdict names
 
+	stay   *diskwatch.Stay // in its workspace; the attempt's own goroutine's alone
 	asked  driver.Deadline // when the claim was sent that gave the lease; 0 = by an earlier process
 	inside bool            // it is, or may be, at work in the run's workspace; under the worker's lock
 	settle func()          // what is to be done about its layer once the API has the verdict, or has closed it; nil = nothing
@@ -176,6 +178,9 @@ var errFenced = errors.New("the API has closed the attempt")
 
 // verdictOf turns an error on the way into what the attempt ended by.
 func (a *attempt) verdictOf(err error) step.Verdict {
+	if why := a.overDisk(); why != "" {
+		return failure(step.CauseDisk, why)
+	}
 	if order := a.cancelled(); order != nil {
 		return failure(step.CauseCancelled, order.Reason)
 	}

@@ -72,6 +72,9 @@ func (a *attempt) start(ctx context.Context, d driver.Driver, h driver.Handle, s
 	if order := a.cancelled(); order != nil {
 		return errors.New("cancelled before it began")
 	}
+	if why := a.overDisk(); why != "" {
+		return errors.New(why)
+	}
 	return d.Exec(ctx, h, driver.ExecSpec{
 		ID: mainExec, Argv: c.Argv, Env: env, Cwd: cwd, Stdin: c.Stdin,
 		Timeout: ms(a.lease.TimeoutMS), Grace: ms(a.lease.GraceMS),

@@ -48,8 +48,17 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 		if missing := admission.Missing(a.lease, false, about.Capabilities); missing != "" {
 			return wire.VerdictRecord{}, step.Errorf(step.KindUnsupported, "lacks the capability %s", missing)
 		}
-		if err := a.create(ctx, d, onHost); err != nil {
+		if err := a.create(ctx, d, about); err != nil {
 			return wire.VerdictRecord{}, err
+		}
+	}
+	if onHost {
+		over, leave := a.enter(ctx)
+		defer leave()
+		if over != nil && !a.journal.Position().Started {
+			v := failure(step.CauseDisk, over.String())
+			v.Usage.DiskBytes = over.Bytes
+			return wire.VerdictRecord{Verdict: v}, nil
 		}
 	}
 	out := newOutput(a)
@@ -66,6 +75,7 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 	out.own(&record.Verdict)
 	if onHost {
 		a.recheck(&record.Verdict)
+		a.measure(ctx, &record.Verdict)
 	}
 	if record.Verdict.Usage.WallMS == 0 {
 		record.Verdict.Usage.WallMS = time.Since(started).Milliseconds()
@@ -145,7 +155,7 @@ func (a *attempt) group() *cgroup.Group {
 
 // create makes the sandbox and writes its handle down before anything runs in
 // it. Whatever an earlier process made under the same id goes first.
-func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) error {
+func (a *attempt) create(ctx context.Context, d driver.Driver, about driver.Description) error {
 	owner, err := a.w.installation()
 	if err != nil {
 		return err
@@ -163,8 +173,11 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, onHost bool) erro
 		Isolation: a.lease.Command.Isolation,
 		Until:     until,
 	}
-	if onHost {
-		if spec.Host, err = a.host(ctx); err != nil {
+	if about.Capabilities.Has(driver.CapHost) {
+		if about.Capabilities.Has(driver.CapBlockIO) && spec.Resources.IOMBs == 0 {
+			spec.Resources.IOMBs = a.w.cfg.Default.IOMBs
+		}
+		if err = a.host(ctx, &spec); err != nil {
 			return err
 		}
 	}
@@ -189,11 +202,11 @@ func tag(l wire.Lease) string {
 
 // host prepares what a driver on this host needs: control group, uids,
 // workspace.
-func (a *attempt) host(ctx context.Context) (*driver.HostSpec, error) {
+func (a *attempt) host(ctx context.Context, spec *driver.Spec) error {
 	if a.uid() == 0 {
 		uid, err := a.w.cfg.UIDs.Take()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		a.mu.Lock()
 		a.entry.UIDBase = uid
@@ -205,43 +218,45 @@ func (a *attempt) host(ctx context.Context) (*driver.HostSpec, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 		defer cancel()
 		if err := g.Remove(ctx); err != nil {
-			return nil, err
+			return err
 		}
 		err = g.Make(a.lease.Resources)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	supervisors, err := a.w.cfg.Cgroups.Supervisors()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	spec := &driver.HostSpec{
+	host := &driver.HostSpec{
 		Cgroup: g.Cgroup(), Supervisor: supervisors,
 		UIDBase: a.uid(), UIDCount: a.w.cfg.UIDs.Count(),
 	}
-	switch {
-	case a.lease.Workspace != step.WorkspaceStep:
-		spec.Workspace, spec.WorkspaceUID, err = a.workspace(ctx)
-	case a.ownWorkspace():
-		spec.WorkspaceUID = a.uid() + 1 // the step's
-		spec.Workspace, err = a.w.cfg.Workspaces.Make(ctx, a.id, spec.WorkspaceUID, a.lease.Resources.DiskMB)
+	spec.Host = host
+	if a.ownWorkspace() {
+		host.WorkspaceUID = a.uid() + 1 // the step's
+		host.Workspace, err = a.w.cfg.Workspaces.Make(ctx, a.id, host.WorkspaceUID, a.lease.Resources.DiskMB)
+	} else {
+		host.Workspace, host.WorkspaceUID, err = a.workspace(ctx)
 	}
-	if err == nil && a.lease.Resources.IOMBs > 0 {
-		err = a.limitIO(g, spec.Workspace)
+	if err != nil || spec.Resources.IOMBs == 0 {
+		return err
 	}
-	return spec, err
+	if err = a.limitIO(g, host.Workspace, spec.Resources.IOMBs); err != nil && a.lease.Resources.IOMBs == 0 {
+		// Nobody asked for it.
+		a.w.unbounded.Do(func() { a.log.Warn("the default of io_mb_s does not hold on this host", "err", err) })
+		spec.Resources.IOMBs, err = 0, nil
+	}
+	return err
 }
 
-// ownWorkspace reports whether the daemon makes a workspace that nobody shares:
-// one with limits. Another is the driver's to make.
-func (a *attempt) ownWorkspace() bool {
-	return a.lease.Workspace == step.WorkspaceStep && (a.lease.Resources.DiskMB > 0 || a.lease.Resources.IOMBs > 0)
-}
+// ownWorkspace reports whether the step has a workspace that nobody shares.
+func (a *attempt) ownWorkspace() bool { return a.lease.Workspace == step.WorkspaceStep }
 
 // limitIO bounds the reads and writes of the device that the workspace is on,
 // and of the host's disks.
-func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
+func (a *attempt) limitIO(g *cgroup.Group, workspace string, mb int64) error {
 	devices, err := volume.Below(workspace, a.w.cfg.JournalDir)
 	if err != nil {
 		return err
@@ -250,7 +265,7 @@ func (a *attempt) limitIO(g *cgroup.Group, workspace string) error {
 	for i, d := range devices {
 		names[i] = d.String()
 	}
-	return g.LimitIO(names, a.lease.Resources.IOMBs)
+	return g.LimitIO(names, mb)
 }
 
 // settled waits while the run's workspace is being removed: the run had ended,

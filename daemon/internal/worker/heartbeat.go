@@ -153,33 +153,38 @@ func (a *attempt) stop(ctx context.Context, order wire.CancelOrder) {
 	a.log.Info("cancelled", "reason", order.Reason)
 	go func() {
 		a.hold(failpoint.Cancelling)
-		timer := time.NewTimer(0)
-		defer timer.Stop()
-		for {
-			select {
-			case <-timer.C:
-			case <-a.closed:
-				return
-			case <-a.acked:
-				return
-			case <-ctx.Done():
-				return
-			}
-			if a.journal.Position().Verdict {
-				return
-			}
-			if h := a.handle(); h != nil {
-				d, err := a.w.cfg.Drivers.Driver(a.lease.Driver)
-				if err == nil {
-					err = d.Stop(ctx, *h, ms(order.GraceMS), step.CauseCancelled)
-				}
-				if err != nil && ctx.Err() == nil {
-					a.log.Warn("cannot stop it yet", "err", err)
-				}
-			}
-			timer.Reset(stopRetry)
-		}
+		a.halt(ctx, ms(order.GraceMS))
 	}()
+}
+
+// halt has the step end until it has.
+func (a *attempt) halt(ctx context.Context, grace time.Duration) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-a.closed:
+			return
+		case <-a.acked:
+			return
+		case <-ctx.Done():
+			return
+		}
+		if a.journal.Position().Verdict {
+			return
+		}
+		if h := a.handle(); h != nil {
+			d, err := a.w.cfg.Drivers.Driver(a.lease.Driver)
+			if err == nil {
+				err = d.Stop(ctx, *h, grace, step.CauseCancelled)
+			}
+			if err != nil && ctx.Err() == nil {
+				a.log.Warn("cannot stop it yet", "err", err)
+			}
+		}
+		timer.Reset(stopRetry)
+	}
 }
 
 // endRun removes the workspace of a run that has ended, unless a step of it is
@@ -189,6 +194,7 @@ func (w *Worker) endRun(id string) {
 	if !ok {
 		return
 	}
+	w.cfg.Disk.Forget(w.cfg.Workspaces.Path(id))
 	err := w.cfg.Workspaces.Remove(id)
 	if err == nil {
 		if err := w.cfg.Ledger.DeleteRun(id); err != nil {

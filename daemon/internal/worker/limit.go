@@ -7,11 +7,11 @@ import (
 
 // caps are those of a lease next to the most that this host gives any step.
 func (w *Worker) caps(l *wire.Lease) []limited {
-	r, most := &l.Resources, w.cfg.Most
+	r, most, usual := &l.Resources, w.cfg.Most, w.cfg.Default
 	return []limited{
-		limitOf("cpu", &r.CPU, most.CPU), limitOf("memory_mb", &r.MemoryMB, most.MemoryMB), limitOf("pids", &r.Pids, most.Pids),
-		limitOf("disk_mb", &r.DiskMB, most.DiskMB), limitOf("io_mb_s", &r.IOMBs, most.IOMBs), limitOf("output_kb", &r.OutputKB, most.OutputKB),
-		limitOf("timeout", &l.TimeoutMS, w.cfg.MostTime.Milliseconds()),
+		limitOf("cpu", &r.CPU, most.CPU, 0), limitOf("memory_mb", &r.MemoryMB, most.MemoryMB, 0), limitOf("pids", &r.Pids, most.Pids, 0),
+		limitOf("disk_mb", &r.DiskMB, most.DiskMB, usual.DiskMB), limitOf("io_mb_s", &r.IOMBs, most.IOMBs, usual.IOMBs), limitOf("output_kb", &r.OutputKB, most.OutputKB, 0),
+		limitOf("timeout", &l.TimeoutMS, w.cfg.MostTime.Milliseconds(), 0),
 	}
 }
 
@@ -21,11 +21,17 @@ type limited struct {
 	over func() error
 }
 
-func limitOf[N int64 | float64](name string, asked *N, most N) limited {
+// limitOf is one of a host that gives at most most, and usual to a step that does
+// not ask, when that is less. A default without a most is none of these: it holds
+// where it can be held, and keeps no step away.
+func limitOf[N int64 | float64](name string, asked *N, most, usual N) limited {
 	return limited{
 		fill: func() {
-			if *asked <= 0 {
-				*asked = max(most, 0)
+			if *asked > 0 {
+				return
+			}
+			if *asked = max(most, 0); usual > 0 {
+				*asked = min(*asked, usual)
 			}
 		},
 		over: func() error {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/diskwatch"
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/metrics"
@@ -200,6 +201,9 @@ type rig struct {
 	most int64 // bytes of a layer
 	boot string
 
+	usual step.Resources // of a step that does not ask
+	disk  diskwatch.Disk
+
 	overdue time.Duration // of the worker; 0 = its own
 	w       *Worker
 	ledger  *ledger.Ledger
@@ -220,6 +224,7 @@ func newRig(t *testing.T, before ...func(*rig)) *rig {
 		}
 	})
 	r := &rig{t: t, api: newFakeAPI(t), plugins: newPlugins(t), dir: t.TempDir(), tree: tree, most: 1 << 20, boot: "boot-1"}
+	r.disk = diskwatch.Host(r.dir)
 	if err := os.Mkdir(filepath.Join(r.dir, "journal"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +260,7 @@ func (r *rig) start(slots int) {
 		JournalDir: filepath.Join(r.dir, "journal"), Reserve: reserve, Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
 		LayerBytes: r.most, Boot: r.boot,
+		Default: r.usual, Disk: diskwatch.New(r.disk, slog.New(slog.NewTextHandler(r.t.Output(), nil))),
 	})
 	if r.overdue > 0 {
 		r.w.overdue = r.overdue

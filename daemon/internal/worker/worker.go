@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
+	"github.com/nofx-run/nofx/daemon/internal/diskwatch"
 	"github.com/nofx-run/nofx/daemon/internal/journal"
 	"github.com/nofx-run/nofx/daemon/internal/ledger"
 	"github.com/nofx-run/nofx/daemon/internal/uids"
@@ -68,8 +69,10 @@ type Config struct {
 	Most       step.Resources // that any step gets on this host; zero = no limit
 	MostTime   time.Duration  // likewise
 	MostNet    step.Network   // likewise; "" = no limit
-	LayerBytes int64          // of files in one layer of a workspace; 0 = workspaces are not saved
-	Boot       string         // the kernel's id of the host's last start
+	Default    step.Resources // what a step gets here of disk and block io that nobody said anything about; zero = no limit
+	Disk       *diskwatch.Watch
+	LayerBytes int64  // of files in one layer of a workspace; 0 = workspaces are not saved
+	Boot       string // the kernel's id of the host's last start
 	Points     failpoint.Points
 }
 
@@ -97,6 +100,7 @@ type Worker struct {
 	slots      chan struct{} // one token per running sandbox
 	unanswered bool          // the claim with the ledger's id may have taken leases that are not in it; claim's alone
 	sweeping   sync.Mutex    // one sweep at a time
+	unbounded  sync.Once     // it is said that the default of block io does not hold
 
 	mu         sync.Mutex
 	registered wire.WorkerRegistered
@@ -124,6 +128,7 @@ func New(cfg Config) *Worker {
 // once; new ones are claimed as soon as the API answers.
 func (w *Worker) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.cfg.Disk.Run(ctx) })
 	// What runs already needs no word from the API to go on.
 	if err := w.resume(ctx, group); err != nil {
 		return err

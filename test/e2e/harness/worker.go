@@ -23,9 +23,10 @@ type Worker struct {
 	log    *buffer
 }
 
-// AddWorker starts a second nofxd, with data, cgroups and uids of its own. It
-// is stopped and purged when the test ends.
-func (s *System) AddWorker(name string) *Worker {
+// AddWorker starts a second nofxd, with data, cgroups and uids of its own, and
+// what else of its configuration change sets. It is stopped and purged when the
+// test ends.
+func (s *System) AddWorker(name string, change ...func(cfg map[string]any)) *Worker {
 	s.t.Helper()
 	raw, err := os.ReadFile(filepath.Join(s.Dir, "nofxd.yaml"))
 	if err != nil {
@@ -42,6 +43,9 @@ func (s *System) AddWorker(name string) *Worker {
 	// The upper half of a range that nobody else's installation has.
 	cfg["uid_base"] = cfg["uid_base"].(int) + cfg["uid_count"].(int)/2
 	cfg["uid_count"] = cfg["uid_count"].(int) / 2
+	for _, f := range change {
+		f(cfg)
+	}
 	if raw, err = yaml.Marshal(cfg); err != nil {
 		s.t.Fatal(err)
 	}

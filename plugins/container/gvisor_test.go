@@ -31,8 +31,8 @@ func TestGVisorsKernel(t *testing.T) {
 		if desc, err := tc.d.Describe(t.Context()); err != nil || desc.Capabilities.Has(driver.CapNetOpen) != (tc.d == both) {
 			t.Errorf("%s: %v, %v", what, desc.Capabilities, err)
 		}
-		h, _ := newBox(t, tc.d, func(s *driver.Spec) { s.Isolation = tc.level })
-		r := run(t, tc.d, h, "cat /proc/version")
+		h, _ := newBox(t, tc.d, func(s *driver.Spec) { s.Isolation, s.Resources.IOMBs = tc.level, 500 }) // as the daemon's default
+		r := run(t, tc.d, h, "head -c 1000000 /dev/zero >/workspace/f && cat /proc/version")
 		if got := strings.Contains(r.out, "gvisor"); got != tc.gvisor || r.out == "" {
 			t.Errorf("%s: %+v", what, r)
 		}

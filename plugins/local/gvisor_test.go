@@ -21,8 +21,8 @@ func TestGVisorsKernel(t *testing.T) {
 	t.Parallel()
 	d := newDriver(t, withGVisor)
 	for level, gvisor := range map[string]bool{driver.IsolationGVisor: true, driver.IsolationNamespace: false, "": false} {
-		b := newBox(t, d, func(s *driver.Spec) { s.Isolation = level })
-		r := b.sh(t, "cat /proc/version")
+		b := newBox(t, d, func(s *driver.Spec) { s.Isolation, s.Resources.IOMBs = level, 500 }) // as the daemon's default
+		r := b.sh(t, "head -c 1000000 /dev/zero >/workspace/f && cat /proc/version")
 		if got := strings.Contains(r.out, "gvisor"); got != gvisor || r.out == "" {
 			t.Errorf("isolation %q: %+v", level, r)
 		}

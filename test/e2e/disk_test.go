@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -68,5 +69,22 @@ func TestDiskDefault(t *testing.T) {
 	}
 	if v := s.Step(s.Wait(neighbour), "neighbour").Verdict; v == nil || v.Cause != step.CauseCancelled || v.Usage.DiskBytes < 5_000_000 {
 		t.Errorf("the neighbour: %+v", v)
+	}
+}
+
+// A step whose own files do not fit into what those before it left says so.
+func TestDiskFilledBefore(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	first := harness.Bash("first", "head -c 40000000 /dev/zero >big; true")
+	first.Resources = &step.Resources{DiskMB: 16}
+	inputs := fmt.Appendf(nil, `{"code": "print(1)", "files": [{"path": "f", "content": %q}]}`, strings.Repeat("x", 500_000))
+	id := s.Submit(first, wire.PlanStep{Name: "second", Tool: "python", Inputs: inputs, DependsOn: []string{"first"}})
+	d := s.Wait(id)
+	if v := s.Step(d, "first").Verdict; v == nil || !v.Success() || v.Usage.DiskBytes < 14<<20 {
+		t.Errorf("that it was full does not make a success a failure: %+v", v)
+	}
+	if v := s.Step(d, "second").Verdict; v == nil || v.Cause != step.CauseDisk || !strings.Contains(v.Message, "the workspace is full, with 16 MiB in all: files: ") || v.Usage.DiskBytes < 14<<20 {
+		t.Errorf("%+v", v)
 	}
 }

@@ -167,7 +167,7 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		return false
 	default:
 		a.log.Warn("the driver could not do it", "driver", a.lease.Driver, "err", err)
-		record.Verdict = a.verdictOf(err)
+		record.Verdict = a.verdictOf(ctx, err)
 		a.end(record)
 	}
 	return true
@@ -177,9 +177,9 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 var errFenced = errors.New("the API has closed the attempt")
 
 // verdictOf turns an error on the way into what the attempt ended by.
-func (a *attempt) verdictOf(err error) step.Verdict {
+func (a *attempt) verdictOf(ctx context.Context, err error) step.Verdict {
 	if why := a.overDisk(); why != "" {
-		return failure(step.CauseDisk, why)
+		return a.diskVerdict(ctx, why)
 	}
 	if order := a.cancelled(); order != nil {
 		return failure(step.CauseCancelled, order.Reason)

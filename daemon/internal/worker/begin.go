@@ -26,7 +26,7 @@ func (a *attempt) prepare(ctx context.Context, d driver.Driver, h driver.Handle,
 			return err
 		}
 		if err := d.CopyIn(ctx, h, workDir, archive); err != nil {
-			return fmt.Errorf("files: %w", err)
+			return a.noRoom(fmt.Errorf("files: %w", err))
 		}
 	}
 	if !a.journal.Position().Started {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/nofx-run/nofx/daemon/internal/diskwatch"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -60,6 +61,31 @@ func (a *attempt) overDisk() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.entry.Disk
+}
+
+// noRoom says what is full when the step's own files do not fit: the workspace that
+// has a size of its own, which is the step's doing or that of those before it, or
+// else the worker's disk.
+func (a *attempt) noRoom(err error) error {
+	switch {
+	case a.stay == nil || !step.Is(err, step.KindTooLarge):
+		return err
+	case a.lease.Resources.DiskMB == 0:
+		return step.Errorf(step.KindTooLarge, "the worker's disk is full: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.entry.Disk = fmt.Sprintf("the workspace is full, with %d MiB in all: %v", a.lease.Resources.DiskMB, err)
+	return err
+}
+
+// diskVerdict is that of a step that never ran, by what its workspace holds.
+func (a *attempt) diskVerdict(ctx context.Context, why string) step.Verdict {
+	v := failure(step.CauseDisk, why)
+	if a.stay != nil {
+		v.Usage.DiskBytes = a.stay.Last(ctx).Bytes
+	}
+	return v
 }
 
 // measure adds the most that the workspace has held to a verdict, and names that

@@ -56,9 +56,7 @@ func (a *attempt) execute(ctx context.Context) (wire.VerdictRecord, error) {
 		over, leave := a.enter(ctx)
 		defer leave()
 		if over != nil && !a.journal.Position().Started {
-			v := failure(step.CauseDisk, over.String())
-			v.Usage.DiskBytes = over.Bytes
-			return wire.VerdictRecord{Verdict: v}, nil
+			return wire.VerdictRecord{Verdict: a.diskVerdict(ctx, over.String())}, nil
 		}
 	}
 	out := newOutput(a)

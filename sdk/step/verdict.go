@@ -94,7 +94,7 @@ type Usage struct {
 	PidsPeak        int64 `json:"pids_peak"`
 	IOReadBytes     int64 `json:"io_read_bytes"`
 	IOWriteBytes    int64 `json:"io_write_bytes"`
-	DiskBytes       int64 `json:"disk_bytes"`   // of a workspace with a cap, at the end
+	DiskBytes       int64 `json:"disk_bytes"`   // the most that the workspace was seen to hold
 	NetRxBytes      int64 `json:"net_rx_bytes"` // of payload, from outside
 	NetTxBytes      int64 `json:"net_tx_bytes"`
 	OutputBytes     int64 `json:"output_bytes"` // written by the step, before truncation

@@ -2,6 +2,7 @@ package diskwatch
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -39,5 +40,18 @@ func BenchmarkSize(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkStay is what the watch adds to a short step in a small workspace.
+func BenchmarkStay(b *testing.B) {
+	dir := b.TempDir()
+	w := New(Host(dir), slog.New(slog.DiscardHandler))
+	for b.Loop() {
+		s, over := w.Enter(b.Context(), Visit{Dir: dir, Limit: 1 << 30})
+		if over != nil || s.Last(b.Context()).Bytes == 0 {
+			b.Fatal(over)
+		}
+		s.Leave()
 	}
 }

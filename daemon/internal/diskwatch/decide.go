@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"sync"
 	"time"
 )
@@ -27,7 +28,8 @@ func (o Over) String() string {
 	return fmt.Sprintf("the workspace holds %d files, more than the %d that a step without disk_mb has here", o.Files, o.MostFiles)
 }
 
-func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+// mib rounds up: what is above a bound does not look like it.
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", math.Ceil(float64(n)*10/(1<<20))/10) }
 
 // over tells whether the folder is above its bound, as far as was seen.
 func (f *folder) over() *Over {

@@ -177,6 +177,7 @@ func (s *sweep) workspaces() {
 			continue
 		}
 		s.item(wire.SweepItem{Kind: "workspace", Name: id, Reason: "no run and no attempt of the ledger has it"}, func() error {
+			s.w.cfg.Disk.Forget(s.w.cfg.Workspaces.Path(id))
 			return s.w.cfg.Workspaces.Remove(id)
 		})
 	}

@@ -74,10 +74,11 @@ func TestSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(filepath.Join(dir, "a", "b"), 0); err != nil {
+		if err := unix.Unmount(filepath.Join(dir, "a", "b"), unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
+	fill(t, filepath.Join(dir, "a", "b", "other"), 3*mb)
 	if s := size(t, dir, 0); !above(s.Bytes, 3*mb) {
 		t.Errorf("another file system below it: %+v", s)
 	}

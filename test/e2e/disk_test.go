@@ -20,6 +20,7 @@ func TestDiskDefault(t *testing.T) {
 	})
 	there := func(name, script string, mode step.WorkspaceMode) wire.PlanStep {
 		st := harness.Bash(name, script)
+		st.Inputs = fmt.Appendf(nil, `{"command": %q, "timeout": 600000}`, script) // longer than all of this may take
 		st.Region, st.Workspace = "small", mode
 		return st
 	}

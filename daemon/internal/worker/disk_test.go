@@ -4,7 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,31 +134,31 @@ func TestDiskAfterRestart(t *testing.T) {
 // failed by, though it has room again; and nothing that a step succeeded by.
 func TestVolumeWasFull(t *testing.T) {
 	t.Parallel()
-	var mu sync.Mutex
-	looks := map[bool]int{} // at a volume that is full, and at one that is not
-	full := true
+	var full atomic.Bool
+	looked := make(chan bool, 1) // at a volume that is full, or at one that is not
 	d := &volumeDisk{volume: func() diskwatch.Volume {
-		mu.Lock()
-		defer mu.Unlock()
-		looks[full]++
-		return diskwatch.Volume{Used: map[bool]int64{true: 16 << 20, false: 1 << 20}[full], Full: full}
+		is := full.Load()
+		select {
+		case looked <- is:
+		default:
+		}
+		return diskwatch.Volume{Used: map[bool]int64{true: 16 << 20, false: 1 << 20}[is], Full: is}
 	}}
 	r := newRig(t, func(r *rig) {
 		d.Host, r.disk = diskwatch.Host(r.dir), d
 		r.plugins.works = func(string, string) error {
 			for _, is := range []bool{true, false} {
-				mu.Lock()
-				full, looks = is, map[bool]int{}
-				mu.Unlock()
-				deadline := time.Now().Add(20 * time.Second)
+				full.Store(is)
 				for seen := 0; seen < 2; {
-					if time.Now().After(deadline) {
+					select {
+					case at := <-looked:
+						if at == is {
+							seen++
+						}
+					case <-time.After(20 * time.Second):
 						t.Error("nobody looks")
 						return nil
 					}
-					mu.Lock()
-					seen = looks[is]
-					mu.Unlock()
 				}
 			}
 			return nil

@@ -180,6 +180,14 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, about driver.Desc
 		}
 	}
 	h, err := d.Create(ctx, spec)
+	if err != nil && spec.Resources.IOMBs > 0 && a.lease.Resources.IOMBs == 0 && !step.Is(err, step.KindUnavailable) && ctx.Err() == nil {
+		// Nobody asked for a bound that it may not be able to hold.
+		spec.Resources.IOMBs = 0
+		first := err
+		if h, err = d.Create(ctx, spec); err == nil {
+			a.log.Warn("the driver does not hold the default of io_mb_s; defaults.io_mb_s: 0 spares it the try", "driver", a.lease.Driver, "err", first)
+		}
+	}
 	if err != nil {
 		return err
 	}

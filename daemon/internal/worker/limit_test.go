@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,4 +48,51 @@ func TestLimit(t *testing.T) {
 	if err := (&Worker{}).tooMuch(wire.Lease{Resources: step.Resources{CPU: 1000}, Network: step.NetworkOpen}); err != nil {
 		t.Error(err)
 	}
+}
+
+// The default of block io is the driver's to hold, and when it cannot, the step
+// goes on without; one that asked for it does not.
+func TestDefaultIO(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var tried []int64
+	most := int64(1000)
+	r := newRig(t, func(r *rig) {
+		r.usual = step.Resources{IOMBs: 500}
+		r.plugins.works = func(string, string) error { return nil }
+		r.plugins.takes = func(got step.Resources) error {
+			mu.Lock()
+			defer mu.Unlock()
+			tried = append(tried, got.IOMBs)
+			if got.IOMBs > most {
+				return step.Errorf(step.KindInternal, "no such device")
+			}
+			return nil
+		}
+	})
+	for _, c := range []struct {
+		id          string
+		asked, most int64
+		cause       step.Cause
+		tried       []int64
+	}{
+		{"a", 0, 1000, step.CauseExit, []int64{500}},
+		{"b", 0, 0, step.CauseExit, []int64{500, 0}},
+		{"c", 700, 1000, step.CauseExit, []int64{700}},
+		{"d", 700, 0, step.CauseDriverError, []int64{700}},
+	} {
+		mu.Lock()
+		tried, most = nil, c.most
+		mu.Unlock()
+		l := lease(c.id, "true")
+		l.Resources.IOMBs = c.asked
+		r.api.submit(l)
+		v := r.api.verdict(c.id).verdict.Verdict
+		mu.Lock()
+		if v.Cause != c.cause || !slices.Equal(tried, c.tried) {
+			t.Errorf("%s: %s, with %v: %+v", c.id, v, tried, v)
+		}
+		mu.Unlock()
+	}
+	r.left()
 }

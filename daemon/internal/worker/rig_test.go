@@ -36,6 +36,7 @@ type plugins struct {
 
 	copyOut func(io.Writer) error      // instead of the driver's own
 	works   func(id, dir string) error // what commands do in their workspaces; not nil: the sandboxes are on this host
+	takes   func(step.Resources) error // refuses sandboxes
 	open    bool                       // steps may ask for a network, which is none
 
 	mu   sync.Mutex
@@ -111,6 +112,11 @@ func (p *plugins) Describe(ctx context.Context) (driver.Description, error) {
 }
 
 func (p *plugins) Create(ctx context.Context, spec driver.Spec) (driver.Handle, error) {
+	if p.takes != nil {
+		if err := p.takes(spec.Resources); err != nil {
+			return driver.Handle{}, err
+		}
+	}
 	if spec.Host != nil {
 		p.mu.Lock()
 		if p.dirs == nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // able is what a driver says that can do all that a plain step needs.
-var able = []string{"cap.cpu", "cap.memory", "cap.pids", "cap.walltime", "cap.output", "net.none", "host", "files"}
+var able = []string{"cap.cpu", "cap.memory", "cap.pids", "cap.walltime", "cap.output", "net.none", "host", "files", "lease"}
 
 func offering(name string, capabilities ...string) wire.DriverInfo {
 	return wire.DriverInfo{Name: name, Version: "1", Healthy: true, Capabilities: capabilities}

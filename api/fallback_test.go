@@ -192,7 +192,7 @@ func TestFallbackFromUnhealthy(t *testing.T) {
 func TestDriverListsAreChecked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.worker("host", append(two(), offering("lesser", "cap.walltime", "net.none", "host"), offering("far", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "host" })...))...)
+	r.worker("host", append(two(), offering("lesser", "cap.walltime", "net.none", "host", "lease"), offering("far", slices.DeleteFunc(slices.Clone(able), func(c string) bool { return c == "host" })...))...)
 	for fields, want := range map[string]string{
 		`"drivers":["first","second"]`: "",
 		`"drivers":["first"]`:          "",

@@ -30,6 +30,7 @@ func Needs(l wire.Lease, shares bool) []driver.Capability {
 		{l.Command.Isolation != "", driver.Capability("isolation." + l.Command.Isolation)},
 		{len(l.Command.Files) > 0 || len(l.Artifacts) > 0, driver.CapFiles},
 		{shares, driver.CapHost},
+		{true, driver.CapLease}, // the daemon bounds every sandbox by its lease: what nobody hears of any more must end
 	} {
 		if need.asked {
 			out = append(out, need.what)

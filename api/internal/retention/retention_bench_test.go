@@ -256,7 +256,7 @@ type host struct {
 func (s *stand) worker(name string) *host {
 	w := &host{s: s, incarnation: name + "-1", who: auth.Principal{KeyID: "key-acme", TenantID: "acme", Role: auth.Worker}}
 	reg, err := s.queue.Register(s.b.Context(), w.who, wire.RegisterWorker{Name: name, Incarnation: w.incarnation, Version: "t", Slots: 100, Region: "r",
-		Drivers: []wire.DriverInfo{{Name: "local", Version: "1", Healthy: true, Capabilities: []string{"cap.cpu", "cap.memory", "cap.pids", "cap.walltime", "cap.output", "net.none", "host", "files"}}}})
+		Drivers: []wire.DriverInfo{{Name: "local", Version: "1", Healthy: true, Capabilities: []string{"cap.cpu", "cap.memory", "cap.pids", "cap.walltime", "cap.output", "net.none", "host", "files", "lease"}}}})
 	if err != nil {
 		s.b.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 // Package control is how an operator on the host speaks to the running daemon:
 // HTTP on a socket that only root can open.
 //
+//	GET  /alive   204 at once
 //	GET  /sweep   what a sweep would remove
 //	POST /sweep   sweep now
 package control
@@ -60,6 +61,7 @@ func (s *Server) routes() http.Handler {
 			_ = json.NewEncoder(w).Encode(s.Sweep(r.Context(), dry)) // who asked may be gone
 		}
 	}
+	mux.HandleFunc("GET /alive", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /sweep", answer(true))
 	mux.HandleFunc("POST /sweep", answer(false))
 	return mux

@@ -93,6 +93,10 @@ func TestRebinding(t *testing.T) {
 	if reached.Load() != 0 {
 		t.Error("the private address was reached")
 	}
+	// What is told of the name says nothing of the host's network.
+	if u := b.use(); u.Refusal != "the name "+publicName+" leads to an address that is not on the Internet, and no policy of the tenant names it" {
+		t.Errorf("use %+v", u)
+	}
 }
 
 func TestRebindingToException(t *testing.T) {
@@ -107,6 +111,9 @@ func TestRebindingToException(t *testing.T) {
 	}
 	if got, err := b.greeting(testnet.Private + ":5432"); !errors.Is(err, unix.ECONNREFUSED) || reached.Load() != 0 {
 		t.Errorf("%q, %v; want it refused", got, err)
+	}
+	if u := b.use(); u.Refusal != "the name "+publicName+" leads to a private address, which the step's list does not name" {
+		t.Errorf("use %+v", u)
 	}
 	for _, p := range []egress.Policy{
 		{Allow: []string{publicName + ":5432", testnet.Private + ":5432"}, Private: private}, {Open: true, Private: private},

@@ -73,6 +73,15 @@ func (p *policy) told(a netip.Addr) bool {
 	return ok && (!exception || p.open || slices.ContainsFunc(p.allow, func(r step.Rule) bool { return r.HasAddr(a) }))
 }
 
+// untold says why the sandbox is not told an address. Which one it is would tell
+// of the host's network.
+func (p *policy) untold(a netip.Addr) string {
+	if ok, _ := p.callable(a, 0); ok {
+		return "a private address, which the step's list does not name"
+	}
+	return "an address that is not on the Internet, and no policy of the tenant names it"
+}
+
 // mine reports whether an address is this host's own, or may be: it is one of
 // an interface's, or the host's routes keep it here.
 func (p *policy) mine(a netip.Addr) bool {

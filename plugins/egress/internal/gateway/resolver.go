@@ -132,7 +132,7 @@ func (r *resolver) addresses(ctx context.Context, name, network string) ([]dnsme
 			break
 		}
 		if !r.policy.told(a) {
-			r.count.Refuse("the name " + name + " has the address " + a.String() + ", which is not on the Internet")
+			r.count.Refuse("the name " + name + " leads to " + r.policy.untold(a))
 			continue
 		}
 		good = append(good, a)

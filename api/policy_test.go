@@ -34,10 +34,20 @@ func TestTenantPolicy(t *testing.T) {
 	}
 	limits(wire.TenantCeiling{Resources: step.Resources{CPU: 2, Pids: 16}, TimeoutMS: 1000}, false)
 	status, raw := post("acme")
-	for _, want := range []string{"steps[0].resources.cpu", "asks for 8, more than the 2", "steps[0].resources.pids", "steps[0].timeout"} {
+	for _, want := range []string{"steps[0].resources.cpu", "asks for 8, more than the 2"} {
 		if status != http.StatusForbidden || !strings.Contains(raw, want) {
 			t.Errorf("above the ceiling: %d %s, want %s", status, raw, want)
 		}
+	}
+	if strings.Contains(raw, "pids") || strings.Contains(raw, "timeout") {
+		t.Errorf("what is its tool's default counts as its own request: %s", raw)
+	}
+	plain := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	if s := r.run(plain.ID).Steps[0]; s.Resources.CPU != 1 || s.Resources.Pids != 16 || s.TimeoutMS != 1000 {
+		t.Errorf("the tool's defaults, lowered: %+v", s)
+	}
+	if l := w.one(); l.Resources.CPU != 1 || l.Resources.Pids != 16 || l.TimeoutMS != 1000 {
+		t.Errorf("the tool's defaults, lowered: %+v", l)
 	}
 	if status, raw := post("other"); status != http.StatusCreated {
 		t.Errorf("another tenant: %d %s", status, raw)

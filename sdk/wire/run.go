@@ -50,6 +50,8 @@ type StepDetail struct {
 	Fallback       string          `json:"fallback,omitempty"`    // why it is not on the first of them
 	Region         string          `json:"region,omitempty"`      // where its newest attempt was, or where it is placed; "" = anywhere
 	Regions        []string        `json:"regions,omitempty"`     // where it may be, in order; none = anywhere
+	Resources      step.Resources  `json:"resources"`             // that hold for it: asked for, or by default, within its tenant's ceilings
+	TimeoutMS      int64           `json:"timeout"`               // likewise, in milliseconds
 	DependsOn      []string        `json:"depends_on"`
 	Inputs         json.RawMessage `json:"inputs"`
 	Outputs        json.RawMessage `json:"outputs,omitempty"`

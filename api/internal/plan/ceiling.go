@@ -16,8 +16,9 @@ type Ceiling struct {
 	Clip      bool // a step that asks for more gets that, in place of a refusal
 }
 
-// Apply bounds steps that leave a cap open, and refuses those that ask for
-// more, or clips them: forbidden, with every place and both numbers.
+// Apply bounds what steps leave open or have by their tool's default, and refuses
+// those that ask for more, or clips them: forbidden, with every place and both
+// numbers.
 func (ce Ceiling) Apply(steps []Step) error {
 	f := &faults{}
 	for i := range steps {
@@ -27,14 +28,14 @@ func (ce Ceiling) Apply(steps []Step) error {
 			f.add(at+".network", string(s.Network), "is more than the tenant's policy allows, which is %s", ce.Network)
 		}
 		ce.isolate(f, at, s)
-		r, most := &s.Resources, ce.Resources
-		bound(ce, f, at+".resources.cpu", &r.CPU, most.CPU)
-		bound(ce, f, at+".resources.memory_mb", &r.MemoryMB, most.MemoryMB)
-		bound(ce, f, at+".resources.pids", &r.Pids, most.Pids)
-		bound(ce, f, at+".resources.disk_mb", &r.DiskMB, most.DiskMB)
-		bound(ce, f, at+".resources.io_mb_s", &r.IOMBs, most.IOMBs)
-		bound(ce, f, at+".resources.output_kb", &r.OutputKB, most.OutputKB)
-		bound(ce, f, at+".timeout", &s.TimeoutMS, ce.TimeoutMS)
+		r, own, most := &s.Resources, s.asked, ce.Resources
+		bound(ce, f, at+".resources.cpu", &r.CPU, own.CPU, most.CPU)
+		bound(ce, f, at+".resources.memory_mb", &r.MemoryMB, own.MemoryMB, most.MemoryMB)
+		bound(ce, f, at+".resources.pids", &r.Pids, own.Pids, most.Pids)
+		bound(ce, f, at+".resources.disk_mb", &r.DiskMB, own.DiskMB, most.DiskMB)
+		bound(ce, f, at+".resources.io_mb_s", &r.IOMBs, own.IOMBs, most.IOMBs)
+		bound(ce, f, at+".resources.output_kb", &r.OutputKB, own.OutputKB, most.OutputKB)
+		bound(ce, f, at+".timeout", &s.TimeoutMS, own.timeoutMS, ce.TimeoutMS)
 	}
 	if len(f.list) == 0 {
 		return nil
@@ -58,12 +59,12 @@ func (ce Ceiling) isolate(f *faults, at string, s *Step) {
 }
 
 // bound keeps one cap below its ceiling.
-func bound[N int64 | float64](ce Ceiling, f *faults, at string, asked *N, most N) {
+func bound[N int64 | float64](ce Ceiling, f *faults, at string, has *N, asked, most N) {
 	switch {
-	case most <= 0 || *asked > 0 && *asked <= most:
-	case *asked <= 0 || ce.Clip:
-		*asked = most
+	case most <= 0 || *has > 0 && *has <= most:
+	case asked <= 0 || ce.Clip:
+		*has = most
 	default:
-		f.add(at, *asked, "asks for %v, more than the %v that the tenant's policy allows", *asked, most)
+		f.add(at, asked, "asks for %v, more than the %v that the tenant's policy allows", asked, most)
 	}
 }

@@ -5,6 +5,7 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -58,6 +59,7 @@ type Step struct {
 	Reads        string // how the outputs are read, see package handler
 	Shown        string // the command, for people
 	Resources    step.Resources
+	asked        asked
 	OnOutput     step.OutputMode
 	Network      step.Network
 	NetworkAllow []string // rules, with network allow
@@ -73,6 +75,13 @@ type Step struct {
 	Spec         wire.PlanStep    // as submitted, without its inputs
 	Denied       string           // why policy refuses it; "" = allowed
 	named        named            // regions, as submitted
+}
+
+// asked is what the step itself asks for, by numbers or by the name of a profile.
+// The rest is by default: nobody's wish.
+type asked struct {
+	step.Resources
+	timeoutMS int64
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
@@ -222,8 +231,8 @@ func (c compiler) one(ctx context.Context, at string, in wire.PlanStep) (Step, [
 		c.add(at+"."+b.Location, b.Value, "%s", b.Message)
 	}
 	out.Command, out.Shown = rendered.Command, strings.ReplaceAll(rendered.Shown, "\x00", "")
-	out.Resources = c.resources(at, in.Resources).Merge(c.size(at, in.Profile)).Merge(info.Resources)
-	out.TimeoutMS = c.timeout(at, in.TimeoutMS, rendered.TimeoutMS, info.TimeoutMS)
+	out.asked = asked{c.resources(at, in.Resources).Merge(c.size(at, in.Profile)), c.timeout(at, in.TimeoutMS, rendered.TimeoutMS)}
+	out.Resources, out.TimeoutMS = out.asked.Merge(info.Resources), cmp.Or(out.asked.timeoutMS, info.TimeoutMS)
 	if out.Workspace == "" {
 		out.Workspace = own.workspace
 	}
@@ -283,7 +292,8 @@ func (c compiler) resources(at string, r *step.Resources) step.Resources {
 	return *r
 }
 
-func (c compiler) timeout(at string, own, inputs, def int64) int64 {
+// timeout is what the step asks for, 0 = nothing.
+func (c compiler) timeout(at string, own, inputs int64) int64 {
 	for _, t := range []struct {
 		where string
 		ms    int64
@@ -295,7 +305,7 @@ func (c compiler) timeout(at string, own, inputs, def int64) int64 {
 			return t.ms
 		}
 	}
-	return def
+	return 0
 }
 
 func (c compiler) modes(at string, in wire.PlanStep, out *Step) {

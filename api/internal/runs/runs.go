@@ -182,7 +182,10 @@ func (r *Reader) explain(ctx context.Context, steps []wire.StepDetail, wants []f
 func detail(s pgdb.ListStepsRow) (wire.StepDetail, error) {
 	d := wire.StepDetail{ID: s.ID, Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.Status(s.Status), Generation: int(s.Generation),
 		Attempt: int(s.Attempt), DependsOn: s.DependsOn, Inputs: s.Inputs, Outputs: s.Outputs, IdempotencyKey: s.IdempotencyKey,
-		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt), Priority: -int(s.Rank)}
+		CreatedAt: s.CreatedAt.UTC(), StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt), Priority: -int(s.Rank), TimeoutMS: s.TimeoutMs}
+	if err := json.Unmarshal(s.Resources, &d.Resources); err != nil {
+		return d, step.Errorf(step.KindInternal, "resources of step %s: %w", s.ID, err)
+	}
 	if len(s.Drivers) > 1 {
 		d.Drivers, d.Fallback = s.Drivers, s.Moved
 	}

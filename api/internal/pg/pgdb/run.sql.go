@@ -552,7 +552,7 @@ func (q *Queries) ListRuns(ctx context.Context, arg ListRunsParams) ([]ListRunsR
 
 const listSteps = `-- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
-       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, t.residency,
+       s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, s.resources, s.timeout_ms, t.residency,
        h.state AS breaker, h.reason AS breaker_reason, h.ready_at, s.shares,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at,
@@ -592,6 +592,8 @@ type ListStepsRow struct {
 	Rank            int16
 	Region          string
 	Regions         []string
+	Resources       []byte
+	TimeoutMs       int64
 	Residency       []string
 	Breaker         *string
 	BreakerReason   *string
@@ -636,6 +638,8 @@ func (q *Queries) ListSteps(ctx context.Context, tenantID string, runID string) 
 			&i.Rank,
 			&i.Region,
 			&i.Regions,
+			&i.Resources,
+			&i.TimeoutMs,
 			&i.Residency,
 			&i.Breaker,
 			&i.BreakerReason,

@@ -18,12 +18,20 @@ const (
 
 // Amend implements supervised.Engine: when the kernel kills PID 1 for want of
 // memory, its group may be gone before the supervisor has read why.
-func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
+func (d *Driver) Amend(ctx context.Context, id, dir string, x *driver.Exit) {
 	s, err := d.configured()
 	if err != nil {
 		return
 	}
-	st, err := d.ended(ctx, s, id)
+	by, err := makerOf(dir)
+	if err != nil {
+		return
+	}
+	var st seen
+	err = madeBy(ctx, s, by, func(e *engine, _ string) (err error) {
+		st, err = d.ended(ctx, e, id)
+		return err
+	})
 	said := d.heard.of(id)
 	if !said.died && err == nil && !st.running {
 		said.died, said.exit = true, strconv.Itoa(st.exit)
@@ -42,8 +50,8 @@ func (d *Driver) Amend(ctx context.Context, id string, x *driver.Exit) {
 // ended waits until the engine knows how a container ended whose end the
 // supervisor has seen: it hears of that later, and of the want of memory on
 // another way. It waits once for each container.
-func (d *Driver) ended(ctx context.Context, s *setup, id string) (seen, error) {
-	st, err := s.engine.inspect(ctx, name(id))
+func (d *Driver) ended(ctx context.Context, e *engine, id string) (seen, error) {
+	st, err := e.inspect(ctx, name(id))
 	if d.heard.of(id).asked {
 		return st, err
 	}
@@ -65,10 +73,10 @@ func (d *Driver) ended(ctx context.Context, s *setup, id string) (seen, error) {
 			return st, err
 		}
 		var again seen
-		if again, err = s.engine.inspect(ctx, name(id)); err == nil {
+		if again, err = e.inspect(ctx, name(id)); err == nil {
 			st = again
 		}
 	}
-	d.heard.note(id, func(e *ended) { e.asked = true })
+	d.heard.note(id, func(x *ended) { x.asked = true })
 	return st, err
 }

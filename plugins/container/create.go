@@ -81,6 +81,9 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err := limitIO(h, b); err != nil {
 		return nil, err
 	}
+	if err := (maker{s.config.Host, s.id(), systemd}).write(b.Dir); err != nil {
+		return nil, err
+	}
 	d.parents.RLock() // nobody removes a group between the runtime's making it and using it
 	id, err := s.engine.create(ctx, name(b.Spec.ID), c, h)
 	if err == nil {

@@ -61,6 +61,8 @@ type setup struct {
 	checked bool
 	systemd bool
 
+	engineID atomic.Value // string, once it was asked
+
 	tried atomic.Bool        // whether gVisor works here is known
 	stop  context.CancelFunc // of what is done beside the calls; nil before it begins
 	side  sync.WaitGroup
@@ -219,8 +221,15 @@ func (s *setup) ready(ctx context.Context) (systemd bool, err error) {
 	if err := s.suits(i); err != nil {
 		return false, err
 	}
+	s.engineID.Store(i.id)
 	s.systemd, s.checked = i.systemd, true
 	return s.systemd, nil
+}
+
+// id is which engine it is, by its own word; "" while it was not asked.
+func (s *setup) id() string {
+	id, _ := s.engineID.Load().(string)
+	return id
 }
 
 // suits refuses an engine that this driver cannot work with.
@@ -282,11 +291,17 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	systemd, err := s.ready(ctx)
+	by, err := makerOf(dir)
 	if err != nil {
 		return err
 	}
-	gone, err := s.engine.remove(ctx, name(id))
+	systemd := by != nil && by.Systemd
+	if by == nil {
+		if systemd, err = s.ready(ctx); err != nil {
+			return err
+		}
+	}
+	gone, err := d.removeMade(ctx, s, by, id)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,7 @@ type engine struct{ api *client.Client }
 
 // info is what an engine says of itself.
 type info struct {
+	id       string // what it is known by, at each of its addresses
 	version  string
 	systemd  bool // its control groups are units of systemd's
 	remaps   bool // root in its containers is not the host's
@@ -119,6 +120,11 @@ func (e *engine) info(ctx context.Context) (info, error) {
 		return info{}, wrong("info", err)
 	}
 	i := info{version: r.Info.ServerVersion, systemd: r.Info.CgroupDriver == "systemd", runtimes: map[string]bool{}}
+	// Those of 20.10 have the same name if they are on one host, and no two of a
+	// host have one data folder.
+	if r.Info.ID != "" && r.Info.DockerRootDir != "" {
+		i.id = r.Info.ID + "@" + r.Info.DockerRootDir
+	}
 	for name := range r.Info.Runtimes {
 		i.runtimes[name] = true
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -234,8 +235,12 @@ func TestImageCache(t *testing.T) {
 	if there(old) || !there(used) || !there(testdocker.Image) {
 		t.Errorf("old %v, in use %v, not ours %v", there(old), there(used), there(testdocker.Image))
 	}
-	kept, err := readCache(set.config.StateDir)
-	if err != nil || len(kept) != 1 {
+	path, err := cacheOf(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := readCache(path)
+	if err != nil || len(kept) != 1 || !strings.Contains(filepath.Base(path), ".images-") {
 		data, _ := json.Marshal(kept)
 		t.Errorf("the account: %s, %v", data, err)
 	}

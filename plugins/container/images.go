@@ -2,6 +2,8 @@ package container
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -16,16 +18,35 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// cacheFile is where a state folder remembers the images that were pulled for
-// it; no sandbox's id begins with a dot.
-const cacheFile = ".images.json"
+// cacheFile is where a state folder remembers the images that were pulled for it
+// to an engine: another's may be the same and not ours. No sandbox's id begins with
+// a dot.
+func cacheFile(engine string) string {
+	sum := sha256.Sum256([]byte(engine))
+	return ".images-" + hex.EncodeToString(sum[:8]) + ".json"
+}
+
+// everyCache is the file of versions that knew of one engine only.
+const everyCache = ".images.json"
+
+// cacheOf is the path of a setup's; what an earlier version wrote becomes it.
+func cacheOf(s *setup) (string, error) {
+	path, old := filepath.Join(s.config.StateDir, cacheFile(s.id())), filepath.Join(s.config.StateDir, everyCache)
+	if _, err := os.Lstat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return path, err
+	}
+	if err := os.Rename(old, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return path, nil
+}
 
 // cached are the images that this driver has pulled, by id, and when each was
 // last used.
 type cached map[string]time.Time
 
-func readCache(stateDir string) (cached, error) {
-	data, err := os.ReadFile(filepath.Join(stateDir, cacheFile))
+func readCache(path string) (cached, error) {
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cached{}, nil
 	}
@@ -34,21 +55,20 @@ func readCache(stateDir string) (cached, error) {
 	}
 	c := cached{}
 	if err := json.Unmarshal(data, &c); err != nil {
-		return nil, step.Errorf(step.KindInternal, "%s: %w", cacheFile, err)
+		return nil, step.Errorf(step.KindInternal, "%s: %w", filepath.Base(path), err)
 	}
 	return c, nil
 }
 
-func (c cached) write(stateDir string) error {
+func (c cached) write(path string) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
-	part := filepath.Join(stateDir, cacheFile+".part")
-	if err := os.WriteFile(part, data, 0o600); err != nil {
+	if err := os.WriteFile(path+".part", data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(part, filepath.Join(stateDir, cacheFile))
+	return os.Rename(path+".part", path)
 }
 
 // used notes that an image of ours is in use; pulled makes it ours. Only a
@@ -59,13 +79,17 @@ func (d *Driver) used(s *setup, id string, pulled bool) {
 	}
 	d.images.Lock()
 	defer d.images.Unlock()
-	c, err := readCache(s.config.StateDir)
+	path, err := cacheOf(s)
+	var c cached
+	if err == nil {
+		c, err = readCache(path)
+	}
 	if err == nil {
 		if _, ours := c[id]; !ours && !pulled {
 			return
 		}
 		c[id] = time.Now().UTC()
-		err = c.write(s.config.StateDir)
+		err = c.write(path)
 	}
 	if err != nil {
 		d.log.Warn("the account of pulled images cannot be kept", "err", err)
@@ -81,7 +105,14 @@ func (d *Driver) trimImages(ctx context.Context, s *setup) error {
 	}
 	d.images.Lock()
 	defer d.images.Unlock()
-	ours, err := readCache(s.config.StateDir)
+	if _, err := s.ready(ctx); err != nil {
+		return err
+	}
+	path, err := cacheOf(s)
+	if err != nil {
+		return err
+	}
+	ours, err := readCache(path)
 	if err != nil || len(ours) == 0 {
 		return err
 	}
@@ -115,7 +146,7 @@ func (d *Driver) trimImages(ctx context.Context, s *setup) error {
 			delete(ours, id)
 		}
 	}
-	return ours.write(s.config.StateDir)
+	return ours.write(path)
 }
 
 func (e *engine) imageSizes(ctx context.Context) (map[string]int64, error) {

@@ -30,14 +30,14 @@ type Engine interface {
 	Remove(ctx context.Context, id, dir string) error
 	// Amend may say more about an exec whose supervisor saw it end without
 	// knowing why.
-	Amend(ctx context.Context, id string, x *driver.Exit)
+	Amend(ctx context.Context, id, dir string, x *driver.Exit)
 }
 
 // bare is the engine of a sandbox that has nothing else.
 type bare struct{}
 
-func (bare) Remove(context.Context, string, string) error { return nil }
-func (bare) Amend(context.Context, string, *driver.Exit)  {}
+func (bare) Remove(context.Context, string, string) error        { return nil }
+func (bare) Amend(context.Context, string, string, *driver.Exit) {}
 
 // Boxes are the sandboxes of one driver. New makes it; Use makes it useful.
 type Boxes struct {

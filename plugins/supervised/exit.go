@@ -160,7 +160,7 @@ func (b *Boxes) exitOf(ctx context.Context, dir string, r *supervisor.Record) (*
 		}
 	}
 	if err == nil && r.Why == supervisor.WhyLost {
-		b.engine.Amend(ctx, filepath.Base(dir), x)
+		b.engine.Amend(ctx, filepath.Base(dir), dir, x)
 	}
 	return x, err
 }

@@ -215,6 +215,17 @@ func TestCraftedStderr(t *testing.T) {
 	}
 }
 
+// What a plugin writes to stdout is in the log, as what it writes to stderr is,
+// and does not make it hang, however long the line.
+func TestWordsOnStdout(t *testing.T) {
+	t.Parallel()
+	r := start(t, []string{"loud"})
+	r.echo(t, "loud")
+	for _, text := range []string{"said on stdout", "said on stderr", "said past it"} {
+		r.log.until(t, text)
+	}
+}
+
 func TestFloods(t *testing.T) {
 	t.Parallel()
 	r := start(t, []string{"flood", "longline", "memory"})

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	plugin "github.com/hashicorp/go-plugin"
@@ -116,6 +117,14 @@ type faulty struct {
 
 func (f faulty) Configure(ctx context.Context, config json.RawMessage) error {
 	defer f.configured.Store(true)
+	switch f.fault {
+	case "loud": // through the connection, and past it, with a line that is too long for anybody
+		fmt.Println("said on stdout")
+		fmt.Fprintln(os.Stderr, "said on stderr")
+		if _, err := syscall.Write(1, []byte(strings.Repeat("x", 1<<20)+"\nsaid past it\n")); err != nil {
+			return err
+		}
+	}
 	if f.fault == "stuck" && f.configured.Load() {
 		select {} // takes one configuration and no other, not even that one again
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -50,7 +49,8 @@ type process struct {
 	child  *child.Process
 	traces traces
 	grace  time.Duration
-	logged chan struct{} // closed when its stderr was read to the end
+	logged chan struct{} // closed when what its process wrote was read to the end
+	stdio  stdio
 }
 
 // startProcess starts a plugin, checks and configures it.
@@ -62,6 +62,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		log: cfg.Log.With("driver", name), logged: make(chan struct{}),
 		child: child.New(exe.path),
 	}
+	p.stdio = newStdio(p.log)
 	if exe.elf { // what was hashed; an interpreter would look for the path in vain
 		p.child.File = exe.file
 	}
@@ -76,8 +77,8 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 		GRPCDialOptions:  driverrpc.DialOptions(),
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: cfg.SocketDir},
 		Logger:           hostLogger(p.log),
-		SyncStdout:       io.Discard,
-		SyncStderr:       io.Discard,
+		SyncStdout:       p.stdio.out,
+		SyncStderr:       p.stdio.err,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			p.child.Dir = dir
 			p.child.Env = slices.Concat(child.BaseEnv(), cfg.Env, driverrpc.Offer(cmd.Env, cfg.Protocols...), []string{plugin.EnvUnixSocketDir + "=.", "TMPDIR=" + dir})
@@ -114,11 +115,14 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 }
 
 // begin follows up on a process that has just been made: it is recorded, put
-// in its place, and its stderr is read.
+// in its place, and what it writes is read.
 func (p *process) begin(cfg Config, name string, pid int) error {
 	go func() {
 		defer close(p.logged)
-		pumpStderr(p.child.Errors(), p.log)
+		var both sync.WaitGroup
+		both.Go(func() { pumpWords(p.child.Words(), p.log) })
+		pumpWords(p.child.Errors(), p.log)
+		both.Wait()
 	}()
 	if err := p.traces.write(pid); err != nil {
 		return err
@@ -214,6 +218,7 @@ func (p *process) stop() {
 		<-p.child.Done()
 		<-p.logged
 	}
+	p.stdio.close()
 	p.child.Release()
 	if p.child.Dir != "" {
 		_ = os.RemoveAll(p.child.Dir)

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/nofx-run/nofx/internal/hclogslog"
 )
 
-// How much of a plugin's stderr is taken. Lines beyond it are counted, not
+// How much is taken of what a plugin writes, of each of its streams. Lines beyond it are counted, not
 // logged; bytes beyond it make the plugin wait.
 const (
 	linesPerSecond = 200
@@ -20,15 +19,15 @@ const (
 	bytesPerSecond = 8 << 20
 )
 
-// pumpStderr logs a plugin's stderr until it ends.
-func pumpStderr(r *os.File, log *slog.Logger) {
+// pumpWords logs what a plugin writes until it ends.
+func pumpWords(r io.Reader, log *slog.Logger) {
 	p := &pump{log: log, in: bufio.NewReaderSize(r, hclogslog.MaxLine), tokens: linesBurst, second: time.Now()}
 	for p.next() {
 	}
 	p.report()
 }
 
-// pump is the state of one plugin's stderr.
+// pump is the state of one stream.
 type pump struct {
 	log     *slog.Logger
 	in      *bufio.Reader
@@ -96,7 +95,7 @@ func (p *pump) slow() {
 // report says how much was not logged.
 func (p *pump) report() {
 	if p.dropped > 0 {
-		p.log.Warn("the plugin writes too much to stderr; lines were dropped", "lines", p.dropped)
+		p.log.Warn("the plugin writes too much; lines were dropped", "lines", p.dropped)
 		p.dropped = 0
 	}
 }

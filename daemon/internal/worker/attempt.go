@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -207,11 +208,16 @@ const maxRetryAfter = 24 * time.Hour
 var errLost = errors.New("the sandbox is gone")
 
 func failure(cause step.Cause, message string) step.Verdict {
+	return step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: brief(message)}
+}
+
+// brief makes a message short enough for the API to store.
+func brief(message string) string {
 	const most = 1000 // bytes
 	if len(message) > most {
 		message = message[:most] + "…"
 	}
-	return step.Verdict{Cause: cause, Attested: step.AttestedKernel, Message: message}
+	return strings.ToValidUTF8(message, "")
 }
 
 // end journals the verdict, unless there is one.

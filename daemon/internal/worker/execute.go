@@ -110,8 +110,11 @@ func (a *attempt) left() time.Duration {
 // verdict is an exit as the API knows it: a code goes with the cause exit, a
 // signal with the cause signal, and neither with any other.
 func verdict(e *driver.Exit) step.Verdict {
+	for _, n := range []*int64{&e.OutputBytes, &e.TotalBytes} {
+		*n = known(*n)
+	}
 	v := step.Verdict{
-		Cause: e.Cause, Attested: e.Attested, Message: e.Message, Usage: e.Usage,
+		Cause: e.Cause, Attested: e.Attested, Message: brief(e.Message), Usage: believable(e.Usage),
 		Output: step.Output{StoredBytes: e.OutputBytes, TotalBytes: e.TotalBytes, Truncated: e.Truncated},
 	}
 	switch e.Cause {
@@ -121,6 +124,26 @@ func verdict(e *driver.Exit) step.Verdict {
 		v.Signal = e.Signal
 	}
 	return v
+}
+
+// mostUsed is more than any attempt uses of anything, in bytes and microseconds.
+const mostUsed = 1 << 50
+
+// believable leaves out what a driver cannot have measured: added up with others'
+// it would spoil the account of all.
+func believable(u step.Usage) step.Usage {
+	for _, n := range []*int64{&u.WallMS, &u.CPUUsec, &u.MemoryPeakBytes, &u.PidsPeak, &u.IOReadBytes, &u.IOWriteBytes, &u.OutputBytes, &u.NetRxBytes, &u.NetTxBytes, &u.DiskBytes} {
+		*n = known(*n)
+	}
+	return u
+}
+
+// known is 0 for what nobody can have counted.
+func known(n int64) int64 {
+	if n < 0 || n > mostUsed {
+		return 0
+	}
+	return n
 }
 
 // recheck reads the kernel's own counters once more: the notification of an

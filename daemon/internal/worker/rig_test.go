@@ -45,6 +45,7 @@ type plugins struct {
 	lose int                // calls of Destroy that do not arrive
 	deaf bool               // its execs do not end
 	sick bool               // it says of itself that it is not healthy
+	also []driver.Listed    // it lists, of whoever; not nil: it says that its sandboxes are on this host
 	cut  context.CancelFunc // ends the streams of the process that runs now
 	live context.Context
 }
@@ -180,7 +181,18 @@ func (p *plugins) Destroy(ctx context.Context, h driver.Handle) error {
 func (p *plugins) driverInfo() wire.DriverInfo {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return wire.DriverInfo{Name: "memory", Version: "1", Healthy: !p.sick}
+	info := wire.DriverInfo{Name: "memory", Version: "1", Healthy: !p.sick}
+	if p.also != nil {
+		info.Capabilities = []string{string(driver.CapHost)}
+	}
+	return info
+}
+
+func (p *plugins) List(ctx context.Context, owner string) ([]driver.Listed, error) {
+	all, err := p.Driver.List(ctx, owner)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append(all, p.also...), err
 }
 
 func (p *plugins) Infos() []wire.DriverInfo { return []wire.DriverInfo{p.driverInfo()} }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,6 +129,8 @@ func hasHost(capabilities []string) bool {
 	return false
 }
 
+// list are a driver's sandboxes of this installation. One that tells of others'
+// too is not believed: nobody but their owner destroys them.
 func (w *Worker) list(ctx context.Context, name string) ([]driver.Listed, error) {
 	owner, err := w.installation()
 	if err != nil || owner == "" {
@@ -137,7 +140,15 @@ func (w *Worker) list(ctx context.Context, name string) ([]driver.Listed, error)
 	if err != nil {
 		return nil, err
 	}
-	return d.List(ctx, owner)
+	all, err := d.List(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	ours := slices.DeleteFunc(slices.Clone(all), func(l driver.Listed) bool { return l.Tags.Owner != owner })
+	if n := len(all) - len(ours); n > 0 {
+		w.log.Error("the driver lists sandboxes of other owners, which are left alone", "driver", name, "sandboxes", n)
+	}
+	return ours, nil
 }
 
 func (s *sweep) groups(ctx context.Context) {

@@ -28,8 +28,8 @@ func receive(ctx context.Context, s grpc.ServerStreamingClient[driverpb.ExecEven
 			return fromStatus(ctx, err)
 		}
 		if x := exitFromPB(m.GetExit()); x != nil {
-			if !x.Cause.Valid() || x.Code < -1 || x.Code > 255 {
-				return step.Errorf(step.KindInternal, "the driver reports an impossible end: cause %.40q, code %d", x.Cause, x.Code)
+			if !possible(x) {
+				return step.Errorf(step.KindInternal, "the driver reports an impossible end: cause %.40q, code %d, signal %.40q, attested by %.40q", x.Cause, x.Code, x.Signal, x.Attested)
 			}
 			return sink(driver.ExecEvent{Offset: m.GetOffset(), Exit: x})
 		}
@@ -49,6 +49,16 @@ func receive(ctx context.Context, s grpc.ServerStreamingClient[driverpb.ExecEven
 		}
 	}
 }
+
+// possible reports whether a program can have ended so: a verdict is made of it.
+func possible(x *driver.Exit) bool {
+	signal := x.Cause != step.CauseSignal || x.Signal != "" && len(x.Signal) <= maxSignal && utf8.ValidString(x.Signal)
+	return x.Cause.Valid() && x.Code >= -1 && x.Code <= 255 && signal &&
+		(x.Attested == step.AttestedKernel || x.Attested == step.AttestedVendor || x.Attested == step.AttestedGuest)
+}
+
+// maxSignal bounds a signal's name, in bytes.
+const maxSignal = 64
 
 // CopyIn implements driver.Driver.
 func (c *Client) CopyIn(ctx context.Context, h driver.Handle, dir string, tar io.Reader) error {

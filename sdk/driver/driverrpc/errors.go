@@ -134,10 +134,11 @@ func fromStatus(ctx context.Context, err error) error {
 	return e
 }
 
-// clean bounds a text and makes it fit for a protobuf string.
+// clean bounds a text and makes it fit for a protobuf string, and for what it ends
+// in: a NUL is no text to a database.
 func clean(s string) string {
 	if len(s) > maxErrorText {
 		s = s[:maxErrorText] + "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -75,10 +75,11 @@ func TestOtherErrors(t *testing.T) {
 		{status.Error(codes.NotFound, "x"), step.KindNotFound},
 		{status.Error(codes.DataLoss, "x"), step.KindInternal},
 		{errors.New("bad \xff bytes"), step.KindInternal},
+		{errors.New("no \x00 text"), step.KindInternal},
 		{errors.New(strings.Repeat("x", 1<<20)), step.KindInternal},
 	} {
 		err := fromStatus(t.Context(), toStatus(c.in))
-		if step.KindOf(err) != c.want || len(err.Error()) > maxErrorText+16 {
+		if step.KindOf(err) != c.want || len(err.Error()) > maxErrorText+16 || strings.Contains(err.Error(), "\x00") {
 			t.Errorf("%.40q came as %s, %d bytes", c.in, step.KindOf(err), len(err.Error()))
 		}
 	}

@@ -60,7 +60,9 @@ func exec(t *testing.T, f func(ctx context.Context, sink driver.Sink) error, sin
 
 func ignore(driver.ExecEvent) error { return nil }
 
-func end() driver.ExecEvent { return driver.ExecEvent{Exit: &driver.Exit{Cause: step.CauseExit}} }
+func end() driver.ExecEvent {
+	return driver.ExecEvent{Exit: &driver.Exit{Cause: step.CauseExit, Attested: step.AttestedKernel}}
+}
 
 func TestLargeChunksAreSplit(t *testing.T) {
 	t.Parallel()
@@ -97,9 +99,12 @@ func TestBrokenPromisesAreNoticed(t *testing.T) {
 		"an overlap":       {[]driver.ExecEvent{out(0, "abc"), out(2, "x"), end()}, step.KindInternal},
 		"a wrong start":    {[]driver.ExecEvent{out(1, "abc"), end()}, step.KindInternal},
 		"no stream":        {[]driver.ExecEvent{{Data: []byte("x")}, end()}, step.KindInternal},
-		"an unknown cause": {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: "boredom"}}}, step.KindInternal},
-		"no cause":         {[]driver.ExecEvent{{Exit: &driver.Exit{}}}, step.KindInternal},
-		"a code of 256":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit, Code: 256}}}, step.KindInternal},
+		"an unknown cause": {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: "boredom", Attested: step.AttestedKernel}}}, step.KindInternal},
+		"no cause":         {[]driver.ExecEvent{{Exit: &driver.Exit{Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a code of 256":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit, Code: 256, Attested: step.AttestedKernel}}}, step.KindInternal},
+		"nobody's word":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit}}}, step.KindInternal},
+		"no signal":        {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a long signal":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Signal: strings.Repeat("S", 65), Attested: step.AttestedKernel}}}, step.KindInternal},
 	} {
 		exits := 0
 		err := exec(t, func(_ context.Context, sink driver.Sink) error {

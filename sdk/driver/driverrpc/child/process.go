@@ -5,6 +5,8 @@
 package child
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +27,9 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 )
 
+// maxLine bounds the handshake, in bytes.
+const maxLine = 64 << 10
+
 // Process is one plugin's process. Make it with New and set its fields before
 // it is started; it cannot be started twice.
 type Process struct {
@@ -38,6 +43,10 @@ type Process struct {
 	cmd            *exec.Cmd
 	stdout, stderr *os.File
 	done           chan struct{} // closed when the process has ended
+
+	out  *bufio.Reader // of stdout
+	once sync.Once     // its first line was read
+	line []byte
 
 	mu     sync.Mutex
 	proc   *os.Process
@@ -73,6 +82,7 @@ func (p *Process) Start(context.Context) error {
 		return err
 	}
 	defer stdout.Close()
+	p.out = bufio.NewReaderSize(p.stdout, maxLine)
 	stderr, err := pipeTo(&p.stderr)
 	if err != nil {
 		return err
@@ -231,8 +241,42 @@ func (p *Process) Kill(context.Context) error {
 	return nil
 }
 
-// Stdout implements runner.Runner.
-func (p *Process) Stdout() io.ReadCloser { return p.stdout }
+// Stdout implements runner.Runner: go-plugin sees the handshake, the first line.
+// It would read no further than a line that is too long for it, and the plugin
+// would hang at its next word.
+func (p *Process) Stdout() io.ReadCloser { return io.NopCloser(&handshake{p: p}) }
+
+// Words is what follows on the handshake, for whoever reads it.
+func (p *Process) Words() io.Reader { return words{p} }
+
+// first reads the first line, or as much of it as is taken.
+func (p *Process) first() {
+	p.once.Do(func() {
+		line, _ := p.out.ReadSlice('\n')
+		p.line = bytes.Clone(line)
+	})
+}
+
+type handshake struct {
+	p    *Process
+	read int // of the line
+}
+
+func (h *handshake) Read(buf []byte) (int, error) {
+	h.p.first()
+	n := copy(buf, h.p.line[h.read:])
+	if h.read += n; n == 0 && len(buf) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+type words struct{ p *Process }
+
+func (w words) Read(buf []byte) (int, error) {
+	w.p.first()
+	return w.p.out.Read(buf)
+}
 
 // Stderr implements runner.Runner: go-plugin sees none of it.
 func (p *Process) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -43,6 +44,7 @@ func (c *kept) Start(ctx context.Context) error {
 		return err
 	}
 	go c.readStderr()
+	go func() { _, _ = io.Copy(io.Discard, c.Words()) }() // ends with the process
 	return nil
 }
 

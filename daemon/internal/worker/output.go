@@ -16,6 +16,10 @@ import (
 // million tiny writes do not become a million records.
 const gatherOutput = 5 * time.Millisecond
 
+// overOutput is what a driver may add to the output that a step may have, in bytes.
+// One that does not keep to it would fill the disk that all steps of this host share.
+const overOutput = 1 << 20
+
 // output brings a step's output into the journal, each byte once and in order
 // however often the stream is begun anew, and keeps the first bytes of each
 // stream for the verdict.
@@ -69,6 +73,9 @@ func (o *output) write(e driver.ExecEvent) error {
 		data, at = data[skip:], o.seen
 	}
 	o.seen += int64(len(data))
+	if limit := o.a.lease.Resources.OutputKB << 10; limit > 0 && o.seen > limit+overOutput {
+		return step.Errorf(step.KindInternal, "the driver passes on more than the %d bytes of output that the step may have", limit)
+	}
 	o.head(e.Stream, data)
 	if skip := o.stored - at; skip >= int64(len(data)) {
 		return nil

@@ -39,15 +39,16 @@ type plugins struct {
 	takes   func(step.Resources) error // refuses sandboxes
 	open    bool                       // steps may ask for a network, which is none
 
-	mu   sync.Mutex
-	dirs map[string]string // of workspaces, by sandbox
-	away bool
-	lose int                // calls of Destroy that do not arrive
-	deaf bool               // its execs do not end
-	sick bool               // it says of itself that it is not healthy
-	also []driver.Listed    // it lists, of whoever; not nil: it says that its sandboxes are on this host
-	cut  context.CancelFunc // ends the streams of the process that runs now
-	live context.Context
+	mu      sync.Mutex
+	dirs    map[string]string // of workspaces, by sandbox
+	away    bool
+	lose    int                // calls of Destroy that do not arrive
+	deaf    bool               // its execs do not end
+	unbound bool               // it lets its execs write as much as they like
+	sick    bool               // it says of itself that it is not healthy
+	also    []driver.Listed    // it lists, of whoever; not nil: it says that its sandboxes are on this host
+	cut     context.CancelFunc // ends the streams of the process that runs now
+	live    context.Context
 }
 
 func newPlugins(t *testing.T) *plugins {
@@ -129,6 +130,9 @@ func (p *plugins) Create(ctx context.Context, spec driver.Spec) (driver.Handle, 
 	if p.open {
 		spec.Network = step.NetworkNone
 	}
+	if p.unbound {
+		spec.Resources.OutputKB = 0
+	}
 	return p.Driver.Create(ctx, spec)
 }
 
@@ -136,6 +140,9 @@ func (p *plugins) Exec(ctx context.Context, h driver.Handle, spec driver.ExecSpe
 	if p.deaf {
 		<-ctx.Done()
 		return &step.Error{Kind: step.KindUnavailable, Message: "the call was given up", Err: ctx.Err()}
+	}
+	if p.unbound {
+		spec.OutputLimit = 0
 	}
 	if p.works != nil {
 		p.mu.Lock()

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -58,4 +59,29 @@ func TestVerdictOfABadDriver(t *testing.T) {
 	if len(v.Message) > 1010 || v.Usage != (step.Usage{WallMS: 7, PidsPeak: 3}) || v.Output.StoredBytes != 0 || v.Output.TotalBytes != 0 {
 		t.Errorf("%+v", v)
 	}
+}
+
+// The cap on output is the driver's to enforce. One that does not fills no disk: the
+// attempt ends, and with it what runs.
+func TestOutputOfABadDriver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.plugins.unbound = true
+	l := lease("a", "mem", "flood", strconv.Itoa(4<<20))
+	l.Resources.OutputKB, l.OnOutput = 64, step.OutputTruncate
+	r.api.submit(l)
+	a := r.api.verdict("a")
+	if v := a.verdict.Verdict; v.Cause != step.CauseDriverError || !strings.Contains(v.Message, "more than the 65536 bytes of output that the step may have") {
+		t.Errorf("%s", v)
+	}
+	stored := 0
+	for _, rec := range a.records {
+		if rec.Output != nil {
+			stored += len(rec.Output.Data)
+		}
+	}
+	if stored > 64<<10+overOutput {
+		t.Errorf("%d bytes are stored", stored)
+	}
+	r.left()
 }

@@ -16,8 +16,11 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
-// maxListed bounds the answer of one List.
-const maxListed = 1 << 20
+// Bounds of the answer of one List.
+const (
+	maxListed      = 1 << 20
+	maxListedBytes = 128 << 20 // in handles and tags
+)
 
 // Client is a driver at the other end of a gRPC connection.
 type Client struct {
@@ -184,6 +187,7 @@ func (c *Client) List(ctx context.Context, owner string) ([]driver.Listed, error
 		return nil, fromStatus(ctx, err)
 	}
 	var all []driver.Listed
+	size := 0
 	for {
 		r, err := s.Recv()
 		if errors.Is(err, io.EOF) {
@@ -192,8 +196,10 @@ func (c *Client) List(ctx context.Context, owner string) ([]driver.Listed, error
 		if err != nil {
 			return nil, fromStatus(ctx, err)
 		}
-		if len(all) == maxListed {
-			return nil, step.Errorf(step.KindInternal, "the driver lists more than %d sandboxes", maxListed)
+		h := r.GetHandle()
+		size += len(h.GetDriver()) + len(h.GetId()) + len(h.GetData()) + len(r.GetTags().GetOwner()) + len(r.GetTags().GetId()) + len(r.GetPhase())
+		if len(all) == maxListed || size > maxListedBytes {
+			return nil, step.Errorf(step.KindInternal, "the driver lists more than %d sandboxes, or %d bytes", maxListed, maxListedBytes)
 		}
 		l := driver.Listed{Handle: handleFromPB(r.GetHandle()), Tags: tagsFromPB(r.GetTags()), Phase: driver.Phase(r.GetPhase())}
 		if r.GetCreatedAt() != nil {

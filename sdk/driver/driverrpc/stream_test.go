@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,7 +30,10 @@ type script struct {
 	copyOut       func(ctx context.Context, tar io.Writer) error
 	create        func(ctx context.Context, spec driver.Spec) (driver.Handle, error)
 	config        func(json.RawMessage) error
+	list          func() []driver.Listed
 }
+
+func (s script) List(context.Context, string) ([]driver.Listed, error) { return s.list(), nil }
 
 func (s script) Exec(ctx context.Context, _ driver.Handle, _ driver.ExecSpec, sink driver.Sink) error {
 	return s.exec(ctx, sink)
@@ -316,5 +320,17 @@ func BenchmarkExecOutput(b *testing.B) {
 				b.Fatal(err)
 			}
 		})
+	}
+}
+
+// A list is bounded as a whole: the host keeps all of it.
+func TestListIsBounded(t *testing.T) {
+	t.Parallel()
+	one := driver.Listed{Handle: driver.Handle{Driver: "script", ID: "box", Data: make([]byte, 1<<20)}, Tags: driver.Tags{Owner: "x", ID: "y"}, Phase: driver.PhaseCreated}
+	for n, good := range map[int]bool{3: true, 300: false} {
+		all, err := drivertest.Connect(t, script{list: func() []driver.Listed { return slices.Repeat([]driver.Listed{one}, n) }}).List(t.Context(), "x")
+		if good && (err != nil || len(all) != n) || !good && !step.Is(err, step.KindInternal) {
+			t.Errorf("%d MiB: %d sandboxes, %v", n, len(all), err)
+		}
 	}
 }

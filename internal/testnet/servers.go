@@ -34,14 +34,15 @@ func (n *Net) Greeter(t T, address string) *atomic.Int64 {
 	return &count
 }
 
-// Greeters serves two addresses of the Internet and one of a private network.
-func (n *Net) Greeters(t T) (servers [2]string, private string) {
+// Greeters serves two addresses of the Internet, the first one's at another port as
+// well, and one of a private network.
+func (n *Net) Greeters(t T) (servers [2]string, other, private string) {
 	t.Helper()
-	servers, private = [2]string{Server + ":5000", OtherServer + ":5000"}, Private+":5432"
-	for _, a := range append(servers[:], private) {
+	servers, other, private = [2]string{Server + ":5000", OtherServer + ":5000"}, Server+":5001", Private+":5432"
+	for _, a := range []string{servers[0], servers[1], other, private} {
 		n.Greeter(t, a)
 	}
-	return servers, private
+	return servers, other, private
 }
 
 // Echo serves UDP at an address.

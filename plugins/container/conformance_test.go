@@ -72,8 +72,8 @@ func conform(t *testing.T, config json.RawMessage, patience float64, change func
 		},
 		Network: func(t *testing.T) drivertest.Network {
 			w := testnet.New(t)
-			servers, private := w.Greeters(t)
-			return drivertest.Network{Servers: servers, Private: private, Open: func(t *testing.T) drivertest.Instance {
+			servers, other, private := w.Greeters(t)
+			return drivertest.Network{Servers: servers, Other: other, Private: private, Open: func(t *testing.T) drivertest.Instance {
 				return open(t, func(d driver.Driver) driver.Driver { return within{d, t, w} })
 			}}
 		},

@@ -69,7 +69,7 @@ func TestWithDefect(t *testing.T) {
 // tested on those.
 var (
 	ofAProcess = map[string]bool{
-		"destroy-needs-memory": true, "dies-in-create": true, "does-not-end": true, "extends-by-itself": true, "half-made": true,
+		"destroy-needs-memory": true, "dies-in-create": true, "does-not-end": true, "extends-by-itself": true, "half-made": true, "lease-needs-it": true,
 		"leaks-descriptors": true, "leaves-processes": true, "runs-by-hand": true, "panics": true, "accepts-any-configuration": true,
 	}
 	ofAPlugin = map[string]bool{"RefusesHugeMessages": true}

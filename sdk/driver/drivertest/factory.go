@@ -46,7 +46,7 @@ func InMemory() Programs { return suite.InMemory() }
 // InMemoryNetwork is a network for package memdriver.
 func InMemoryNetwork(*testing.T) Network {
 	n := suite.InMemoryNetwork()
-	return Network{Servers: n.Servers, Private: n.Private}
+	return Network{Servers: n.Servers, Other: n.Other, Private: n.Private}
 }
 
 // FloodBytes is what Programs.Flood writes: the decimal numbers from 1, a line
@@ -101,6 +101,9 @@ type Network struct {
 	// Servers are two TCP servers, ADDRESS:PORT, that the driver takes for hosts
 	// on the Internet. Each says a line to whoever connects.
 	Servers [2]string
+	// Other is one more, at the first one's address and another port. "" = there
+	// is none.
+	Other string
 	// Private is another, at an address that is not on the Internet: nobody may
 	// call it but with leave (Egress.Private). "" = there is none.
 	Private string
@@ -138,7 +141,7 @@ func (f Factory) on(t *testing.T) suite.Factory {
 	if f.Network != nil {
 		out.Network = func(suite.T) suite.Network {
 			n := f.Network(t)
-			on := suite.Network{Servers: n.Servers, Private: n.Private}
+			on := suite.Network{Servers: n.Servers, Other: n.Other, Private: n.Private}
 			if n.Open != nil {
 				on.Open = func(suite.T) suite.Instance { return n.Open(t).on(t) }
 			}

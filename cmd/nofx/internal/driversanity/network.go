@@ -21,10 +21,10 @@ func (s *sanity) network() func(suite.T) suite.Network {
 	}
 	return func(t suite.T) suite.Network {
 		w := testnet.New(t)
-		servers, private := w.Greeters(t)
+		servers, other, private := w.Greeters(t)
 		return suite.Network{
 			Open:    func(t suite.T) suite.Instance { return s.open(t, w.Host()) },
-			Servers: servers, Private: private,
+			Servers: servers, Other: other, Private: private,
 		}
 	}
 }

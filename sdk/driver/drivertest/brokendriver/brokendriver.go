@@ -71,6 +71,13 @@ func (d *Driver) Create(ctx context.Context, s driver.Spec) (driver.Handle, erro
 		if s.Isolation == driver.IsolationGVisor {
 			s.Network = step.NetworkNone
 		}
+	case "allows-every-port":
+		allow := make([]string, len(s.Egress.Allow))
+		for i, rule := range s.Egress.Allow {
+			host, _, _ := strings.Cut(rule, ":")
+			allow[i] = host + ":*"
+		}
+		s.Egress.Allow = allow
 	case "open-to-all":
 		if s.Network == step.NetworkOpen {
 			s.Network = ""
@@ -227,6 +234,11 @@ func (d *Driver) Extend(ctx context.Context, h driver.Handle, until driver.Deadl
 // List implements driver.Driver.
 func (d *Driver) List(ctx context.Context, owner string) ([]driver.Listed, error) {
 	all, err := d.careless.List(ctx, owner)
+	if d.defect == "made-long-ago" {
+		for i := range all {
+			all[i].CreatedAt = time.Unix(1, 0)
+		}
+	}
 	if d.defect == "lists-others" {
 		others, _ := d.careless.List(ctx, owner+"-other")
 		all = append(all, others...)

@@ -22,6 +22,7 @@ import (
 // do: of sandboxes, processes, calls under way.
 type careless struct {
 	driver.Driver
+	leases *leases
 	defect string
 	dir    string // outlives the process; "" = there is none
 
@@ -34,8 +35,9 @@ type careless struct {
 }
 
 func newCareless(d driver.Driver, defect, dir string) *careless {
+	leases := newLeases(d, defect, dir)
 	return &careless{
-		Driver: d, defect: defect, dir: dir,
+		Driver: leases, leases: leases, defect: defect, dir: dir,
 		busy: map[string]int{}, known: map[string]driver.Handle{}, removed: map[string]bool{}, copied: map[string]bool{},
 	}
 }

@@ -87,7 +87,7 @@ func (r *remote) Configure(ctx context.Context, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &c); err != nil && r.defect != "accepts-any-configuration" {
 		return step.Errorf(step.KindInvalid, "configuration: %w", err)
 	}
-	r.dir = c.World
+	r.dir, r.leases.dir = c.World, c.World
 	// These lose what they have with their process.
 	if c.World != "" && r.defect != "forgets-at-restart" && r.defect != "destroy-needs-memory" {
 		if err := r.worlds.connect(c.World); err != nil {

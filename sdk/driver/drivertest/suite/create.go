@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -122,6 +123,7 @@ func createCases() []testCase {
 			}
 		}},
 		{"ListShowsItsOwn", func(t T, fx *fixture) {
+			began := time.Now()
 			h := fx.create(t)
 			foreign := fx.create(t, func(s *driver.Spec) { s.Tags.Owner = fx.owner + "-other" })
 			all, err := fx.d.List(fx.ctx(t), fx.owner)
@@ -131,6 +133,10 @@ func createCases() []testCase {
 			got := all[0]
 			if !cmp.Equal(got.Handle, h) || got.Tags != (driver.Tags{Owner: fx.owner, ID: "tag-" + h.ID}) || got.Phase != driver.PhaseCreated || got.CreatedAt.IsZero() {
 				t.Errorf("list: %+v, want the sandbox %+v as it was created", got, h)
+			}
+			// The daemon's sweep spares what is younger than 30 s.
+			if got.CreatedAt.Before(began.Add(-30*time.Second)) || got.CreatedAt.After(time.Now().Add(30*time.Second)) {
+				t.Errorf("list: it was created at %v, and it is %v", got.CreatedAt, time.Now())
 			}
 			fx.run(t, h, fx.exec(fx.Programs.Exit(0)))
 			if all, err := fx.d.List(fx.ctx(t), fx.owner); err != nil || len(all) != 1 || all[0].Phase != driver.PhaseExited {

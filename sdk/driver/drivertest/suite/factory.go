@@ -27,6 +27,7 @@ type Factory struct {
 type Network struct {
 	Open    func(t T) Instance
 	Servers [2]string
+	Other   string
 	Private string
 }
 
@@ -88,6 +89,7 @@ func Cases() []Case {
 		{GroupExec, execCases()},
 		{GroupOutput, outputCases()},
 		{GroupEnding, endCases()},
+		{GroupEnding, unwatchedCases()},
 		{GroupRecovery, lifeCases()},
 		{GroupRecovery, killCases()},
 		{GroupEnding, stageCases()},
@@ -95,6 +97,7 @@ func Cases() []Case {
 		{GroupCaps, capCases()},
 		{GroupNetwork, networkCases()},
 		{GroupHostile, isolationCases()},
+		{GroupHostile, apartCases()},
 		{GroupHostile, hostileCases()},
 	} {
 		for _, c := range g.cases {

@@ -16,7 +16,7 @@ func judges() map[driver.Capability][]string {
 		driver.CapPids:     {"PidsCap"},
 		driver.CapDisk:     {"DiskCap"},
 		driver.CapBlockIO:  {"BlockIOCap"},
-		driver.CapWallTime: {"Timeout", "TimeoutKillsTheStubborn", "TimeoutKillsTheTree"},
+		driver.CapWallTime: {"Timeout", "TimeoutKillsTheStubborn", "TimeoutKillsTheTree", "TimeoutWithNobodyReading"},
 		driver.CapOutput:   {"OutputTruncated", "OutputKills"},
 
 		driver.CapNetNone:   {"NetNone"},
@@ -32,7 +32,7 @@ func judges() map[driver.Capability][]string {
 		driver.CapTTY:       {"Terminal"},
 		driver.CapMultiExec: {"TwoExecsAtOnce"},
 		driver.CapReattach:  {"RestartWhileRunning", "KilledBetweenAllCalls"},
-		driver.CapLease:     {"LeaseEnds"},
+		driver.CapLease:     {"LeaseEnds", "LeaseEndsWithNobodyReading"},
 		driver.CapStats:     {"Stats"},
 	}
 }

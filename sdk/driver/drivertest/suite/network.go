@@ -137,7 +137,12 @@ func (fx *fixture) allows(t T, n Network, isolation string) {
 		if said := fx.call(t, allowed, net); said == "" {
 			t.Errorf("allowed to call %s, it does not reach it", allowed)
 		}
-		for _, refused := range []string{other, n.Private} {
+		if i == 0 && n.Other != "" { // the same host's
+			if said := fx.call(t, n.Other, net, func(s *driver.Spec) { s.Egress.Allow = []string{n.Other} }); said == "" {
+				t.Errorf("allowed to call %s, it does not reach it", n.Other)
+			}
+		}
+		for _, refused := range []string{other, n.Other, n.Private} {
 			if refused == "" {
 				continue
 			}

@@ -155,7 +155,7 @@ func InMemory() Programs {
 // InMemoryNetwork is a network for package memdriver, in which every address
 // has a server.
 func InMemoryNetwork() Network {
-	return Network{Servers: [2]string{"93.184.215.14:5000", "93.184.215.15:5000"}, Private: "10.20.0.5:5432"}
+	return Network{Servers: [2]string{"93.184.215.14:5000", "93.184.215.15:5000"}, Other: "93.184.215.14:5001", Private: "10.20.0.5:5432"}
 }
 
 // FloodBytes is what Flood writes: the decimal numbers from 1, a line each, cut

@@ -81,6 +81,15 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err := limitIO(h, b); err != nil {
 		return nil, err
 	}
+	if h.ReadonlyRootfs {
+		volumes, err := s.engine.volumes(ctx, image)
+		if err == nil {
+			err = scratchFor(h, volumes, s.scratch())
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	if err := (maker{s.config.Host, s.id(), systemd}).write(b.Dir); err != nil {
 		return nil, err
 	}
@@ -198,6 +207,9 @@ func underGVisor(s *setup, b *supervised.Box, h *container.HostConfig) error {
 	return contained.RaisePids(b.Spec.Host.Cgroup, b.Spec.Resources.Pids)
 }
 
+// scratch are the options of a folder in memory.
+func (s *setup) scratch() string { return fmt.Sprintf("rw,nosuid,nodev,exec,size=%dm", s.config.TmpMB) }
+
 // describe says what the engine is to make. PID 1 is the supervisor's, with
 // what it takes to prepare the scratch folders, which it then drops, to become
 // the step's user and to signal it; the step itself has no capability, an id of its own, and the filter of every step.
@@ -212,7 +224,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 			labelOwner: b.Spec.Tags.Owner, labelTag: b.Spec.Tags.ID, labelBox: b.Spec.ID, labelState: s.config.StateDir,
 		},
 	}
-	scratch := fmt.Sprintf("rw,nosuid,nodev,exec,size=%dm", s.config.TmpMB) // PID 1 sets owners and modes
+	scratch := s.scratch() // PID 1 sets owners and modes
 	bind := func(from, to string, readOnly bool) mount.Mount {
 		return mount.Mount{
 			Type: mount.TypeBind, Source: from, Target: to, ReadOnly: readOnly,
@@ -229,7 +241,7 @@ func describe(s *setup, b *supervised.Box, image, share, parent string) (*contai
 		SecurityOpt: []string{"no-new-privileges"},
 		MaskedPaths: maskedPaths[:],
 		OomScoreAdj: 200, ShmSize: s.config.ShmMB << 20,
-		Mounts: []mount.Mount{bind(share, contained.SharePath, true), bind(b.Workspace, "/workspace", false)},
+		Mounts: []mount.Mount{bind(share, contained.SharePath, true), bind(b.Workspace, workspacePath, false)},
 		Tmpfs:  map[string]string{"/tmp": scratch, "/home/step": scratch},
 		Resources: container.Resources{
 			CgroupParent: parent, Memory: r.MemoryMB << 20, MemorySwap: r.MemoryMB << 20,

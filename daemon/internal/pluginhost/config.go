@@ -90,6 +90,7 @@ type Timeouts struct {
 	Health time.Duration // 35 s: between two health messages
 	Wait   time.Duration // 10 s: a call's wait for a plugin that is restarting
 	Stop   time.Duration // 5 s: between asking a plugin to end and killing it
+	Mercy  time.Duration // 10 s: for a process that was killed to be gone
 	Drain  time.Duration // 10 s: for the calls of a process whose place another took
 	Look   time.Duration // 5 s: between two looks at a running plugin's file
 	Stable time.Duration // 60 s: a process that ran longer starts with a clean record
@@ -133,6 +134,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&t.Health, 35*time.Second)
 	def(&t.Wait, 10*time.Second)
 	def(&t.Stop, 5*time.Second)
+	def(&t.Mercy, 10*time.Second)
 	def(&t.Drain, 10*time.Second)
 	def(&t.Look, 5*time.Second)
 	def(&t.Stable, time.Minute)

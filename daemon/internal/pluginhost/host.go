@@ -112,9 +112,12 @@ func (h *Host) prepare() (unlock func(), err error) {
 
 // clear ends the plugins of a host that was killed and removes their traces.
 func (h *Host) clear() error {
-	killed, err := killRecorded(h.cfg.SocketDir)
+	killed, stuck, err := killRecorded(h.cfg.SocketDir, h.cfg.Timeouts.Mercy)
 	for _, r := range killed {
 		h.cfg.Log.Warn("killed a plugin that had outlived its host", "pid", r.PID, "exe", r.Exe)
+	}
+	for _, r := range stuck {
+		h.cfg.Log.Error("a plugin that had outlived its host cannot be killed; it is left behind", "pid", r.PID, "exe", r.Exe)
 	}
 	if err != nil {
 		return err

@@ -134,7 +134,7 @@ func TestOnlyOurOwnAreKilled(t *testing.T) {
 		r := same
 		change(&r)
 		name := put(r)
-		if killed, err := killRecorded(dir); err != nil || len(killed) != 0 {
+		if killed, _, err := killRecorded(dir, time.Minute); err != nil || len(killed) != 0 {
 			t.Errorf("a record with another %s: killed %v, %v", what, killed, err)
 		}
 		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
@@ -142,14 +142,14 @@ func TestOnlyOurOwnAreKilled(t *testing.T) {
 		}
 	}
 	put("garbage")
-	if killed, err := killRecorded(dir); err != nil || len(killed) != 0 {
+	if killed, _, err := killRecorded(dir, time.Minute); err != nil || len(killed) != 0 {
 		t.Errorf("a record of garbage: killed %v, %v", killed, err)
 	}
 	if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Fatalf("the process is gone: %v", err)
 	}
 	put(same)
-	killed, err := killRecorded(dir)
+	killed, _, err := killRecorded(dir, time.Minute)
 	if err != nil || len(killed) != 1 {
 		t.Errorf("the right record: killed %v, %v", killed, err)
 	}

@@ -66,6 +66,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	if exe.elf { // what was hashed; an interpreter would look for the path in vain
 		p.child.File = exe.file
 	}
+	p.child.Mercy = cfg.Timeouts.Mercy
 	p.child.OnStart = func(pid int) error { return p.begin(cfg, name, pid) }
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  driverrpc.Handshake(),
@@ -222,6 +223,10 @@ func (p *process) stop() {
 	p.child.Release()
 	if p.child.Dir != "" {
 		_ = os.RemoveAll(p.child.Dir)
+	}
+	if p.child.Stuck() {
+		p.log.Error("the plugin's process cannot be killed; it is left behind", "pid", p.child.PID())
+		return // its record stays for the next host
 	}
 	if err := p.traces.remove(p.child.PID()); err != nil {
 		p.log.Warn("removing the plugin's records", "err", err)

@@ -114,37 +114,43 @@ func (t *traces) remove(pid int) error {
 }
 
 // killRecorded kills the recorded processes that are still the same, waits for
-// their end and removes the records. It gives those that it killed.
-func killRecorded(dir string) ([]record, error) {
+// their end and removes the records. It gives those that it killed, and those that
+// cannot be killed within a limit, whose records stay.
+func killRecorded(dir string, limit time.Duration) (killed, stuck []record, _ error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*"+recordSuffix))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var killed []record
 	for _, name := range names {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return killed, err
+			return killed, stuck, err
 		}
 		var r record
 		if json.Unmarshal(data, &r) == nil && r.PID > 1 {
-			ours, err := killIfSame(r)
+			ours, err := killIfSame(r, limit)
+			if errors.Is(err, errStuck) {
+				stuck = append(stuck, r)
+				continue
+			}
 			if err != nil {
-				return killed, fmt.Errorf("plugin process %d of an earlier host: %w", r.PID, err)
+				return killed, stuck, fmt.Errorf("plugin process %d of an earlier host: %w", r.PID, err)
 			}
 			if ours {
 				killed = append(killed, r)
 			}
 		}
 		if err := os.Remove(name); err != nil {
-			return killed, err
+			return killed, stuck, err
 		}
 	}
-	return killed, nil
+	return killed, stuck, nil
 }
 
+var errStuck = errors.New("it did not end after SIGKILL")
+
 // killIfSame kills the process of r if it is still that process.
-func killIfSame(r record) (bool, error) {
+func killIfSame(r record, limit time.Duration) (bool, error) {
 	// The descriptor first: whatever it names stays named by it, so that what
 	// is checked next is what is killed.
 	fd, err := unix.PidfdOpen(r.PID, 0)
@@ -162,7 +168,7 @@ func killIfSame(r record) (bool, error) {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return false, err
 	}
-	return true, waitPidfd(fd, 5*time.Second)
+	return true, waitPidfd(fd, limit)
 }
 
 // waitPidfd waits for a process's end.
@@ -171,7 +177,7 @@ func waitPidfd(fd int, limit time.Duration) error {
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return errors.New("it did not end after SIGKILL")
+			return errStuck
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
 		if errors.Is(err, unix.EINTR) {

@@ -7,6 +7,7 @@ package child
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,10 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 )
 
-// maxLine bounds the handshake, in bytes.
-const maxLine = 64 << 10
+const (
+	maxLine = 64 << 10 // of the handshake, in bytes
+	mercy   = 10 * time.Second
+)
 
 // Process is one plugin's process. Make it with New and set its fields before
 // it is started; it cannot be started twice.
@@ -38,11 +41,13 @@ type Process struct {
 	Env     []string            // complete
 	Dir     string              // its working folder, where its socket is
 	OnStart func(pid int) error // called before it does anything; an error ends it
+	Mercy   time.Duration       // from its kill until it is given up as one that cannot be killed; 0 = 10 s
 
 	dirFile        *os.File
 	cmd            *exec.Cmd
 	stdout, stderr *os.File
-	done           chan struct{} // closed when the process has ended
+	done           chan struct{} // closed when the process has ended, or is given up
+	doomed         chan struct{} // closed when it was killed, and Mercy has passed
 
 	out  *bufio.Reader // of stdout
 	once sync.Once     // its first line was read
@@ -50,14 +55,18 @@ type Process struct {
 
 	mu     sync.Mutex
 	proc   *os.Process
+	doom   sync.Once
 	killed bool   // End was called, perhaps before there was a process
+	stuck  bool   // it was killed and does not end
 	state  string // how it ended
 }
 
 var _ runner.Runner = (*Process)(nil)
 
 // New makes the process of the executable at path, not started yet.
-func New(path string) *Process { return &Process{Path: path, done: make(chan struct{})} }
+func New(path string) *Process {
+	return &Process{Path: path, done: make(chan struct{}), doomed: make(chan struct{})}
+}
 
 // BaseEnv is all that a plugin sees of an environment, but for go-plugin's own
 // variables.
@@ -168,13 +177,22 @@ func pipeTo(to **os.File) (*os.File, error) {
 
 // reap waits for the process's end. The pipes are then given a moment to hand
 // over what is in them, and closed, whoever else still holds them.
+// One that cannot be killed, for the kernel does not let go of it, is reaped when
+// it ends after all, and nobody waits for that.
 func (p *Process) reap() {
-	err := p.cmd.Wait()
-	p.mu.Lock()
-	p.state = "exit status 0"
-	if err != nil {
-		p.state = err.Error()
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	state, stuck := "exit status 0", false
+	select {
+	case err := <-ended:
+		if err != nil {
+			state = err.Error()
+		}
+	case <-p.doomed:
+		state, stuck = "it was killed and does not end", true
 	}
+	p.mu.Lock()
+	p.state, p.stuck = state, stuck
 	p.mu.Unlock()
 	soon := time.Now().Add(300 * time.Millisecond)
 	_ = p.stdout.SetReadDeadline(soon)
@@ -188,9 +206,18 @@ func (p *Process) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.killed = true
-	if p.proc != nil {
-		_ = p.proc.Kill() // by its descriptor: never another's pid
+	if p.proc == nil {
+		return
 	}
+	_ = p.proc.Kill() // by its descriptor: never another's pid
+	p.doom.Do(func() { time.AfterFunc(cmp.Or(p.Mercy, mercy), func() { close(p.doomed) }) })
+}
+
+// Stuck reports whether the process was killed and given up, as it does not end.
+func (p *Process) Stuck() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stuck
 }
 
 // PID is the process's id, 0 when there was none.
@@ -219,7 +246,7 @@ func (p *Process) Ended() string {
 	return p.state
 }
 
-// Done is closed when the process has ended.
+// Done is closed when the process has ended, or is Stuck.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Errors is its stderr, for whoever reads it; nil before it was started.

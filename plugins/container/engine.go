@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -230,7 +231,8 @@ func (e *engine) remove(ctx context.Context, name string) (bool, error) {
 	}
 }
 
-// list gives the containers with a label's value, in every state.
+// list gives the containers with a label's value, in every state. One that does not
+// have its sandbox's name got its labels from an image, and is somebody else's.
 func (e *engine) list(ctx context.Context, label, value string) ([]found, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -240,6 +242,9 @@ func (e *engine) list(ctx context.Context, label, value string) ([]found, error)
 	}
 	all := make([]found, 0, len(r.Items))
 	for _, c := range r.Items {
+		if !slices.Contains(c.Names, "/"+name(c.Labels[labelBox])) {
+			continue
+		}
 		all = append(all, found{
 			id: c.ID, box: c.Labels[labelBox], state: c.Labels[labelState], created: time.Unix(c.Created, 0).UTC(),
 			tags: driver.Tags{Owner: c.Labels[labelOwner], ID: c.Labels[labelTag]}, running: c.State == container.StateRunning,

@@ -246,3 +246,35 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A container that got our labels from its image is whoever's made it: it is not
+// listed, and no sweep removes it.
+func TestLabelsOfAnImage(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var theirs struct{ Id string } //nolint:revive // the engine's spelling
+	if err := docker.Do(t.Context(), "POST", "/containers/create?name=somebody-elses", map[string]any{
+		"Image": testdocker.Image, "Cmd": []string{"true"},
+		"Labels": map[string]string{labelOwner: "owner-of-labels", labelTag: "x", labelBox: "box", labelState: set.config.StateDir},
+	}, &theirs); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := docker.Do(context.Background(), "DELETE", "/containers/"+theirs.Id+"?force=1", nil, nil); err != nil {
+			t.Errorf("it is not there any more: %v", err)
+		}
+	})
+	if list, err := d.List(t.Context(), "owner-of-labels"); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := d.sweep(t.Context(), set, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := set.engine.inspect(t.Context(), theirs.Id); err != nil {
+		t.Errorf("it was swept: %v", err)
+	}
+}

@@ -98,7 +98,7 @@ func (l *leases) end(ctx context.Context, h driver.Handle) {
 			return
 		}
 	}
-	_ = l.Driver.Stop(context.WithoutCancel(ctx), h, 0, step.CauseLost)
+	_ = l.Driver.Stop(context.WithoutCancel(ctx), h, 0, step.CauseTimeout)
 }
 
 func (l *leases) Configure(ctx context.Context, config json.RawMessage) error {

@@ -38,15 +38,15 @@ func (m maker) write(dir string) error {
 // that has no container yet, and for one whose folder is gone.
 func makerOf(dir string) (*maker, error) {
 	data, err := os.ReadFile(filepath.Join(dir, makerFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case err != nil:
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, step.Errorf(step.KindUnavailable, "%s: %w", makerFile, err)
 	}
-	m := &maker{}
-	if json.Unmarshal(data, m) != nil { // cut off
+	if !json.Valid(data) { // not there, or cut off
 		return nil, nil
+	}
+	m := &maker{}
+	if err := json.Unmarshal(data, m); err != nil {
+		return nil, step.Errorf(step.KindInternal, "%s: %w", makerFile, err)
 	}
 	return m, nil
 }

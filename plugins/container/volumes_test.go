@@ -3,6 +3,7 @@ package container
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -26,7 +27,7 @@ func withVolumes(t *testing.T, name string, paths ...string) string {
 	w, r := tar.NewWriter(&buf), tar.NewReader(bytes.NewReader(root))
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil && h.Name == "tmp/" { // a volume here

@@ -98,7 +98,7 @@ func (l *leases) end(ctx context.Context, h driver.Handle) {
 			return
 		}
 	}
-	_ = l.Driver.Stop(context.WithoutCancel(ctx), h, 0, step.CauseTimeout)
+	_ = l.Stop(context.WithoutCancel(ctx), h, 0, step.CauseTimeout)
 }
 
 func (l *leases) Configure(ctx context.Context, config json.RawMessage) error {
@@ -137,7 +137,7 @@ func (l *leases) Exec(ctx context.Context, h driver.Handle, s driver.ExecSpec, s
 			s.Timeout = 0
 			go func() {
 				if wait(reading, after); reading.Err() == nil {
-					_ = l.Driver.Stop(context.WithoutCancel(reading), h, time.Millisecond, step.CauseTimeout)
+					_ = l.Stop(context.WithoutCancel(reading), h, time.Millisecond, step.CauseTimeout)
 				}
 			}()
 		}

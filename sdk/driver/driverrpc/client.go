@@ -201,6 +201,10 @@ func (c *Client) List(ctx context.Context, owner string) ([]driver.Listed, error
 		if len(all) == maxListed || size > maxListedBytes {
 			return nil, step.Errorf(step.KindInternal, "the driver lists more than %d sandboxes, or %d bytes", maxListed, maxListedBytes)
 		}
+		// What is listed may end in the word of a host to its API.
+		if (driver.Spec{ID: h.GetId(), Tags: driver.Tags{Owner: "x", ID: "x"}}).Validate() != nil || len(h.GetData()) > driver.MaxHandle {
+			return nil, step.Errorf(step.KindInternal, "the driver lists a sandbox with an impossible handle: id %.140q, %d bytes", h.GetId(), len(h.GetData()))
+		}
 		l := driver.Listed{Handle: handleFromPB(r.GetHandle()), Tags: tagsFromPB(r.GetTags()), Phase: driver.Phase(r.GetPhase())}
 		if r.GetCreatedAt() != nil {
 			l.CreatedAt = r.GetCreatedAt().AsTime()

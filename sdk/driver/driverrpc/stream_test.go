@@ -323,14 +323,27 @@ func BenchmarkExecOutput(b *testing.B) {
 	}
 }
 
-// A list is bounded as a whole: the host keeps all of it.
+// A list is bounded, each sandbox of it and as a whole: the host keeps all of it.
 func TestListIsBounded(t *testing.T) {
 	t.Parallel()
-	one := driver.Listed{Handle: driver.Handle{Driver: "script", ID: "box", Data: make([]byte, 1<<20)}, Tags: driver.Tags{Owner: "x", ID: "y"}, Phase: driver.PhaseCreated}
-	for n, good := range map[int]bool{3: true, 300: false} {
-		all, err := drivertest.Connect(t, script{list: func() []driver.Listed { return slices.Repeat([]driver.Listed{one}, n) }}).List(t.Context(), "x")
-		if good && (err != nil || len(all) != n) || !good && !step.Is(err, step.KindInternal) {
-			t.Errorf("%d MiB: %d sandboxes, %v", n, len(all), err)
+	one := func(id string, size int) driver.Listed {
+		return driver.Listed{Handle: driver.Handle{Driver: "script", ID: id, Data: make([]byte, size)}, Tags: driver.Tags{Owner: "x", ID: "y"}, Phase: driver.PhaseCreated}
+	}
+	for what, c := range map[string]struct {
+		of   driver.Listed
+		n    int
+		good bool
+	}{
+		"a few":        {one("box", driver.MaxHandle), 300, true},
+		"too many":     {one("box", driver.MaxHandle), 10_000, false},
+		"a long id":    {one(strings.Repeat("x", 1<<20), 1), 1, false},
+		"a path":       {one("../x", 1), 1, false},
+		"a NUL":        {one("a\x00b", 1), 1, false},
+		"a large blob": {one("box", driver.MaxHandle+1), 1, false},
+	} {
+		all, err := drivertest.Connect(t, script{list: func() []driver.Listed { return slices.Repeat([]driver.Listed{c.of}, c.n) }}).List(t.Context(), "x")
+		if c.good && (err != nil || len(all) != c.n) || !c.good && !step.Is(err, step.KindInternal) {
+			t.Errorf("%s: %d sandboxes, %v", what, len(all), err)
 		}
 	}
 }

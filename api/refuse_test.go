@@ -128,6 +128,15 @@ func TestRefusals(t *testing.T) {
 		"project twice":           {"POST", "/api/runs", user, `{"projectId":"a","plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, []string{"X-Project-Id", "b"}, 422, "body.projectId"},
 		"bad project":             {"POST", "/api/runs", user, one, []string{"X-Project-Id", "a/b"}, 400, "header.x-project-id"},
 		"not JSON":                {"POST", "/api/runs", user, `{"plan":`, nil, 400, "body"},
+		"exponent":                {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","resources":{"memory_mb":1e3}}]`), nil, 422, "body.plan.steps[1].resources.memory_mb"},
+		"fraction":                {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","timeout":3.0}]`), nil, 422, "body.plan.steps[0].timeout"},
+		"number in quotes":        {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","resources":{"pids":"64"}}]`), nil, 422, "body.plan.steps[0].resources.pids"},
+		"number beyond all":       {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","priority":99999999999999999999}]`), nil, 422, "body.plan.steps[0].priority"},
+		"exponent below inputs":   {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"_resources":{"memory_mb":1e3}}}]`), nil, 422, "body.plan.steps[0].inputs._resources.memory_mb"},
+		"quotes below inputs":     {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"_resources":{"memory_mb":"64"}}}]`), nil, 422, "body.plan.steps[0].inputs._resources.memory_mb"},
+		"list below inputs":       {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"_dependsOn":"b"}}]`), nil, 422, "body.plan.steps[0].inputs._dependsOn"},
+		"input beyond all":        {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"n":1e400}}]`), nil, 400, "body.plan.steps[0].inputs.n"},
+		"worker's exponent":       {"POST", "/api/worker/claims", worker, `{"max":1e1}`, []string{"Nofx-Worker-Protocol", "1"}, 422, "body.max"},
 		"more after the JSON":     {"POST", "/api/runs", user, one + "x", nil, 400, "body"},
 		"not UTF-8":               {"POST", "/api/runs", user, plan("[{\"name\":\"a\xff\",\"tool\":\"test:echo\"}]"), nil, 400, "body"},
 		"no body":                 {"POST", "/api/runs", user, "", nil, 400, ""},
@@ -168,6 +177,11 @@ func TestRefusals(t *testing.T) {
 			}
 			if tc.location != "" && (len(p.Errors) == 0 || p.Errors[0].Location != tc.location) {
 				t.Errorf("errors %+v, want at %s", p.Errors, tc.location)
+			}
+			for _, words := range []string{"Go ", "json:", "unmarshal", "int64", "strconv", `\u0000`} {
+				if strings.Contains(string(raw), words) && !strings.Contains(tc.path, "%00") {
+					t.Errorf("%q is no word for users: %s", words, raw)
+				}
 			}
 			for _, e := range p.Errors {
 				if e.Location == "body" && e.Value != nil {

@@ -97,7 +97,7 @@ func asProblem(ctx huma.Context, _ string, v any) (any, error) {
 	case *huma.ErrorModel:
 		fields := make([]step.FieldError, 0, len(e.Errors))
 		for _, f := range e.Errors {
-			field := step.FieldError{Location: f.Location, Message: clip(f.Message)}
+			field := placed(step.FieldError{Location: f.Location, Message: clip(f.Message)})
 			if f.Location != "body" { // the whole of it, which is not ours to send back
 				field.Value = scalar(f.Value)
 			}

@@ -106,7 +106,7 @@ func (s *server) routes() {
 				},
 			},
 		},
-		OpenAPIPath: "/openapi", Formats: map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		OpenAPIPath: "/openapi", Formats: map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()},
 		DefaultFormat: "application/json",
 		Transformers:  []huma.Transformer{asProblem},
 	})

@@ -72,7 +72,7 @@ func workerRoute[I, O any](s *server, name, summary string, do func(context.Cont
 		}
 		var body I
 		if err := json.Unmarshal(in.RawBody, &body); err != nil {
-			return nil, badRequest("body", err.Error())
+			return nil, undecoded(err, in.RawBody, reflect.TypeFor[I]())
 		}
 		// A journal is bulk that the daemon wrote and that is checked record by record.
 		if _, bulk := any(body).(wire.JournalRequest); !bulk {

@@ -62,6 +62,8 @@ func (c compiler) split(at string, in *wire.PlanStep) ownInputs {
 		var fault *step.Error
 		if err := strict.CheckType(raw, reflect.TypeOf(target), at+"."+key); errors.As(err, &fault) {
 			c.add(fault.Fields[0].Location, nil, "%s", fault.Fields[0].Message)
+		} else if err := strict.Form(raw, reflect.TypeOf(target), at+"."+key); errors.As(err, &fault) {
+			c.add(fault.Fields[0].Location, fault.Fields[0].Value, "%s", fault.Fields[0].Message)
 		} else if err := merge(target, raw); err != nil {
 			c.add(at+"."+key, nil, "%v", err)
 		}

@@ -79,6 +79,7 @@ func (f fields) learn(t reflect.Type) {
 type walk struct {
 	dec   *json.Decoder
 	known fields
+	form  bool // values are looked at, too
 	err   error
 }
 
@@ -87,6 +88,9 @@ func (w *walk) value(t reflect.Type, at string, depth int) bool {
 	token, err := w.dec.Token()
 	open, isDelim := token.(json.Delim)
 	if err != nil || depth > maxDepth {
+		return false
+	}
+	if w.form && !w.fits(t, token, at) {
 		return false
 	}
 	if !isDelim {
@@ -99,8 +103,12 @@ func (w *walk) value(t reflect.Type, at string, depth int) bool {
 		}
 	} else {
 		var elem reflect.Type
-		if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		switch {
+		case t == nil:
+		case t.Kind() == reflect.Slice || t.Kind() == reflect.Array:
 			elem = t.Elem()
+		case t.Kind() == reflect.Interface: // anything, and so is what is in it
+			elem = t
 		}
 		for i := 0; w.dec.More(); i++ {
 			if !w.value(elem, at+"["+strconv.Itoa(i)+"]", depth+1) {
@@ -121,6 +129,8 @@ func (w *walk) object(t reflect.Type, at string, depth int) bool {
 		names = w.known.of(t)
 	case t.Kind() == reflect.Map:
 		elem = t.Elem()
+	case t.Kind() == reflect.Interface:
+		elem = t
 	}
 	seen := map[string]bool{}
 	for w.dec.More() {

@@ -2,6 +2,8 @@ package strict
 
 import (
 	"encoding/json"
+	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +55,69 @@ func TestCheck(t *testing.T) {
 		}
 		if got != want || err != nil && !step.Is(err, step.KindInvalid) {
 			t.Errorf("%.100s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+// What cannot be decoded is told by its place and what belongs there, in no
+// words of the decoder's; what can be is fine.
+func TestForm(t *testing.T) {
+	t.Parallel()
+	type form struct {
+		sample
+		N     int64              `json:"n"`
+		Small int8               `json:"small"`
+		Count uint16             `json:"count"`
+		Most  *int               `json:"most"`
+		Part  float64            `json:"part"`
+		On    bool               `json:"on"`
+		Bytes []byte             `json:"bytes"`
+		Any   any                `json:"any"`
+		Sums  map[string]float64 `json:"sums"`
+	}
+	const whole = "must be a whole number, written in digits alone, from "
+	for body, want := range map[string]string{
+		`{"n":1e3}`:                      "body.n: " + whole + "-9223372036854775808 to 9223372036854775807",
+		`{"n":3.0}`:                      "body.n: " + whole + "-9223372036854775808 to 9223372036854775807",
+		`{"n":"3"}`:                      "body.n: " + whole + "-9223372036854775808 to 9223372036854775807",
+		`{"n":9223372036854775808}`:      "body.n: " + whole + "-9223372036854775808 to 9223372036854775807",
+		`{"most":7.5}`:                   "body.most: " + whole + "-9223372036854775808 to 9223372036854775807",
+		`{"small":200}`:                  "body.small: " + whole + "-128 to 127",
+		`{"count":-1}`:                   "body.count: " + whole + "0 to 65535",
+		`{"part":1e400}`:                 "body.part: must be a number within ±1.8e+308",
+		`{"part":"0.5"}`:                 "body.part: must be a number within ±1.8e+308",
+		`{"any":[1,{"x":1e400}]}`:        "body.any[1].x: must be a number within ±1.8e+308",
+		`{"sums":{"a":1,"b":true}}`:      "body.sums.b: must be a number within ±1.8e+308",
+		`{"on":"yes"}`:                   "body.on: must be true or false",
+		`{"on":1}`:                       "body.on: must be true or false",
+		`{"name":7}`:                     "body.name: must be text",
+		`{"name":{}}`:                    "body.name: must be text",
+		`{"list":{"id":"x"}}`:            "body.list: must be a list",
+		`{"list":[[]]}`:                  "body.list[0]: must be an object",
+		`{"list":[{"id":"a"},{"id":2}]}`: "body.list[1].id: must be text",
+		`{"named":"x"}`:                  "body.named: must be an object",
+		`[]`:                             "body: must be an object",
+		`7`:                              "body: must be an object",
+	} {
+		var into form
+		if err := json.Unmarshal([]byte(body), &into); err == nil {
+			t.Errorf("%s can be decoded", body)
+		}
+		err := Form([]byte(body), reflect.TypeFor[*form](), "body")
+		if got := fmt.Sprint(err); got != want || !step.Is(err, step.KindInvalid) {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+	for _, body := range []string{
+		`{"n":-3,"small":-128,"count":0,"most":null,"part":1e3,"on":true,"bytes":"AAAA","any":{"a":[1,"x",false,null]},"sums":{"a":0.5},
+			"name":"x","list":null,"free":1e400,"named":{"x":{"id":"y"}},"other":1e400}`,
+	} {
+		var into form
+		if err := json.Unmarshal([]byte(body), &into); err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
+		if err := Form([]byte(body), reflect.TypeFor[form](), "body"); err != nil {
+			t.Errorf("%s: %v", body, err)
 		}
 	}
 }

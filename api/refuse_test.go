@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
@@ -220,6 +222,82 @@ func TestBodyInNoForm(t *testing.T) {
 	var p wire.Problem
 	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || resp.StatusCode != http.StatusBadRequest || p.Status != http.StatusBadRequest || !strings.HasPrefix(p.Detail, "body: ") {
 		t.Errorf("%d %+v %v", resp.StatusCode, p, err)
+	}
+}
+
+// raw is a connection for requests that no client would send.
+func (r *rig) raw() (net.Conn, *bufio.Reader) {
+	r.t.Helper()
+	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: r.roots}}).DialContext(r.t.Context(), "tcp", strings.TrimPrefix(r.url, "https://"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = conn.Close() }) // nothing is lost with it
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		r.t.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
+}
+
+// Who asks whether to send a body hears that it is too large before it was
+// sent, on each route; one that is not is asked for.
+func TestTooLargeBeforeItIsSent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.client("acme", "worker")
+	const body = `{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`
+	for name, tc := range map[string]struct {
+		head   string
+		length int
+		status int
+	}{
+		"run":              {"POST /api/runs HTTP/1.1\r\nAuthorization: Bearer " + r.keys["acme user"], 3 << 20, http.StatusRequestEntityTooLarge},
+		"journal":          {"POST /api/worker/journal HTTP/1.1\r\nNofx-Worker-Protocol: 1\r\nAuthorization: Bearer " + r.keys["acme worker"], 50 << 20, http.StatusRequestEntityTooLarge},
+		"nobody's":         {"POST /api/runs HTTP/1.1", 3 << 20, http.StatusUnauthorized},
+		"small enough run": {"POST /api/runs HTTP/1.1\r\nAuthorization: Bearer " + r.keys["acme user"], len(body), http.StatusContinue},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := r.in(t)
+			conn, in := r.raw()
+			fmt.Fprintf(conn, "%s\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", tc.head, tc.length)
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != tc.status {
+				t.Fatalf("%d, want %d", resp.StatusCode, tc.status)
+			}
+			if tc.status == http.StatusContinue {
+				fmt.Fprint(conn, body)
+				if resp, err = http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusCreated {
+					t.Fatalf("%+v %v", resp, err)
+				}
+				resp.Body.Close()
+				return
+			}
+			var p wire.Problem
+			if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Status != tc.status {
+				t.Errorf("%+v %v", p, err)
+			}
+		})
+	}
+}
+
+// The head of a stream is all that HEAD asks for: the connection is free again.
+func TestHeadOfAStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	conn, in := r.raw()
+	for _, path := range []string{"/runs/" + run.ID + "/stream", "/runs/" + run.ID} {
+		fmt.Fprintf(conn, "HEAD %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", path, r.keys["acme user"])
+		resp, err := http.ReadResponse(in, &http.Request{Method: http.MethodHead})
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %+v %v", path, resp, err)
+		}
+		resp.Body.Close()
 	}
 }
 

@@ -39,6 +39,18 @@ func TestLineCheck(t *testing.T) {
 	}
 }
 
+// A replica whose clock was set back lists what the database says is there.
+func TestListAfterAClockStep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.submit(`[{"name":"a","tool":"test:echo"}]`)
+	r.sql("UPDATE nofx.run SET created_at = now() + interval '48 hours'")
+	list, err := r.user.Runs(t.Context(), 0, "")
+	if err != nil || len(list.Runs) != 1 || list.Runs[0].ID != run.ID {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
 func TestDependencies(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -16,6 +16,7 @@ type open struct {
 }
 
 func (o open) Read(p []byte) (int, error) {
+	o.call.read = true
 	n, err := o.Reader.Read(p)
 	o.call.cut = o.call.cut || err != nil && !errors.Is(err, io.EOF)
 	return n, err

@@ -101,15 +101,15 @@ func (s *server) exportRoute() {
 
 func (s *server) export(ctx context.Context, w http.ResponseWriter, tenant string, f wire.DeadFilter, page []wire.DeadStepDetail, next string) (err error) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // the request has been read; its context ends with this deadline
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	_ = control.SetReadDeadline(time.Time{}) // all of the request has come; its context ends with this deadline
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	for {
-		if err := control.SetWriteDeadline(time.Now().Add(slowReader)); err != nil {
-			return err
-		}
 		for _, e := range page {
 			if err := enc.Encode(e); err != nil {
 				return err

@@ -25,7 +25,7 @@ func TestPanics(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &server{Services: Services{Log: slog.New(slog.NewTextHandler(&log, nil))}, stats: stats, mux: http.NewServeMux()}
+	s := &server{Services: Services{Log: slog.New(slog.NewTextHandler(&log, nil))}, stats: stats, mux: http.NewServeMux(), patience: defaultPatience()}
 	s.mux.HandleFunc("GET /early", func(http.ResponseWriter, *http.Request) { panic("the secret of the defect") })
 	s.mux.HandleFunc("GET /late", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "half an ")

@@ -67,14 +67,15 @@ type Fleet interface {
 
 type server struct {
 	Services
-	api   huma.API
-	mux   *http.ServeMux
-	stats *stats
+	api      huma.API
+	mux      *http.ServeMux
+	stats    *stats
+	patience patience
 }
 
 // New makes the handler of the whole API.
 func New(s Services) (http.Handler, error) {
-	srv := &server{Services: s, mux: http.NewServeMux()}
+	srv := &server{Services: s, mux: http.NewServeMux(), patience: defaultPatience()}
 	var err error
 	if srv.stats, err = newStats(s.Registry); err != nil {
 		return nil, err

@@ -22,8 +22,7 @@ import (
 
 const (
 	keepAlive  = 15 * time.Second
-	streamPoll = 2 * time.Second // in case a wake was lost
-	slowReader = 30 * time.Second
+	streamPoll = 2 * time.Second  // in case a wake was lost
 	streamLook = 10 * time.Second // for one look at the database, which may be gone without a word
 )
 
@@ -59,7 +58,7 @@ func (s *server) streamRoute() {
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			defer cancel()
 			r, w := humago.Unwrap(hc)
-			f.follow(r.Context(), w, woken, first, ended)
+			f.follow(r.Context(), w, woken, first, ended || r.Method == http.MethodHead)
 		}}, nil
 	})
 }
@@ -73,7 +72,6 @@ type follower struct {
 
 func (f *follower) follow(ctx context.Context, w http.ResponseWriter, woken <-chan struct{}, events []step.Event, ended bool) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{})
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")
@@ -81,6 +79,7 @@ func (f *follower) follow(ctx context.Context, w http.ResponseWriter, woken <-ch
 	if f.send(control, w, "init", events) != nil {
 		return
 	}
+	_ = control.SetReadDeadline(time.Time{}) // all of the request has come; its context ends with this deadline
 	keep, poll := time.NewTicker(keepAlive), time.NewTicker(streamPoll)
 	defer keep.Stop()
 	defer poll.Stop()
@@ -132,9 +131,6 @@ func (f *follower) send(control *http.ResponseController, w http.ResponseWriter,
 }
 
 func (f *follower) write(control *http.ResponseController, w http.ResponseWriter, text string) error {
-	if err := control.SetWriteDeadline(time.Now().Add(slowReader)); err != nil {
-		return err
-	}
 	if _, err := w.Write([]byte(text)); err != nil {
 		return err
 	}

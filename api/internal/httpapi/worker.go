@@ -158,7 +158,7 @@ var _ huma.Resolver = (*upload)(nil)
 
 func (s *server) uploadRoute() {
 	op := operation(auth.Worker, http.MethodPut, "/api/worker/artifacts/{attempt_id}/{sha256}", "worker-artifact", "Upload an artifact of an attempt")
-	op.DefaultStatus = http.StatusNoContent
+	op.DefaultStatus, op.MaxBodyBytes = http.StatusNoContent, -1 // the queue knows how large they may be
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge)
 	op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}}}}
 	route(s, op, func(ctx context.Context, in *upload) (*struct{}, error) {
@@ -195,9 +195,6 @@ func (s *server) layerRoute() {
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			defer content.Close()
 			_, w := humago.Unwrap(hc)
-			if c := callOf(ctx).control; c != nil {
-				_ = c.SetWriteDeadline(time.Now().Add(uploadTimeout)) // a connection without deadlines needs none
-			}
 			w.Header().Set("Content-Type", "application/octet-stream")
 			w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 			_, _ = io.Copy(w, content) // who asked sees by the length that it broke off

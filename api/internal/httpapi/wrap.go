@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 )
@@ -27,6 +28,7 @@ type call struct {
 	correlationID string
 	who           auth.Principal
 	cause         error // of a problem, for the log
+	read          bool  // somebody has asked for the body
 	cut           bool  // the body cannot be read to its end
 	begun         bool  // the operation has begun: all that it needs was read
 	control       *http.ResponseController
@@ -42,29 +44,6 @@ func callOf(ctx context.Context) *call {
 	}
 	return &call{}
 }
-
-// answer remembers what was sent.
-type answer struct {
-	http.ResponseWriter
-	status int
-}
-
-func (a *answer) WriteHeader(status int) {
-	if a.status == 0 {
-		a.status = status
-	}
-	a.ResponseWriter.WriteHeader(status)
-}
-
-func (a *answer) Write(p []byte) (int, error) {
-	if a.status == 0 {
-		a.status = http.StatusOK
-	}
-	return a.ResponseWriter.Write(p)
-}
-
-// Unwrap lets http.ResponseController find the connection.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // traceID is the header's value, or a new one when it is missing or refused.
 func traceID(given string) string {
@@ -86,10 +65,13 @@ const (
 func (s *server) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
-		a := &answer{ResponseWriter: w}
 		bad := badHeader(r.Header)
 		plainType(r.Header)
 		c := &call{path: r.URL.Path, requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
+		a := &answer{ResponseWriter: w, control: c.control, patience: s.patience.reader}
+		if r.ContentLength != 0 { // whatever nobody asks for of it is read before the answer goes out
+			_ = c.control.SetReadDeadline(begin.Add(s.patience.sender)) // a connection without deadlines needs none
+		}
 		c.correlationID = r.Header.Get("X-Correlation-Id")
 		if !idForm.MatchString(c.correlationID) {
 			c.correlationID = c.requestID
@@ -119,7 +101,7 @@ func (s *server) wrap(next http.Handler) http.Handler {
 			}
 			next.ServeHTTP(a, r)
 		}()
-		if a.status == http.StatusRequestEntityTooLarge {
+		if a.status == http.StatusRequestEntityTooLarge && (c.read || r.Header.Get("Expect") == "") {
 			// Who still sends would see a broken connection, not the answer.
 			_ = c.control.SetReadDeadline(time.Now().Add(drainTime))
 			_, _ = io.Copy(io.Discard, io.LimitReader(body, drainBytes))
@@ -269,6 +251,11 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 			return
 		}
 		callOf(ctx.Context()).who = who
+	}
+	r, _ := humago.Unwrap(ctx)
+	if most := ctx.Operation().MaxBodyBytes; most > 0 && r.ContentLength >= most { // before who asked whether to send it has sent it
+		s.refuse(ctx, newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request's body has %d bytes, and must have less than %d", r.ContentLength, most), nil))
+		return
 	}
 	next(readable{ctx})
 }

@@ -266,12 +266,22 @@ func (f *fakeAPI) outputs(w http.ResponseWriter, r *http.Request, run *fakeRun) 
 
 func (f *fakeAPI) artifact(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	var body []byte
 	for _, run := range f.runs {
-		if body, ok := run.artifacts[r.PathValue("path")]; ok {
-			_, _ = w.Write(body)
-			return
+		if found, ok := run.artifacts[r.PathValue("path")]; ok {
+			body = found
 		}
+	}
+	f.mu.Unlock()
+	switch {
+	case strings.HasSuffix(r.PathValue("path"), "/endless"): // only its beginning ever comes
+		_, _ = w.Write(body[:1])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		return
+	case body != nil:
+		_, _ = w.Write(body)
+		return
 	}
 	refuse(w, step.Errorf(step.KindNotFound, "no such artifact"))
 }

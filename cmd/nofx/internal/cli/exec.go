@@ -129,12 +129,12 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 		return err
 	}
 	watched := make(chan struct{})
-	defer close(watched)
 	go a.tellUnserved(watch, client, created.ID, watched)
 	view := &rawView{out: a.Stdout, err: a.Stderr, app: a}
 	go a.cancelWhenInterrupted(ctx, watch, detach, client, created.ID, &view.away, watched)
 
 	detail, err := follow.Run(watch, client, created.ID, view)
+	close(watched)
 	if errors.Is(err, interrupt.ErrInterrupted) {
 		a.say("left alone: see nofx runs get %s", created.ID)
 		return code(execOther)
@@ -153,11 +153,13 @@ func (a *app) exec(ctx context.Context, client *server, plan wire.Plan) error {
 	if len(asked) > 0 {
 		view.endLine()
 	}
-	saved := a.saveAll(watch, client, asked, detail.Artifacts)
+	saving, stop := a.untilNextInterrupt(ctx)
+	defer stop()
+	saved := a.saveAll(saving, client, asked, detail.Artifacts)
 	for _, err := range saved {
 		a.explain(err)
 	}
-	a.tellMissing(watch, client, detail, asked)
+	a.tellMissing(saving, client, detail, asked)
 	unwritten := a.unwritten()
 	// The verdict last, as its reader expects.
 	if err := a.conclude(detail, view.endLine); err != nil || len(saved) == 0 && !unwritten {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -34,7 +35,29 @@ func (a *app) submit(ctx context.Context, client *server, run wire.SubmitRun) (w
 		}
 		cancel(context.Cause(ctx))
 	})()
-	return client.Submit(patient, run, newKey())
+	created, err := client.Submit(patient, run, newKey())
+	if err != nil && patient.Err() != nil {
+		return created, fmt.Errorf("%w: nobody can say whether the run was taken; see nofx runs list", context.Cause(patient))
+	}
+	return created, err
+}
+
+// untilNextInterrupt is a context for what follows a run's end: the next
+// interrupt ends it, also when the first cancelled the run.
+func (a *app) untilNextInterrupt(ctx context.Context) (context.Context, func()) {
+	next := ctx.Done()
+	if ctx.Err() != nil {
+		next = a.Again
+	}
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	go func() {
+		select {
+		case <-next:
+			cancel(interrupt.ErrInterrupted)
+		case <-out.Done():
+		}
+	}()
+	return out, func() { cancel(nil) }
 }
 
 // errAway is why nobody waits any longer for the end of a run that was to be

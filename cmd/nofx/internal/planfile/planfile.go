@@ -170,5 +170,8 @@ func kind(t reflect.Type) string {
 	case reflect.Struct, reflect.Map, reflect.Pointer:
 		return "an object"
 	}
-	return "a number (" + t.Kind().String() + ")"
+	if t.Kind() == reflect.Float64 {
+		return "a number"
+	}
+	return "a whole number, in digits alone,"
 }

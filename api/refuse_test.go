@@ -61,6 +61,13 @@ func TestHeadersOfARun(t *testing.T) {
 		"two projects":           {http.Header{"X-Project-Id": {"a", "b"}}, 400, "header.x-project-id"},
 		"two ids":                {http.Header{"X-Request-Id": {"a", "b"}}, 400, "header.x-request-id"},
 		"two types":              {http.Header{"Content-Type": {"application/json", "text/plain"}}, 400, "header.content-type"},
+		"type in quotes":         {http.Header{"Content-Type": {`application/json;charset="utf-8"`}}, 201, ""},
+		"type of a vendor":       {http.Header{"Content-Type": {"application/vnd.x+json"}}, 201, ""},
+		"no coding":              {http.Header{"Content-Encoding": {"Identity"}}, 201, ""},
+		"no type":                {http.Header{"Content-Type": {";;;"}}, 400, "header.content-type"},
+		"half a parameter":       {http.Header{"Content-Type": {"application/json; charset"}}, 400, "header.content-type"},
+		"other letters":          {http.Header{"Content-Type": {"application/json; charset=utf-16"}}, 415, "header.content-type"},
+		"packed":                 {http.Header{"Content-Encoding": {"gzip"}}, 415, "header.content-encoding"},
 		"two keys of a caller's": {http.Header{"Authorization": {"Bearer " + r.keys["acme user"], "Bearer x"}}, 400, "header.authorization"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,9 @@ import (
 	"mime"
 	"net/http"
 	"regexp"
+	"strings"
+
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
@@ -30,14 +33,28 @@ func badHeader(h http.Header) *problem {
 	return nil
 }
 
-// plainType writes the body's type as huma compares it: RFC 9110 has it in any
-// case.
-func plainType(h http.Header) {
-	kind, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+// badForm is what is wrong with the headers that say how a body is written, nil
+// when nothing is. The body's type it writes as huma compares it: RFC 9110 has
+// it in any case.
+func badForm(h http.Header) *problem {
+	if coding := h.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return unsupported("header.content-encoding", "bodies are taken as they are, in no coding")
+	}
+	given := h.Get("Content-Type")
+	if given == "" {
+		return nil
+	}
+	kind, params, err := mime.ParseMediaType(given)
 	if err != nil {
-		return // it is refused where a body is read
+		return badRequest("header.content-type", "is not a media type")
 	}
-	if plain := mime.FormatMediaType(kind, params); plain != "" {
-		h.Set("Content-Type", plain)
+	if set, there := params["charset"]; there && !strings.EqualFold(set, "utf-8") {
+		return unsupported("header.content-type", "text is taken in UTF-8 only")
 	}
+	h.Set("Content-Type", mime.FormatMediaType(kind, params))
+	return nil
+}
+
+func unsupported(location, message string) *problem {
+	return newProblem(http.StatusUnsupportedMediaType, location+": "+message, []step.FieldError{{Location: location, Message: message}})
 }

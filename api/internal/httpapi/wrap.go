@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -65,8 +66,7 @@ const (
 func (s *server) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
-		bad := badHeader(r.Header)
-		plainType(r.Header)
+		bad := cmp.Or(badHeader(r.Header), badForm(r.Header))
 		c := &call{path: r.URL.Path, requestID: traceID(r.Header.Get("X-Request-Id")), control: http.NewResponseController(w)}
 		a := &answer{ResponseWriter: w, control: c.control, patience: s.patience.reader}
 		if r.ContentLength != 0 { // whatever nobody asks for of it is read before the answer goes out

@@ -37,6 +37,10 @@ func (c compiler) split(at string, in *wire.PlanStep) ownInputs {
 		return out
 	}
 	all, err := canonical(in.Inputs)
+	if errors.Is(err, errDeep) {
+		c.add(at+".inputs", nil, "must not be nested deeper than %d", maxDepth)
+		return out
+	}
 	var fields map[string]json.RawMessage
 	if err != nil || json.Unmarshal(all, &fields) != nil || fields == nil {
 		c.add(at+".inputs", nil, "must be a JSON object")

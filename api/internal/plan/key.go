@@ -13,6 +13,8 @@ import (
 // maxDepth bounds the nesting of inputs.
 const maxDepth = 100
 
+var errDeep = errors.New("nested too deeply")
+
 // IdempotencyKey is a step's key: the same step of the same run with the same
 // inputs always has it. It is stored once and never computed again.
 func IdempotencyKey(runID string, s Step) string {
@@ -58,7 +60,7 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 
 func value(dec *json.Decoder, out *bytes.Buffer, depth int) error {
 	if depth > maxDepth {
-		return errors.New("nested too deeply")
+		return errDeep
 	}
 	t, err := dec.Token()
 	if err != nil {

@@ -103,15 +103,43 @@ func (a *app) submitAndFollow(ctx context.Context, client *server, submission wi
 	if err != nil {
 		return err
 	}
-	a.say("run %s: %s", created.ID, render.Clean(submission.Plan.Goal))
-	view, end := a.view()
-	detail, err := follow.Run(ctx, client, created.ID, view)
-	end(detail)
+	err = a.show(ctx, client, created.ID, submission.Plan.Goal)
 	if errors.Is(err, interrupt.ErrInterrupted) {
 		return fmt.Errorf("%w; run %s goes on until nofx runs cancel ends it", err, created.ID)
 	}
+	return err
+}
+
+// submitAndOwn is submitAndFollow where the run has nobody but this command: an
+// interrupt cancels it, and its end is waited for until the second.
+func (a *app) submitAndOwn(ctx context.Context, client *server, submission wire.SubmitRun) error {
+	watch, detach := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer detach(nil)
+	created, err := a.submit(ctx, client, submission)
 	if err != nil {
-		return fmt.Errorf("run %s: %w", created.ID, err)
+		return err
+	}
+	watched := make(chan struct{})
+	defer close(watched)
+	go a.cancelWhenInterrupted(ctx, watch, detach, client, created.ID, &outage{}, watched)
+	err = a.show(watch, client, created.ID, submission.Plan.Goal)
+	if errors.Is(err, interrupt.ErrInterrupted) {
+		return fmt.Errorf("%w; run %s was not seen to end", err, created.ID)
+	}
+	return err
+}
+
+// show shows the run on stderr until it has ended, and its results on stdout.
+func (a *app) show(ctx context.Context, client *server, runID, goal string) error {
+	a.say("run %s: %s", runID, render.Clean(goal))
+	view, end := a.view()
+	detail, err := follow.Run(ctx, client, runID, view)
+	end(detail)
+	if errors.Is(err, interrupt.ErrInterrupted) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", runID, err)
 	}
 	if err := a.print(detail, func(w io.Writer) error {
 		fmt.Fprintln(w)

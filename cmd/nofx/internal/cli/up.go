@@ -25,7 +25,8 @@ func (a *app) upCommand() *cobra.Command {
 		Short: "run the whole system on this machine",
 		Long: "Runs a private Postgres, the control API, the daemon and the driver plugins on this machine,\n" +
 			"keeps everything below the data folder, and supervises it. Ctrl-C drains; a second one hurries.\n" +
-			"With --once it runs one plan, shows it, prints the results and ends with the run's exit code.",
+			"With --once it runs one plan, shows it, prints the results and ends with the run's exit code; the\n" +
+			"first Ctrl-C cancels the run.",
 		Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
 			rootFolder, err := findRootfs(dir, root)
@@ -46,7 +47,7 @@ func (a *app) upCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					return a.submitAndFollow(ctx, client, submission)
+					return a.submitAndOwn(ctx, client, submission)
 				}
 			}
 			return a.up(cmd.Context(), cfg, work)

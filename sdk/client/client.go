@@ -32,7 +32,7 @@ type Options struct {
 	RootCAs       *x509.CertPool // instead of CAFile
 	UserAgent     string
 	Timeout       time.Duration // of one call that does not stream; 0 = 30 s
-	StreamSilence time.Duration // after which Events gives a stream up; 0 = a minute
+	StreamSilence time.Duration // after which events and downloads are given up; 0 = a minute
 }
 
 // Client talks to one API.

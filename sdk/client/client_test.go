@@ -185,6 +185,42 @@ func TestSilentStream(t *testing.T) {
 	}
 }
 
+// A download of which nothing comes any more is given up, too, before its first
+// byte and after; one that comes to its end is whole.
+func TestDownloadSilence(t *testing.T) {
+	t.Parallel()
+	held := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/never") {
+			<-held
+			return
+		}
+		_, _ = io.WriteString(w, "beginning")
+		_ = http.NewResponseController(w).Flush()
+		if strings.HasSuffix(r.URL.Path, "/half") {
+			<-held
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(held) })
+	c, err := client.New(client.Options{BaseURL: server.URL, Key: "k", StreamSilence: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for name, want := range map[string]step.Kind{"never": step.KindUnavailable, "half": step.KindUnavailable, "whole": ""} {
+		var text []byte
+		body, err := c.Artifact(t.Context(), "runs/r/steps/s/"+name)
+		if err == nil {
+			text, err = io.ReadAll(body)
+			body.Close()
+		}
+		if step.KindOf(err) != want || err != nil && !strings.Contains(err.Error(), "nothing has come for 500ms") {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
+	}
+}
+
 func TestArtifactUploadCarriesTheFence(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {

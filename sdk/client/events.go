@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -28,12 +26,11 @@ func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step
 	if after != "" {
 		r.header["Last-Event-ID"] = after
 	}
-	resp, err := c.do(ctx, r)
+	body, err := c.stream(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	body := &watched{ReadCloser: resp.Body, silence: c.silence}
+	defer body.Close()
 	err = readEvents(body, func(data string) error {
 		var batch []step.Event
 		if err := json.Unmarshal([]byte(data), &batch); err != nil {
@@ -44,31 +41,10 @@ func (c *Client) Events(ctx context.Context, runID, after string, fn func([]step
 		}
 		return fn(batch)
 	})
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
+	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
-	case body.silent.Load():
-		return step.Errorf(step.KindUnavailable, "event stream: nothing has come for %v", c.silence)
 	}
 	return err
-}
-
-// watched is a stream that is given up when a read waits for too long: its
-// other end may be stopped, or beyond a network that is gone.
-type watched struct {
-	io.ReadCloser
-	silence time.Duration
-	silent  atomic.Bool
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(w.silence, func() {
-		w.silent.Store(true)
-		_ = w.Close() // ends the read
-	})
-	defer timer.Stop()
-	return w.ReadCloser.Read(p)
 }
 
 // readEvents calls fn with the data of each server-sent event.

@@ -73,11 +73,7 @@ func (c *Client) Artifact(ctx context.Context, path string) (io.ReadCloser, erro
 	for i := range parts {
 		parts[i] = url.PathEscape(parts[i])
 	}
-	resp, err := c.do(ctx, call{method: http.MethodGet, path: "/artifacts/" + strings.Join(parts, "/")})
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
+	return c.stream(ctx, call{method: http.MethodGet, path: "/artifacts/" + strings.Join(parts, "/")})
 }
 
 // Handlers lists the tools that steps can name.

@@ -70,11 +70,7 @@ func (c *Client) PutArtifact(ctx context.Context, workerID, incarnation string, 
 func (c *Client) Layer(ctx context.Context, workerID, incarnation string, f wire.Fence, seq int) (io.ReadCloser, error) {
 	r := heldCall("layers/"+url.PathEscape(f.AttemptID)+"/"+strconv.Itoa(seq), workerID, incarnation, f)
 	r.method = http.MethodGet
-	resp, err := c.do(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
+	return c.stream(ctx, r)
 }
 
 // heldCall is about a lease that the worker holds.

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -264,28 +262,6 @@ func (f *fakeAPI) outputs(w http.ResponseWriter, r *http.Request, run *fakeRun) 
 	answer(w, 200, page)
 }
 
-func (f *fakeAPI) artifact(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	var body []byte
-	for _, run := range f.runs {
-		if found, ok := run.artifacts[r.PathValue("path")]; ok {
-			body = found
-		}
-	}
-	f.mu.Unlock()
-	switch {
-	case strings.HasSuffix(r.PathValue("path"), "/endless"): // only its beginning ever comes
-		_, _ = w.Write(body[:1])
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-		return
-	case body != nil:
-		_, _ = w.Write(body)
-		return
-	}
-	refuse(w, step.Errorf(step.KindNotFound, "no such artifact"))
-}
-
 // stream sends the events in batches until the run has ended.
 func (f *fakeAPI) stream(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
@@ -467,19 +443,6 @@ func (r *fakeRun) write(s *wire.StepDetail, stream wire.Stream, text string) {
 			StepID: s.ID, StepName: s.Name, Attempt: 1, Offset: offset, Stream: stream, Data: []byte(text + "\n"),
 		})
 	}
-}
-
-func (r *fakeRun) keep(s *wire.StepDetail, name, text string) {
-	sum := sha256.Sum256([]byte(text))
-	path := "runs/" + r.detail.Run.ID + "/steps/" + s.ID + "/" + name
-	r.artifacts[path] = []byte(text)
-	if strings.HasPrefix(name, "damaged") {
-		r.artifacts[path] = []byte(strings.ToUpper(text))
-	}
-	r.detail.Artifacts = append(r.detail.Artifacts, wire.ArtifactInfo{
-		Path: path, RunID: r.detail.Run.ID, StepID: s.ID, StepName: s.Name, Name: name,
-		SHA256: hex.EncodeToString(sum[:]), Size: int64(len(text)), CreatedAt: time.Now(),
-	})
 }
 
 func fakeWorkers() wire.WorkerList {

@@ -73,23 +73,29 @@ func (s *System) startDaemon(ctx context.Context) error {
 	if err := renameio.WriteFile(s.path("nofxd.yaml"), body, 0o600); err != nil {
 		return err
 	}
+	probe, err := s.cfg.Dial(s.endpoint)
+	if err != nil {
+		return err
+	}
+	list, err := probe.Workers(ctx)
+	if err != nil {
+		return err
+	}
+	me := "up-" + s.inst.ID
+	earlier := incarnation(list, me)
 	child := s.spawn(supervise.Spec{
 		Name:    "nofxd",
 		Command: func() (*exec.Cmd, error) { return s.daemon(context.Background()), nil },
 		Stop:    syscall.SIGTERM,
 		Grace:   drainTimeout + 10*time.Second,
 	})
-	probe, err := s.cfg.Dial(s.endpoint)
-	if err != nil {
-		return err
-	}
 	if err := s.until(ctx, workerStart, "nofxd", child, func(ctx context.Context) error {
 		list, err := probe.Workers(ctx)
 		if err != nil {
 			return err
 		}
 		for _, name := range s.needed() {
-			if err := there(list, "up-"+s.inst.ID, name); err != nil {
+			if err := there(list, me, earlier, name); err != nil {
 				return err
 			}
 		}

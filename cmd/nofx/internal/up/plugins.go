@@ -46,8 +46,22 @@ func (s *System) needed() []string {
 
 func pluginName(path string) string { return strings.TrimPrefix(filepath.Base(path), pluginPrefix) }
 
-// there says why the worker's driver is not.
-func there(list wire.WorkerList, worker, name string) error {
+// incarnation is that of the worker as the API knows it; "" = it knows none.
+func incarnation(list wire.WorkerList, worker string) string {
+	for _, w := range list.Workers {
+		if w.Name == worker {
+			return w.Incarnation
+		}
+	}
+	return ""
+}
+
+// there says why the worker's driver is not. What an earlier incarnation of the
+// worker had is not there, though the API may still take it for live.
+func there(list wire.WorkerList, worker, earlier, name string) error {
+	if incarnation(list, worker) == earlier {
+		return errors.New("it has not registered")
+	}
 	for _, w := range list.Workers {
 		for _, d := range w.Drivers {
 			if w.Name == worker && w.Status == "live" && d.Name == name {

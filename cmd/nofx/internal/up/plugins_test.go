@@ -36,11 +36,11 @@ func TestPlugins(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-	list := wire.WorkerList{Workers: []wire.WorkerInfo{{Name: "w", Status: "live", Drivers: []wire.DriverInfo{
+	list := wire.WorkerList{Workers: []wire.WorkerInfo{{Name: "w", Incarnation: "2", Status: "live", Drivers: []wire.DriverInfo{
 		{Name: "local", Healthy: true}, {Name: "mine", Message: "unwell"},
 	}}}}
 	for name, want := range map[string]string{"local": "", "mine": "unwell", "other": "no live worker"} {
-		if err := there(list, "w", name); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		if err := there(list, "w", "1", name); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -85,8 +86,9 @@ func standInAPI(args []string) int {
 	})
 	mux.HandleFunc("GET /api/workers", func(w http.ResponseWriter, _ *http.Request) {
 		list := wire.WorkerList{}
-		if name, err := os.ReadFile(filepath.Join(dir, "worker", "alive")); err == nil {
-			list.Workers = []wire.WorkerInfo{{Name: string(name), Status: "live", Drivers: []wire.DriverInfo{{Name: "local", Healthy: true}}}}
+		if who, err := os.ReadFile(filepath.Join(dir, "worker", "alive")); err == nil {
+			name, incarnation, _ := strings.Cut(string(who), " ")
+			list.Workers = []wire.WorkerInfo{{Name: name, Incarnation: incarnation, Status: "live", Drivers: []wire.DriverInfo{{Name: "local", Healthy: true}}}}
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	})
@@ -115,6 +117,10 @@ func standInDaemon(args []string) int {
 		note(dir, "purge")
 		return 0
 	}
+	if _, err := os.Stat(filepath.Join(dir, "broken-daemon")); err == nil {
+		fmt.Fprintln(os.Stderr, "cannot work: it is broken")
+		return 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
@@ -122,7 +128,7 @@ func standInDaemon(args []string) int {
 		return 1
 	}
 	alive := filepath.Join(cfg.DataDir, "alive")
-	if err := os.WriteFile(alive, []byte(cfg.Name), 0o600); err != nil {
+	if err := os.WriteFile(alive, fmt.Appendf(nil, "%s %d", cfg.Name, os.Getpid()), 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

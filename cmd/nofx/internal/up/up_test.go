@@ -305,6 +305,34 @@ func TestUpTellsWhyAChildDoesNotStart(t *testing.T) {
 }
 
 // An address that cannot be listened on is found before anything starts.
+// The API still calls the worker of an earlier start live for a while: that is
+// not the one that is waited for.
+func TestUpWaitsForItsOwnDaemon(t *testing.T) {
+	t.Parallel()
+	dir, bin := filepath.Join(t.TempDir(), "data"), binaries(t)
+	alive := filepath.Join(dir, "worker", "alive")
+	var who []byte
+	err := newSystem(t, dir, bin).Run(t.Context(), func(context.Context, Endpoint) (err error) {
+		who, err = os.ReadFile(alive)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string][]byte{alive: who, filepath.Join(dir, "broken-daemon"): nil} {
+		if err := os.WriteFile(name, body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = newSystem(t, dir, bin).Run(t.Context(), func(context.Context, Endpoint) error {
+		t.Error("work begins without a daemon")
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "cannot work: it is broken") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestUpRefusesAddress(t *testing.T) {
 	t.Parallel()
 	for _, listen := range []string{"garbage", "127.0.0.1:port", "127.0.0.1:99999"} {

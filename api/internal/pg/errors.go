@@ -71,9 +71,13 @@ func fromServer(e *pgconn.PgError, err error) error {
 	switch {
 	case e.Code == "22021", e.Code == "22P05":
 		return &step.Error{Kind: step.KindInvalid, Message: "a text holds a NUL byte or is not UTF-8", Err: err}
+	case e.Code == "53100":
+		full := away(err)
+		full.Message = "the database's disk is full"
+		return full
 	case strings.HasPrefix(e.Code, "08"), // connection
 		strings.HasPrefix(e.Code, "57P"),                        // shutdown, crash, starting up
-		strings.HasPrefix(e.Code, "53"),                         // out of connections, memory, disk
+		strings.HasPrefix(e.Code, "53"),                         // out of connections, memory
 		e.Code == "57014", e.Code == "55P03", e.Code == "25P03", // timeouts
 		e.Code == "28000", e.Code == "3D000": // not set up yet
 		return away(err)

@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/nofx-run/nofx/cmd/nofx/internal/devcert"
 	"github.com/nofx-run/nofx/cmd/nofx/internal/pglocal"
@@ -96,6 +98,9 @@ func New(cfg Config) (_ *System, err error) {
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if strings.ContainsFunc(dir, unicode.IsControl) { // client.env has a line for each value
+		return nil, step.Errorf(step.KindInvalid, "--data %q: the folder's path holds a line's end, or another control character", cfg.Dir)
 	}
 	cfg.Dir = dir
 	if cfg.RootFS, err = rootFolder(cfg.RootFS); err != nil {

@@ -347,6 +347,18 @@ func TestUpRefusesAddress(t *testing.T) {
 	}
 }
 
+// What client.env could not name is refused before anything is made.
+func TestUpRefusesFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := New(Config{Dir: filepath.Join(dir, "two\nlines"), Listen: "127.0.0.1:0"}); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "--data") {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("%v %v", left, err)
+	}
+}
+
 // An interrupt during the start ends what has started.
 func TestUpInterruptedAtItsStart(t *testing.T) {
 	t.Parallel()

@@ -43,6 +43,7 @@ func Read(path string, stdin io.Reader) (wire.SubmitRun, error) {
 	if err != nil {
 		return wire.SubmitRun{}, fmt.Errorf("%s: %w", path, err)
 	}
+	body = bytes.TrimPrefix(body, []byte("\ufeff")) // as editors on Windows leave it
 	isJSON := strings.ToLower(filepath.Ext(path)) == ".json"
 	if !isJSON {
 		if body, err = toJSON(body); err != nil {

@@ -41,6 +41,8 @@ steps:
 		"whole.json":  {`{"plan":` + json + `,"projectId":"p1"}`, whole},
 		"json.yaml":   {json, want},
 		"noextension": {yaml, want},
+		"mark.json":   {"\ufeff" + json, want},
+		"mark.yaml":   {"\ufeff" + yaml, want},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -103,6 +105,7 @@ func TestReadRefuses(t *testing.T) {
 		"twice in json":    {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"tool\":\"a\",\"inputs\":{\"tool\":[1]},\"tool\":\"b\"}]}", `line 2: the key "tool" is there twice`},
 		"json not UTF-8":   {"p.json", "{\"goal\":\"\xff\",\"steps\":[]}", "not UTF-8"},
 		"number for text":  {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"name\":5}]}", "line 2: steps.name: number where text is needed"},
+		"too many digits":  {"p.yaml", "goal: x\nsteps: [{name: a, tool: bash, inputs: {a: 12345678901234567890123}}]", "line 2: 12345678901234567890123 is too large for a whole number: put it in quotes"},
 		"exponent":         {"p.json", "{\"goal\":\"x\",\n\"steps\":[{\"timeout\":1e3}]}", "line 2: steps.timeout: number 1e3 where a whole number, in digits alone, is needed"},
 		"in yaml":          {"p.yaml", "goal: 5\nsteps: []\n", "p.yaml: goal: number where text is needed"},
 		"list for object":  {"p.yaml", "[1]", "array where an object is needed"},

@@ -47,6 +47,9 @@ func tame(n *yaml.Node) error {
 			if word := strings.ToLower(strings.TrimLeft(n.Value, "+-")); word == ".nan" || word == ".inf" {
 				return fmt.Errorf("line %d: %s is no number in JSON", n.Line, n.Value)
 			}
+			if strings.Trim(n.Value, "+-_0123456789") == "" { // whose last digits a float would lose
+				return fmt.Errorf("line %d: %s is too large for a whole number: put it in quotes", n.Line, n.Value)
+			}
 		}
 	}
 	for i, child := range n.Content {

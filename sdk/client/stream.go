@@ -16,7 +16,7 @@ func (c *Client) stream(ctx context.Context, r call) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	silent := step.Errorf(step.KindUnavailable, "nothing has come for %v", c.silence)
 	timer := time.AfterFunc(c.silence, func() { cancel(silent) })
-	resp, err := c.do(ctx, r)
+	resp, err := c.do(ctx, r) //nolint:bodyclose // whoever reads it closes it
 	timer.Stop()
 	if err != nil {
 		cancel(nil)

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -59,7 +60,7 @@ func TestBodyThatNeverComes(t *testing.T) {
 		if resp.Body.Close(); resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: %d", head, resp.StatusCode)
 		}
-		if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("%s: the connection stays: %v", head, err)
 		}
 	}

@@ -1,0 +1,51 @@
+package up
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nofx-run/nofx/sdk/step"
+)
+
+// The API still calls the worker of an earlier start live for a while: that is
+// not the one that is waited for.
+func TestUpWaitsForItsOwnDaemon(t *testing.T) {
+	t.Parallel()
+	dir, bin := filepath.Join(t.TempDir(), "data"), binaries(t)
+	alive := filepath.Join(dir, "worker", "alive")
+	var who []byte
+	err := newSystem(t, dir, bin).Run(t.Context(), func(context.Context, Endpoint) (err error) {
+		who, err = os.ReadFile(alive)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string][]byte{alive: who, filepath.Join(dir, "broken-daemon"): nil} {
+		if err := os.WriteFile(name, body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = newSystem(t, dir, bin).Run(t.Context(), func(context.Context, Endpoint) error {
+		t.Error("work begins without a daemon")
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "cannot work: it is broken") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What client.env could not name is refused before anything is made.
+func TestUpRefusesFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := New(Config{Dir: filepath.Join(dir, "two\nlines"), Listen: "127.0.0.1:0"}); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "--data") {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("%v %v", left, err)
+	}
+}

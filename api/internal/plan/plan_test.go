@@ -251,3 +251,17 @@ func FuzzCanonical(f *testing.F) {
 		}
 	})
 }
+
+// Inputs that are nested too deeply are told so; as deep as they may be is fine.
+func TestDeepInputs(t *testing.T) {
+	t.Parallel()
+	deep := func(n int) string {
+		return `[{"name":"a","tool":"test:echo","inputs":` + strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) + `}]`
+	}
+	if _, err := compile(t, deep(maxDepth)); err != nil {
+		t.Errorf("%d levels: %v", maxDepth, err)
+	}
+	if _, err := compile(t, deep(maxDepth+1)); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "inputs: must not be nested deeper than 100") {
+		t.Errorf("%d levels: %v", maxDepth+1, err)
+	}
+}

@@ -5,7 +5,7 @@ import (
 	"net/http"
 
 	"github.com/nofx-run/nofx/api/internal/auth"
-	"github.com/nofx-run/nofx/api/internal/strict"
+	"github.com/nofx-run/nofx/internal/strict"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
 

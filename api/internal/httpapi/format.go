@@ -9,7 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/nofx-run/nofx/api/internal/strict"
+	"github.com/nofx-run/nofx/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 

@@ -17,7 +17,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/api/internal/queue"
-	"github.com/nofx-run/nofx/api/internal/strict"
+	"github.com/nofx-run/nofx/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/nofx-run/nofx/api/internal/handler"
-	"github.com/nofx-run/nofx/api/internal/strict"
+	"github.com/nofx-run/nofx/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )

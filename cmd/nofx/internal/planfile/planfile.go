@@ -18,6 +18,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/nofx-run/nofx/internal/strict"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -79,13 +80,15 @@ func decode(body []byte, lines bool) (wire.SubmitRun, error) {
 	if err := json.Unmarshal(body, &top); err != nil {
 		return wire.SubmitRun{}, place(body, lines, err)
 	}
-	if err := uniqueKeys(body); err != nil {
-		return wire.SubmitRun{}, err
-	}
 	var submission wire.SubmitRun
 	var target any = &submission.Plan
+	check, at := strict.Check[wire.Plan], "plan"
 	if _, whole := top["plan"]; whole {
 		target = &submission
+		check, at = strict.Check[wire.SubmitRun], "submission"
+	}
+	if err := check(body, at); err != nil {
+		return wire.SubmitRun{}, err
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -96,43 +99,6 @@ func decode(body []byte, lines bool) (wire.SubmitRun, error) {
 		return wire.SubmitRun{}, errors.New("something follows the plan")
 	}
 	return submission, nil
-}
-
-// uniqueKeys refuses an object that has a key twice, of which all but the last
-// would be dropped in silence. body is valid JSON.
-func uniqueKeys(body []byte) error {
-	type level struct {
-		keys map[string]bool // nil in a list
-		key  bool            // the next token is a key
-	}
-	levels := []level{{}}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	for {
-		t, err := dec.Token()
-		if err != nil {
-			return nil //nolint:nilerr // the end: body is valid
-		}
-		here := &levels[len(levels)-1]
-		switch delim, _ := t.(json.Delim); {
-		case delim == '{':
-			levels = append(levels, level{keys: map[string]bool{}, key: true})
-			continue
-		case delim == '[':
-			levels = append(levels, level{})
-			continue
-		case delim == '}' || delim == ']':
-			levels = levels[:len(levels)-1]
-			here = &levels[len(levels)-1]
-		case here.key:
-			name, _ := t.(string)
-			if here.keys[name] {
-				return fmt.Errorf("line %d: the key %q is there twice", line(body, dec.InputOffset()), name)
-			}
-			here.keys[name], here.key = true, false
-			continue
-		}
-		here.key = here.keys != nil
-	}
 }
 
 func line(body []byte, offset int64) int { return 1 + bytes.Count(body[:offset], []byte("\n")) }

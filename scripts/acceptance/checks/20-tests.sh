@@ -7,7 +7,7 @@ run_tests() {
 	cd "/tmp/tests/$1"
 	out=/share/out/test-${1//\//-}.txt
 	# Without gVisor: a second kernel in an emulated machine is not worth its time.
-	timeout 600 ./t -test.v -test.skip "GVisor|./^gvisor$" -test.parallel 2 -test.timeout 580s >"$out" 2>&1 || rc=$?
+	timeout 600 ./t -test.v -test.skip "GVisor|Runsc|./^gvisor$" -test.parallel 2 -test.timeout 580s >"$out" 2>&1 || rc=$?
 	grep -E '^\s*--- FAIL' "$out" | head -n 5 || true
 	echo "$(grep -cE '^--- PASS' "$out") passed, $(grep -cE '^--- FAIL' "$out") failed, $(grep -cE '^--- SKIP' "$out") skipped"
 	return $rc

@@ -17,8 +17,8 @@ import (
 const maxDepth = 10_000
 
 // Check looks through JSON that is to be decoded into a T. Its error is of
-// kind invalid and names the first such key, below the location at. What is
-// not JSON at all is not its affair.
+// kind invalid, names the first such key, below the location at, and wraps a
+// SpotError. What is not JSON at all is not its affair.
 func Check[T any](raw []byte, at string) error {
 	return CheckType(raw, reflect.TypeFor[T](), at)
 }
@@ -160,8 +160,13 @@ func (w *walk) object(t reflect.Type, at string, depth int) bool {
 	return true
 }
 
+// SpotError is behind how many bytes of the document a key stands.
+type SpotError int64
+
+func (s SpotError) Error() string { return "byte " + strconv.FormatInt(int64(s), 10) }
+
 func (w *walk) fault(at, what string) bool {
-	w.err = &step.Error{Kind: step.KindInvalid, Message: at + ": " + what, Fields: []step.FieldError{{Location: at, Message: what}}}
+	w.err = &step.Error{Kind: step.KindInvalid, Message: at + ": " + what, Fields: []step.FieldError{{Location: at, Message: what}}, Err: SpotError(w.dec.InputOffset())}
 	return false
 }
 

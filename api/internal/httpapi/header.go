@@ -51,7 +51,11 @@ func badForm(h http.Header) *problem {
 	if set, there := params["charset"]; there && !strings.EqualFold(set, "utf-8") {
 		return unsupported("header.content-type", "text is taken in UTF-8 only")
 	}
-	h.Set("Content-Type", mime.FormatMediaType(kind, params))
+	plain := mime.FormatMediaType(kind, params)
+	if plain == "" {
+		return badRequest("header.content-type", "is not a media type")
+	}
+	h.Set("Content-Type", plain)
 	return nil
 }
 

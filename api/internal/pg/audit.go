@@ -38,7 +38,8 @@ func ofAudit(sql string, args []any, err error) error {
 }
 
 // noteRefused notes for the tenant's alerts that an action failed because its row
-// in the audit log was refused. What Postgres gives up for now is not that.
+// in the audit log was refused. What Postgres could not do at that moment, and can
+// when it is asked again, is not that.
 // Several rows are of several actions, each of which is tried on its own, unless
 // the database is not able to at all.
 func (db *DB) noteRefused(ctx context.Context, err error) {

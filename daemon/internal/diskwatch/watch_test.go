@@ -112,7 +112,7 @@ func bubble(t *testing.T, d *fakeDisk, do func(*testing.T, *Watch)) {
 
 // pass lets time pass.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }
 

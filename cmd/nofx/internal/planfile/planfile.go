@@ -88,7 +88,7 @@ func decode(body []byte, lines bool) (wire.SubmitRun, error) {
 		check, at = strict.Check[wire.SubmitRun], "submission"
 	}
 	if err := check(body, at); err != nil {
-		return wire.SubmitRun{}, err
+		return wire.SubmitRun{}, place(body, lines, err)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -103,15 +103,19 @@ func decode(body []byte, lines bool) (wire.SubmitRun, error) {
 
 func line(body []byte, offset int64) int { return 1 + bytes.Count(body[:offset], []byte("\n")) }
 
-// place says what an error of the JSON decoder means, and where.
+// place says what an error of the JSON decoder, or of package strict, means, and
+// where.
 func place(body []byte, lines bool, err error) error {
 	var syntax *json.SyntaxError
 	var typ *json.UnmarshalTypeError
+	var spot strict.SpotError
 	offset := int64(-1)
 	text := strings.TrimPrefix(err.Error(), "json: ")
 	switch {
 	case errors.As(err, &syntax):
 		offset = syntax.Offset
+	case errors.As(err, &spot):
+		offset = int64(spot)
 	case errors.As(err, &typ):
 		offset = typ.Offset
 		text = typ.Value + " where " + kind(typ.Type) + " is needed"

@@ -61,20 +61,42 @@ func (w *Worker) ship(ctx context.Context) error {
 }
 
 // gather waits a moment for more to ship: under load a short one, else one in
-// which a short step comes to its end, so that one request tells all of it. It
-// reports false when ctx has ended.
+// which a short step comes to its end, so that one request tells all of it. Once
+// nothing runs that could add more it does not wait at all. It reports false when
+// ctx has ended.
 func (w *Worker) gather(ctx context.Context, busy bool) bool {
-	wait, ended := shipIdle, w.ended
+	wait := shipIdle
 	if busy {
-		wait, ended = shipGather, nil
+		wait = shipGather
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ended:
-	case <-ctx.Done():
-		return false
+	for {
+		select {
+		case <-timer.C:
+			// Whoever has ended by now is told of in this request. Left where it
+			// is, the word would cut the next wait short.
+			select {
+			case <-w.ended:
+			default:
+			}
+			return true
+		case <-w.ended:
+			if !busy || w.allEnded() {
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// allEnded reports whether no attempt will add to its journal.
+func (w *Worker) allEnded() bool {
+	for _, a := range w.all() {
+		if !a.journal.Position().Verdict && !a.isFenced() {
+			return false
+		}
 	}
 	return true
 }

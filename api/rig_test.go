@@ -35,10 +35,12 @@ import (
 var server *testpg.Server
 
 func TestMain(m *testing.M) {
-	testpg.Main(m, func(ctx context.Context, url string) error {
-		_, err := api.Migrate(ctx, url)
-		return err
-	}, &server)
+	testpg.Main(m, migrate, &server)
+}
+
+func migrate(ctx context.Context, url string) error {
+	_, err := api.Migrate(ctx, url)
+	return err
 }
 
 // rig is a whole API over real HTTPS and a database of its own.
@@ -57,7 +59,13 @@ type rig struct {
 // newRig starts it; change may adjust the configuration.
 func newRig(t testing.TB, change ...func(*api.Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, db: server.Database(t), log: &buffer{}, keys: map[string]string{}}
+	return newRigOn(t, server, change...)
+}
+
+// newRigOn is newRig on a server of the test's own.
+func newRigOn(t testing.TB, on *testpg.Server, change ...func(*api.Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, db: on.Database(t), log: &buffer{}, keys: map[string]string{}}
 	// The database is a copy of an older one, which would look like an outage.
 	r.sql("UPDATE nofx.lease_clock SET ticked_at = now(), hold_until = now()")
 	dir := t.TempDir()

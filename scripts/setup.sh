@@ -31,6 +31,7 @@ needs() {
 		ca-certificates | test -s /etc/ssl/certs/ca-certificates.crt
 		postgresql      | ls /usr/lib/postgresql/*/bin/initdb
 		postgresql-15-cron | test -e /usr/lib/postgresql/15/lib/pg_cron.so
+		libfaketime     | ls /usr/lib/*/faketime/libfaketime.so.1
 		docker.io       | test -x /usr/sbin/dockerd && test -x /usr/bin/containerd
 		iptables        | command -v iptables
 	LIST

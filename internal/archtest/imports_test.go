@@ -209,7 +209,7 @@ func TestOneImporterPerHeavyLibrary(t *testing.T) {
 // checks drivers.
 func TestTestPackagesStayInTests(t *testing.T) {
 	t.Parallel()
-	support := []string{"./sdk/driver/drivertest", "./internal/testpg", "./internal/testdocker", "./internal/testhost", "./test"}
+	support := []string{"./sdk/driver/drivertest", "./internal/testpg", "./internal/testclock", "./internal/testdocker", "./internal/testhost", "./test"}
 	for _, p := range load(t) {
 		if under(p.path, support...) || p.path == "./cmd/nofx/internal/driversanity" {
 			continue

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/nofx-run/nofx/internal/testclock"
 )
 
 const (
@@ -31,6 +33,7 @@ const (
 type Server struct {
 	dir      string
 	settings []string
+	clock    *testclock.Clock // nil = the machine's
 	process  *os.Process
 	log      *os.File
 	done     chan struct{} // closed when the process has ended
@@ -40,6 +43,15 @@ type Server struct {
 // Start makes a server in a folder of its own and migrates its template
 // database. settings, such as "a=b", are added to the server's. Stop ends it.
 func Start(ctx context.Context, migrate func(ctx context.Context, ownerURL string) error, settings ...string) (*Server, error) {
+	return run(ctx, false, migrate, settings)
+}
+
+// StartWithClock is Start of a server whose clock SetClock steps.
+func StartWithClock(ctx context.Context, migrate func(ctx context.Context, ownerURL string) error, settings ...string) (*Server, error) {
+	return run(ctx, true, migrate, settings)
+}
+
+func run(ctx context.Context, clock bool, migrate func(ctx context.Context, ownerURL string) error, settings []string) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	bin, err := binaries()
@@ -51,6 +63,11 @@ func Start(ctx context.Context, migrate func(ctx context.Context, ownerURL strin
 		return nil, err
 	}
 	s := &Server{dir: dir, settings: settings, done: make(chan struct{})}
+	if clock {
+		if s.clock, err = testclock.New(dir); err != nil {
+			return nil, errors.Join(err, s.Stop())
+		}
+	}
 	if err := s.start(ctx, bin, migrate); err != nil {
 		text, _ := os.ReadFile(filepath.Join(dir, "log")) // absent before the start
 		return nil, errors.Join(fmt.Errorf("start Postgres: %w\n%s", err, text), s.Stop())
@@ -134,6 +151,9 @@ func (s *Server) launch(program, data string, cred *syscall.Credential) error {
 		cmd := exec.CommandContext(context.Background(), program, args...)
 		cmd.Dir = s.dir
 		cmd.Stdout, cmd.Stderr = s.log, s.log
+		if s.clock != nil {
+			cmd.Env = append(cmd.Environ(), s.clock.Env()...)
+		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGINT, Setpgid: true}
 		err := cmd.Start()
 		s.process = cmd.Process
@@ -178,6 +198,10 @@ func (s *Server) url(database, role string) string {
 	q := url.Values{"host": {s.dir}, "user": {role}, "sslmode": {"disable"}}
 	return "postgres:///" + database + "?" + strings.ReplaceAll(q.Encode(), "%2F", "/")
 }
+
+// SetClock steps the clock of a server that was started with one to so much ahead
+// of the machine's.
+func (s *Server) SetClock(ahead time.Duration) error { return s.clock.Set(ahead) }
 
 // Pid is the id of the server's first process, the parent of all its others.
 func (s *Server) Pid() int { return s.process.Pid }

@@ -14,11 +14,13 @@
 //
 // # What cannot be had here
 //
-// The clock: CLOCK_REALTIME is one for the whole machine, and no library that
-// fakes it is assumed, so that no step of it is tried. A time namespace shifts
-// the monotonic clocks only, from its first process on: one host lives in such
-// a one for good, a day ahead of the others, so that whatever compared the
-// clocks of two hosts would show.
+// A step of the clock of hosts and APIs: CLOCK_REALTIME is one for the whole
+// machine, and what fakes it needs the C library, which NOFX's programs are not
+// linked with. Postgres is, and its clock is the one that leases, turns and waits
+// count by: it steps by up to an hour, ahead and back. A time namespace shifts the
+// monotonic clocks only, from its first process on: one host lives in such a one
+// for good, a day ahead of the others, so that whatever compared the clocks of two
+// hosts would show.
 //
 // A supervisor that is stopped cannot end its sandbox when the lease does. It
 // is the last line and nothing watches it, so it is stopped for less than a

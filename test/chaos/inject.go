@@ -53,6 +53,11 @@ func (j *injector) inject(ctx context.Context, f Fault) error {
 	switch {
 	case strings.HasPrefix(f.Target, "link "):
 		return j.spoil(ctx, f)
+	case f.Kind == clockStep:
+		j.rec.note("%s: %v ahead", f.Kind, aheadOf(f))
+		err := j.fleet.Postgres.SetClock(aheadOf(f))
+		pause(ctx, f.For)
+		return errors.Join(err, j.fleet.Postgres.SetClock(0))
 	case f.Kind == "fill disk":
 		d := j.fleet.Daemons[full]
 		err := d.Fill()

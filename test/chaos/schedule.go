@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -93,6 +94,7 @@ func kinds() []kind {
 		{"drop answers", 5, link, short, long, false},
 		{"turn", 3, []string{"link host-0", "link host-1", "link host-2"}, short, long, false},
 		{"fill disk", 3, []string{fmt.Sprintf("host-%d", full)}, short, long, false},
+		{clockStep, 0, []string{"postgres's clock"}, short, 2 * lease, false}, // by a draw of its own
 	}
 }
 
@@ -118,9 +120,17 @@ func places(target string, pick uint64) string {
 // between two faults, on average.
 const pace = 1500 * time.Millisecond
 
-// Schedule is what goes wrong within a time, by a seed. No target has two
+// Schedule is what goes wrong within a time, by a seed, in order. No target has two
 // faults at once.
 func Schedule(seed uint64, within time.Duration) []Fault {
+	faults := draw(seed, within)
+	faults = append(faults, clockSteps(seed, within, faults)...)
+	slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	return faults
+}
+
+// draw is all but the steps of the clock.
+func draw(seed uint64, within time.Duration) []Fault {
 	r := rand.New(rand.NewPCG(seed, 0))
 	all := kinds()
 	total := 0

@@ -14,8 +14,11 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/nofx-run/nofx/internal/testclock"
 )
 
 // Postgres is the fleet's database server. It listens on loopback, with a
@@ -27,6 +30,7 @@ type Postgres struct {
 	port     int
 	password string
 	user     *syscall.Credential
+	clock    *testclock.Clock
 }
 
 func newPostgres(ctx context.Context, dir string, note func(name, what string)) (*Postgres, error) {
@@ -49,6 +53,9 @@ func newPostgres(ctx context.Context, dir string, note func(name, what string)) 
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if p.clock, err = testclock.New(dir); err != nil {
 		return nil, err
 	}
 	secret := filepath.Join(dir, "password")
@@ -89,10 +96,13 @@ func (p *Postgres) serve() *exec.Cmd {
 	}
 	cmd := exec.CommandContext(context.Background(), filepath.Join(p.bin, "postgres"), args...)
 	cmd.Dir = p.dir
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "TZ=UTC"}
+	cmd.Env = append(p.clock.Env(), "PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "TZ=UTC")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
 	return cmd
 }
+
+// SetClock steps the server's clock to so much ahead of the machine's.
+func (p *Postgres) SetClock(ahead time.Duration) error { return p.clock.Set(ahead) }
 
 func (p *Postgres) addr() string { return "127.0.0.1:" + strconv.Itoa(p.port) }
 

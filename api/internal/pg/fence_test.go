@@ -20,6 +20,7 @@ var unfenced = map[string]string{
 	"CancelBelow":     "the same",
 	"CoverSteps":      "steps that have succeeded, which have no lease; the one with the layer is fenced by EndSteps in the same transaction",
 	"ForgetUnlisted":  "shortens the leases of the worker that asks",
+	"GoBack":          "the reaper's: the clock has gone back, and what is to come with it; ends nothing",
 	"LoseAttempts":    "the reaper's: compares the epoch and the lease's end",
 	"UnpinQueued":     "queued steps have no lease",
 	"EnqueueRoots":    "steps of a run that was held, which have no lease",

@@ -57,15 +57,42 @@ func (q *Queue) forgetKeys(ctx context.Context) error {
 // tick notes that a reaper lives and tells whether it is this one, and whether
 // leases may expire now: not in the lease after a time without one.
 func (q *Queue) tick(ctx context.Context) (mine, may bool, err error) {
+	var back time.Duration
 	err = q.db.System(ctx, func(db *pgdb.Queries) (err error) {
+		back = 0
 		mine, err = db.TryReaper(ctx)
 		if err != nil || !mine {
 			return err
 		}
-		may, err = db.Tick(ctx, seconds(q.reapPause()), seconds(q.cfg.Lease))
-		return err
+		tick, err := db.Tick(ctx, seconds(q.reapPause()), seconds(q.cfg.Lease))
+		if err != nil {
+			return err
+		}
+		may = tick.MayExpire
+		if tick.BackSeconds > slewed.Seconds() {
+			back = time.Duration(tick.BackSeconds * float64(time.Second))
+			return q.goBack(ctx, db, tick.BackSeconds)
+		}
+		return nil
 	})
+	if err == nil && back > 0 {
+		q.log.LogAttrs(ctx, slog.LevelWarn, "the database's clock has gone back: what is queued, leased or to be tried again counts from now", slog.Duration("by", back))
+	}
 	return mine, may, err
+}
+
+// slewed is how far a clock may go back without more than that everything comes
+// so much later.
+const slewed = time.Second
+
+// goBack moves what is to come by what the clock has gone back by. Otherwise a
+// step that was queued before would wait for the clock to get there, and a lost
+// worker's leases would last until then.
+func (q *Queue) goBack(ctx context.Context, db *pgdb.Queries, by float64) error {
+	if err := db.TakeTime(ctx); err != nil {
+		return err
+	}
+	return db.GoBack(ctx, by, seconds(q.cfg.Lease))
 }
 
 // reapPause is how long no tick may come before it counts as an outage.

@@ -418,20 +418,30 @@ func (q *Queries) SeeDrivers(ctx context.Context) error {
 }
 
 const tick = `-- name: Tick :one
-UPDATE nofx.lease_clock
-SET hold_until = CASE WHEN ticked_at < now() - make_interval(secs => $1::float8)
-                      THEN greatest(hold_until, now() + make_interval(secs => $2::float8)) ELSE hold_until END,
-    ticked_at = now()
-RETURNING (hold_until <= now())::bool AS may_expire
+WITH was AS (SELECT l.ticked_at FROM nofx.lease_clock l FOR NO KEY UPDATE)
+UPDATE nofx.lease_clock c
+SET hold_until = CASE WHEN w.ticked_at < clock_timestamp() - make_interval(secs => $1::float8)
+                      THEN greatest(c.hold_until, now() + make_interval(secs => $2::float8)) ELSE c.hold_until END,
+    ticked_at = clock_timestamp()
+FROM was w
+RETURNING (c.hold_until <= now())::bool AS may_expire, greatest(extract(epoch FROM w.ticked_at - c.ticked_at), 0)::float8 AS back_seconds
 `
+
+type TickRow struct {
+	MayExpire   bool
+	BackSeconds float64
+}
 
 // Tick notes that the reaper lives. After a pause longer than @pause_seconds
 // nothing may expire for one full lease, because nobody could renew meanwhile.
-func (q *Queries) Tick(ctx context.Context, pauseSeconds float64, leaseSeconds float64) (bool, error) {
+// back_seconds is how far the clock has gone back since the tick before, at least.
+// The clock as it is now, not when the transaction began: between two ticks it
+// goes forward, whichever of two reapers began first.
+func (q *Queries) Tick(ctx context.Context, pauseSeconds float64, leaseSeconds float64) (TickRow, error) {
 	row := q.db.QueryRow(ctx, tick, pauseSeconds, leaseSeconds)
-	var may_expire bool
-	err := row.Scan(&may_expire)
-	return may_expire, err
+	var i TickRow
+	err := row.Scan(&i.MayExpire, &i.BackSeconds)
+	return i, err
 }
 
 const tryReaper = `-- name: TryReaper :one

@@ -5,4 +5,5 @@
 // of it, held or not.
 //
 //	make hostile
+//	NOFX_HOSTILE=H35,H44 go test -v -run TestHostile ./test/hostile    these rows alone
 package hostile

@@ -1,9 +1,11 @@
 package hostile
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +24,12 @@ import (
 
 // all has every row run; without it those that CI has time for.
 var all = os.Getenv("NOFX_HOSTILE") == "all"
+
+// wanted reports whether the row is to be run: with NOFX_HOSTILE=H35,H44 those are.
+func wanted(r Row) bool {
+	only := strings.Split(os.Getenv("NOFX_HOSTILE"), ",")
+	return all || r.Short && only[0] == "" || slices.Contains(only, r.ID)
+}
 
 // level is what keeps a step from the host: a driver, and what isolation is
 // demanded of it, "" = its default.
@@ -44,7 +52,7 @@ func (l level) has(r Row) bool {
 	if l == (level{"container", "gvisor"}) && slices.Contains(r.Flags, "--network") {
 		return false
 	}
-	return r.On == "" || r.On == l.driver
+	return (r.On == "" || r.On == l.driver) && (!r.Host || l.isolation != "gvisor")
 }
 
 // outcome is what came of a row on a level.
@@ -61,8 +69,12 @@ func TestHostile(t *testing.T) {
 	for _, a := range []string{
 		testnet.Server + ":5000", testnet.Metadata + ":80", testnet.Azure + ":80", testnet.Alibaba + ":80",
 		testnet.Private + ":5432", testnet.Private2 + ":80", testnet.Private3 + ":443",
+		"[" + testnet.Server6 + "]:5000", "[" + testnet.Metadata6 + "]:80",
 	} {
 		w.Greeter(t, a)
+	}
+	for _, a := range []string{testnet.Server + ":5001", "[" + testnet.Server6 + "]:5001", testnet.Private + ":5001"} {
+		w.Echo(t, a)
 	}
 	// A service of the host's own, on every address that it has.
 	service, err := testnet.Within(t, w.Host(), func() (net.Listener, error) { return net.Listen("tcp", ":7999") })
@@ -86,10 +98,13 @@ func TestHostile(t *testing.T) {
 		"--runsc", runsc, "--gvisor-runtime", "runsc",
 	}, "NOFX_TEST_CANARY=canary-of-the-host")
 
+	base := play{t: t, s: s, probe: buildProbe(t), images: importOdd(t, docker), canary: newCanary(t)}
 	before := watch(t, s)
 	var outcomes []outcome
 	for _, l := range []level{{"local", ""}, {"container", ""}, {"local", "gvisor"}, {"container", "gvisor"}} {
-		outcomes = append(outcomes, rows(t, s, l)...)
+		here := base
+		here.level = l
+		outcomes = append(outcomes, here.rows()...)
 	}
 	table(t, outcomes)
 	for _, o := range outcomes {
@@ -97,8 +112,20 @@ func TestHostile(t *testing.T) {
 			t.Errorf("%s %s on %s: %s", o.row.ID, o.row.Name, o.driver, o.wrong)
 		}
 	}
-	controls(t)
+	controls(t, base.probe)
+	if touched := base.canary.touched(); touched != "" {
+		t.Error(touched)
+	}
 	before.check(t, s)
+}
+
+func buildProbe(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "probe")
+	if out, err := exec.CommandContext(t.Context(), "gcc", "-static", "-O1", "-s", "-o", path, "testdata/probe.c").CombinedOutput(); err != nil {
+		t.Fatalf("building the probe: %v: %s", err, out)
+	}
+	return path
 }
 
 func greet(l net.Listener) {
@@ -137,21 +164,21 @@ func engineWith(t *testing.T, runsc string) []byte {
 }
 
 // rows runs the rows on a level, some at a time, next to a neighbour.
-func rows(t *testing.T, s *harness.System, driver level) []outcome {
-	t.Helper()
-	neighbour := begin(s, driver)
+func (p play) rows() []outcome {
+	p.t.Helper()
+	neighbour := begin(p.s, p.level)
 	places := make(chan struct{}, 3)
 	var mu sync.Mutex
 	var out []outcome
 	var group sync.WaitGroup
 	for _, r := range Rows() {
-		if !all && !r.Short || !driver.has(r) {
+		if !wanted(r) || !p.level.has(r) {
 			continue
 		}
 		places <- struct{}{}
 		group.Go(func() {
 			defer func() { <-places }()
-			o := run(t, s, r, driver)
+			o := p.run(r)
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, o)
@@ -159,15 +186,31 @@ func rows(t *testing.T, s *harness.System, driver level) []outcome {
 	}
 	group.Wait()
 	slices.SortStableFunc(out, func(a, b outcome) int { return strings.Compare(a.row.ID+a.row.Name, b.row.ID+b.row.Name) })
-	neighbour.end(t)
+	neighbour.end(p.t)
 	return out
 }
 
-func run(t *testing.T, s *harness.System, r Row, driver level) outcome {
-	t.Helper()
-	args := slices.Concat([]string{"exec", "--json"}, driver.flags(), r.Flags)
-	res := s.Nofx("", append(args, "--", "/bin/sh", "-c", r.script())...)
-	o := outcome{row: r, driver: driver}
+func (p *play) run(r Row) outcome {
+	o := outcome{row: r, driver: p.level}
+	if r.Play != nil {
+		o.seen, o.wrong = r.Play(p)
+		return o
+	}
+	if r.Before != "" {
+		if res := p.s.Nofx("", append(append([]string{"exec"}, p.level.flags()...), "--", "/bin/sh", "-c", r.Before)...); res.Code != 0 {
+			o.wrong = fmt.Sprintf("what goes before: %+v", res)
+			return o
+		}
+	}
+	dir := p.t.TempDir()
+	args := slices.Concat([]string{"exec", "--json"}, p.level.flags(), r.Flags)
+	if r.Probe {
+		args = append(args, "--file", p.probe+":probe")
+	}
+	for _, path := range r.Artifacts {
+		args = append(args, "--artifact", path)
+	}
+	res := p.s.Nofx(dir, append(args, "--", "/bin/sh", "-c", r.script())...)
 	lines := strings.Split(strings.TrimSpace(res.Stderr), "\n")
 	var v step.Verdict
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &v); err != nil {
@@ -188,13 +231,34 @@ func run(t *testing.T, s *harness.System, r Row, driver level) outcome {
 		o.wrong = "attested by " + v.Attested
 	case r.out() != "" && res.Stdout != r.out():
 		o.wrong = fmt.Sprintf("it printed %.300q, want %.300q", res.Stdout, r.out())
+	case r.Look != nil:
+		o.wrong = r.Look(res.Stdout, dir)
 	}
-	for _, word := range append(r.Not, hostWords(t)...) {
+	for _, word := range append(r.Not, hostWords(p.t)...) {
 		if strings.Contains(res.Stdout, word) {
 			o.wrong = fmt.Sprintf("its output has %q", word)
 		}
 	}
+	if len(r.Artifacts) > 0 && o.wrong == "" {
+		o.wrong = leaked(dir)
+	}
 	return o
+}
+
+// leaked finds what is the host's in what was kept of a workspace.
+func leaked(dir string) string {
+	wrong := ""
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, _ error) error {
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		body, err := os.ReadFile(path)
+		if err != nil || bytes.Contains(body, []byte(canaryText)) || bytes.Contains(body, []byte("root:")) || bytes.Contains(body, []byte("NOFX_")) {
+			wrong = fmt.Sprintf("%s has what is not the step's: %.80q %v", path, body, err)
+		}
+		return nil
+	})
+	return wrong
 }
 
 // hostWords are what would tell a step which host it is on.
@@ -211,13 +275,14 @@ func hostWords(t *testing.T) []string {
 
 // controls shows that what was refused inside works outside: else the rows
 // prove nothing.
-func controls(t *testing.T) {
+func controls(t *testing.T, probe string) {
 	t.Helper()
 	for _, r := range Rows() {
 		if r.Control == "" {
 			continue
 		}
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", r.Control)
+		cmd.Env = append(cmd.Environ(), "PROBE="+probe)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s %s: its control does not work on this host: %v: %s", r.ID, r.Name, err, out)
 		}
@@ -254,7 +319,7 @@ func (c canaries) check(t *testing.T, s *harness.System) {
 		t.Errorf("nofxd has %d MiB", rss>>20)
 	}
 	s.Eventually("no process of a step is left", func() bool {
-		for _, p := range []string{"7321", "7322", "7323", "7324"} {
+		for _, p := range []string{"7321", "7322", "7323", "7324", "7325", "7326"} {
 			if exec.CommandContext(t.Context(), "pgrep", "-f", p).Run() == nil {
 				return false
 			}

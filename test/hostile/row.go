@@ -7,10 +7,15 @@ type Row struct {
 	ID    string // of the table in the design
 	Name  string
 	Flags []string // for nofx exec
-	// Script is run by /bin/sh.
+	// Before is a script that a step of its own runs to its end first, on the
+	// same host.
+	Before string
+	// Script is run by /bin/sh. Beside it lies ./probe when Probe is set.
 	Script string
+	Probe  bool
 	// Try is a command that must fail in the sandbox, as root's or not; with
-	// Control it must succeed on the host, where it does no harm.
+	// Control it must succeed on the host, where it does no harm. $PROBE is the
+	// probe there.
 	Try     string
 	Control string
 	// Cause is how the step must end; exit, with code 0, when it is "".
@@ -19,8 +24,18 @@ type Row struct {
 	Out string
 	// Not lists what must not be in its output.
 	Not []string
+	// Artifacts are what is kept of its workspace.
+	Artifacts []string
+	// Look judges what it printed and what was kept of it, in dir: what is wrong.
+	Look func(out, dir string) string
+	// Play is instead of all that: it is not one step, or does not come to be one.
+	// It tells what was seen, and what is wrong.
+	Play func(p *play) (seen, wrong string)
 	// On is the one driver that the row is for, "" = each.
 	On string
+	// Host says that the row is about the host's kernel: a step that has one of its
+	// own has nothing to try.
+	Host bool
 	// Short says that CI runs it; the others are for make hostile.
 	Short bool
 }

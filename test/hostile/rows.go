@@ -104,6 +104,17 @@ func network() []Row {
 		call("H49", "192.168/16", testnet.Private3, "443", open, false),
 		call("H49", "the host by its own address", testnet.HostAddress, "7999", open, true),
 		call("H49", "the host's loopback", "127.0.0.1", "7999", open, false),
+		{ID: "H51", Name: "a public address by IPv6 (the rows below need it)", Flags: open, Short: true, Probe: true,
+			Script: "./probe tcp " + testnet.Server6 + " 5000", Out: testnet.Server6 + " answers\nend\n"},
+		{ID: "H51", Name: "a public address by UDP (the rows below need it)", Flags: open, Short: true, Probe: true,
+			Script: "./probe udp " + testnet.Server + " 5001", Out: testnet.Server + " answers\nend\n"},
+		{ID: "H51", Name: "metadata by IPv6", Flags: open, Probe: true, Script: "./probe tcp " + testnet.Metadata6 + " 80", Out: "end\n"},
+		{ID: "H51", Name: "an IPv4 address as one of IPv6", Flags: open, Probe: true, Script: "./probe tcp ::ffff:" + testnet.Metadata + " 80", Out: "end\n"},
+		{ID: "H51", Name: "10/8 by UDP", Flags: open, Probe: true, Script: "./probe udp " + testnet.Private + " 5001", Out: "end\n"},
+		{ID: "H51", Name: "the host's loopback by IPv6", Flags: open, Probe: true, Script: "./probe tcp ::1 7999", Out: "end\n"},
+		{ID: "H51", Name: "ICMP", Flags: open, Probe: true, Script: "./probe icmp " + testnet.Private, Out: "end\n"},
+		{ID: "H51", Name: "SCTP", Flags: open, Probe: true, Script: "./probe sctp " + testnet.Server, Out: "end\n"},
+		{ID: "H51", Name: "UDP without a network", Probe: true, Script: "./probe udp " + testnet.Server + " 5001; ./probe udp " + testnet.Server6 + " 5001", Out: "end\nend\n"},
 		call("H50", "without a network", testnet.Server, "5000", []string{"--timeout", "20s"}, true),
 		call("H52", "an address that no rule names", testnet.Server, "5000", []string{"--network", "allow", "--allow", "example.com:5000", "--timeout", "20s"}, false),
 	}
@@ -112,7 +123,7 @@ func network() []Row {
 // Rows are all of them.
 func Rows() []Row {
 	var all []Row
-	for _, group := range [][]Row{exhaustion(), escape(), persistence(), leak(), network()} {
+	for _, group := range [][]Row{exhaustion(), escape(), images(), kernel(), persistence(), stuck(), residue(), leak(), transfer(), network()} {
 		all = append(all, group...)
 	}
 	return all

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -95,19 +94,15 @@ func (h *Handler) Render(tool string, raw json.RawMessage, allowed []string) (Re
 	out.Command.Env = baseEnv()
 	out.Command.Env["PWD"] = full
 	maps.Copy(out.Command.Env, own)
-	seen := map[string]bool{}
 	for _, f := range h.m.Command.Files {
 		files, err := f.render(s)
 		if err != nil {
 			return refuse("inputs.files", "%v", err)
 		}
-		for _, file := range files {
-			if seen[file.Path] {
-				return refuse("inputs.files", "two files are called %q", file.Path)
-			}
-			seen[file.Path] = true
-		}
 		out.Command.Files = append(out.Command.Files, files...)
+	}
+	if err := apart(out.Command.Files); err != nil {
+		return refuse("inputs.files", "%v", err)
 	}
 	if s.raw, s.inputs, err = h.forPeople(s.raw, inputs); err != nil {
 		return refuse("inputs", "%v", err)
@@ -163,69 +158,6 @@ func InWorkspace(p string) (full string, ok bool) {
 	}
 	full = path.Clean(p)
 	return full, full == Workspace || strings.HasPrefix(full, Workspace+"/")
-}
-
-// fileManifest is one entry of command.files: either {input: name} for a list
-// of files, or one file with its path, mode and content.
-type fileManifest struct {
-	Input   string `yaml:"input"`
-	Path    string `yaml:"path"`
-	Mode    uint32 `yaml:"mode"`
-	Content value  `yaml:"content"`
-}
-
-const defaultMode = 0o644
-
-func (f fileManifest) render(s scope) ([]wire.CommandFile, error) {
-	if f.Input == "" {
-		text, _, err := f.Content.text(s)
-		if err != nil {
-			return nil, err
-		}
-		mode := f.Mode
-		if mode == 0 {
-			mode = defaultMode
-		}
-		return []wire.CommandFile{{Path: f.Path, Mode: mode, Data: []byte(text)}}, nil
-	}
-	list, _ := s.inputs[f.Input].([]any) // the schema says what it is; absent is empty
-	out := make([]wire.CommandFile, 0, len(list))
-	for i, item := range list {
-		file, err := oneFile(item)
-		if err != nil {
-			return nil, fmt.Errorf("[%d]: %w", i, err)
-		}
-		out = append(out, file)
-	}
-	return out, nil
-}
-
-func oneFile(item any) (wire.CommandFile, error) {
-	m, _ := item.(map[string]any)
-	name, _ := m["path"].(string)
-	full, ok := InWorkspace(name)
-	if !ok || full == Workspace || path.IsAbs(name) {
-		return wire.CommandFile{}, fmt.Errorf("path %q must be relative and stay in the workspace", clip(name))
-	}
-	out := wire.CommandFile{Path: strings.TrimPrefix(full, Workspace+"/"), Mode: defaultMode}
-	if mode, ok := m["mode"].(float64); ok {
-		out.Mode = uint32(mode) & 0o777
-	}
-	text, plain := m["content"].(string)
-	encoded, coded := m["content_base64"].(string)
-	switch {
-	case plain && coded:
-		return out, fmt.Errorf("%q has both content and content_base64", clip(name))
-	case coded:
-		data, err := base64.StdEncoding.DecodeString(encoded)
-		if err != nil {
-			return out, fmt.Errorf("%q: content_base64 is not base64", clip(name))
-		}
-		out.Data = data
-	default:
-		out.Data = []byte(text)
-	}
-	return out, nil
 }
 
 // schemaFault takes the library's message apart: "validating PATH: " for each

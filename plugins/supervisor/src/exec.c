@@ -179,7 +179,7 @@ void exec_kill(struct sup *s, int slot, uint8_t reason)
 
 	why(e, reason);
 	e->term_at = e->kill_at = 0;
-	if (e->give_up_at == 0)
+	if (e->give_up_at == 0 && e->leave_at == 0)
 		e->give_up_at = now_ns() + 5000000000u;
 	if (!tell_init(s, M_KILL, (uint32_t)slot, 0, NULL, 0))
 		kill_sandbox(s);
@@ -267,6 +267,17 @@ void exec_end(struct sup *s, int slot)
 	for (int i = 0; i < MAX_CLIENTS; i++)
 		if (s->clients[i].fd >= 0 && s->clients[i].watch == slot)
 			s->clients[i].note = true;
+}
+
+/* exec_leave ends an exec that its sandbox's death does not end: the kernel holds
+ * a process of it, which dies as soon as it is let go. */
+void exec_leave(struct sup *s, int slot)
+{
+	struct exec *e = &s->execs[slot];
+
+	if (e->note[0] == 0)
+		snprintf(e->note, sizeof(e->note), "a process of it cannot be killed, and is left behind");
+	exec_end(s, slot);
 }
 
 /* reserve takes the exit record's place on the disk, which may be full when

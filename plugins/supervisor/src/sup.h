@@ -19,7 +19,7 @@ struct exec {
 	uint8_t on_output;
 	bool truncated;
 	uint64_t started, grace;
-	uint64_t term_at, kill_at, give_up_at; /* 0 = not */
+	uint64_t term_at, kill_at, give_up_at, leave_at; /* 0 = not */
 	uint8_t why;
 	bool exited, has_status;
 	int wait_status, start_errno;
@@ -58,6 +58,7 @@ struct exec *exec_find(struct sup *s, const char *id);
 bool exec_id_ok(const char *id);
 void exec_read(struct sup *s, int slot, int stream, size_t most);
 void exec_end(struct sup *s, int slot);
+void exec_leave(struct sup *s, int slot);
 void exec_kill(struct sup *s, int slot, uint8_t why);
 void exec_term(struct sup *s, int slot, uint8_t why, uint64_t grace);
 int execs_running(const struct sup *s);

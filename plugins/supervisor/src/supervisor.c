@@ -56,6 +56,7 @@ static void arm(struct sup *s)
 			earlier(&at, s->execs[i].term_at);
 			earlier(&at, s->execs[i].kill_at);
 			earlier(&at, s->execs[i].give_up_at);
+			earlier(&at, s->execs[i].leave_at);
 		}
 	if (at == armed)
 		return;
@@ -105,8 +106,11 @@ static void clocks(struct sup *s)
 			exec_kill(s, i, e->why);
 		if (e->give_up_at != 0 && now >= e->give_up_at) {
 			e->give_up_at = 0;
+			e->leave_at = now + 5000000000u;
 			kill_sandbox(s);
 		}
+		if (e->leave_at != 0 && now >= e->leave_at)
+			exec_leave(s, i);
 	}
 }
 

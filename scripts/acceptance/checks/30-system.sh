@@ -173,6 +173,27 @@ daemon_reload() {
 	echo "reload, reexec, a unit beside it: same process, same caps, succeeded once"
 }
 
+# step_clock SECONDS: the clock of the whole machine, Postgres's and everybody's.
+step_clock() { date -s "@$(($(date +%s) + $1))" >/dev/null; }
+
+clock_steps() {
+	begin_step clock
+	local run ahead=3600
+	trap 'kill -INT $client 2>/dev/null || true; [ $ahead = 0 ] || step_clock -$ahead' EXIT
+	step_clock $ahead
+	[ "$(nofx exec --tool bash --timeout 60s -- 'echo an hour later')" = "an hour later" ]
+	systemctl stop nofxd # what is submitted now waits, and is due in an hour once the clock is right
+	echo '{"plan":{"goal":"wait","steps":[{"name":"a","tool":"test:echo","inputs":{"msg":"hello"}}]}}' >/root/clock.json
+	run=$(nofx run -f /root/clock.json --json | jq -r .id)
+	step_clock -$ahead
+	ahead=0
+	systemctl start nofxd
+	eventually 180 sh -c "nofx runs get $run --json | jq -e '.run.status == \"succeeded\"'"
+	same_sandbox
+	end_step clock
+	echo "an hour ahead and back: the step went on and succeeded once, what was queued meanwhile ran at once"
+}
+
 nothing_beneath() {
 	local under
 	begin_step where
@@ -190,7 +211,7 @@ tenant_cap() {
 	systemctl set-property --runtime nofx-acme.slice MemoryMax=112M
 	[ "$(cat "$acme/memory.max")" = $((112 << 20)) ]
 	# Each holds 64 MiB, less than its own cap; together they are too many.
-	local hold='import time; x = bytearray(b"x") * (64 << 20); time.sleep(8)' a b ra=0 rb=0
+	local hold='import time; x = bytearray(b"x") * (64 << 20); time.sleep(20)' a b ra=0 rb=0
 	nofx exec --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/solo 2>&1 </dev/null || fail "alone: $(cat /root/solo)"
 	nofx exec --json --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/a 2>/root/a.err </dev/null & a=$!
 	nofx exec --json --timeout 120s --memory 256Mi --tool python -- "$hold" >/root/b 2>/root/b.err </dev/null & b=$!
@@ -293,6 +314,7 @@ check "unit restarted in mid-step" restart_unit
 check "kill -9 of nofxd in mid-step" kill_daemon
 check "unit stopped in mid-step" stop_unit
 check "daemon-reload, reexec, units beside" daemon_reload
+check "the clock steps by an hour and back" clock_steps
 check "tenant's cap over two steps" tenant_cap
 check "a step in a container; its memory cap" container_step
 check "a container in the tenant's slice" container_in_tenant

@@ -66,15 +66,19 @@ type Fence struct {
 // Lease is everything a worker needs to try a step once.
 type Lease struct {
 	Fence
-	TenantID      string             `json:"tenant_id"`
-	RunID         string             `json:"run_id"`
-	StepID        string             `json:"step_id"`
-	StepName      string             `json:"step_name"`
-	Tool          string             `json:"tool"`
-	Driver        string             `json:"driver"`
-	Command       Command            `json:"command"`
-	Image         string             `json:"image,omitempty"`
-	Resources     step.Resources     `json:"resources"` // complete: no field is zero that the driver enforces
+	TenantID  string         `json:"tenant_id"`
+	RunID     string         `json:"run_id"`
+	StepID    string         `json:"step_id"`
+	StepName  string         `json:"step_name"`
+	Tool      string         `json:"tool"`
+	Driver    string         `json:"driver"`
+	Command   Command        `json:"command"`
+	Image     string         `json:"image,omitempty"`
+	Resources step.Resources `json:"resources"` // complete: no field is zero that the driver enforces
+	// Defaults are the caps that nobody asked for: names of fields of Resources, and
+	// CapTimeout. A worker that gives less of them gives that, where it refuses who
+	// asked for more. An older API tells of none.
+	Defaults      []string           `json:"defaults,omitempty"`
 	OnOutput      step.OutputMode    `json:"on_output_limit"`
 	Network       step.Network       `json:"network"`
 	Egress        step.Egress        `json:"egress,omitzero"`
@@ -101,6 +105,9 @@ type Lease struct {
 	// Snapshot has the workspace be saved when the step has succeeded.
 	Snapshot bool `json:"snapshot,omitempty"`
 }
+
+// CapTimeout is the step's wall time in Lease.Defaults.
+const CapTimeout = "timeout"
 
 // Layer is what a run's workspace was saved as: all of it, or what had changed
 // since the layer before.

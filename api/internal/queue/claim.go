@@ -9,6 +9,7 @@ import (
 
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -279,8 +280,10 @@ func leaseOf(r pgdb.LeasesOfClaimRow) (wire.Lease, error) {
 			return l, step.Errorf(step.KindInternal, "layers of run %s: %w", r.RunID, err)
 		}
 	}
-	if err := json.Unmarshal(r.Resources, &l.Resources); err != nil {
+	var caps plan.Caps
+	if err := json.Unmarshal(r.Resources, &caps); err != nil {
 		return l, step.Errorf(step.KindInternal, "resources of step %s: %w", r.StepID, err)
 	}
+	l.Resources, l.Defaults = caps.Resources, caps.Defaults
 	return l, nil
 }

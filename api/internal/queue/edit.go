@@ -57,7 +57,7 @@ func (o *reopening) edit(ctx context.Context, db *pgdb.Queries, s *pgdb.StepsOfR
 	for _, f := range []struct {
 		to   *[]byte
 		from any
-	}{{&p.Resources, to.Resources}, {&p.Retry, to.Retry}, {&p.Spec, to.Spec}} {
+	}{{&p.Resources, to.Caps()}, {&p.Retry, to.Retry}, {&p.Spec, to.Spec}} {
 		raw, err := json.Marshal(f.from)
 		if err != nil {
 			return err

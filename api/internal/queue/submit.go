@@ -251,7 +251,7 @@ func (n *fresh) rows(q *Queue, p *pgdb.InsertStepsParams) error {
 		if err != nil {
 			return err
 		}
-		resources, err := json.Marshal(st.Resources)
+		resources, err := json.Marshal(st.Caps())
 		if err != nil {
 			return err
 		}

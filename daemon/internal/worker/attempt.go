@@ -65,8 +65,11 @@ type attempt struct {
 }
 
 func newAttempt(w *Worker, e ledger.Entry, j *journal.Journal, until driver.Deadline) *attempt {
+	if e.Handle == nil { // else the sandbox has what an earlier process gave it
+		e.Lease = w.bound(e.Lease)
+	}
 	return &attempt{
-		w: w, id: e.Lease.AttemptID, lease: w.bound(e.Lease), journal: j, entry: e, until: until,
+		w: w, id: e.Lease.AttemptID, lease: e.Lease, journal: j, entry: e, until: until,
 		log:       w.log.With("attempt", e.Lease.AttemptID, "run", e.Lease.RunID, "step", e.Lease.StepName),
 		confirmed: make(chan struct{}), closed: make(chan struct{}), refused: make(chan struct{}), cleaned: make(chan struct{}), shipped: make(chan struct{}, 1), acked: make(chan struct{}), gone: make(chan struct{}),
 		inside: e.Handle != nil && e.Lease.Workspace != step.WorkspaceStep,

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"slices"
+
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -11,13 +13,15 @@ func (w *Worker) caps(l *wire.Lease) []limited {
 	return []limited{
 		limitOf("cpu", &r.CPU, most.CPU, 0), limitOf("memory_mb", &r.MemoryMB, most.MemoryMB, 0), limitOf("pids", &r.Pids, most.Pids, 0),
 		limitOf("disk_mb", &r.DiskMB, most.DiskMB, usual.DiskMB), limitOf("io_mb_s", &r.IOMBs, most.IOMBs, usual.IOMBs), limitOf("output_kb", &r.OutputKB, most.OutputKB, 0),
-		limitOf("timeout", &l.TimeoutMS, w.cfg.MostTime.Milliseconds(), 0),
+		limitOf(wire.CapTimeout, &l.TimeoutMS, w.cfg.MostTime.Milliseconds(), 0),
 	}
 }
 
-// limited is one cap: what is open can be filled, what is too much is told.
+// limited is one cap: what nobody asked for can be fitted to the host, what is too
+// much is told.
 type limited struct {
-	fill func()
+	name string
+	fit  func(asked bool)
 	over func() error
 }
 
@@ -26,12 +30,15 @@ type limited struct {
 // where it can be held, and keeps no step away.
 func limitOf[N int64 | float64](name string, asked *N, most, usual N) limited {
 	return limited{
-		fill: func() {
-			if *asked > 0 {
-				return
-			}
-			if *asked = max(most, 0); usual > 0 {
-				*asked = min(*asked, usual)
+		name: name,
+		fit: func(is bool) {
+			switch {
+			case *asked <= 0:
+				if *asked = max(most, 0); usual > 0 {
+					*asked = min(*asked, usual)
+				}
+			case !is && most > 0:
+				*asked = min(*asked, most)
 			}
 		},
 		over: func() error {
@@ -43,10 +50,11 @@ func limitOf[N int64 | float64](name string, asked *N, most, usual N) limited {
 	}
 }
 
-// bound gives a step the most of what it leaves open.
+// bound gives a step the most of what it leaves open, or has by default and would
+// be more.
 func (w *Worker) bound(l wire.Lease) wire.Lease {
 	for _, c := range w.caps(&l) {
-		c.fill()
+		c.fit(!slices.Contains(l.Defaults, c.name))
 	}
 	return l
 }

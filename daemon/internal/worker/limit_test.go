@@ -45,9 +45,55 @@ func TestLimit(t *testing.T) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
+	// What nobody asked for is lowered and no reason to refuse; the rest is not
+	// touched, and an older API does not tell them apart.
+	w.cfg.Most, w.cfg.Default = step.Resources{CPU: 2, MemoryMB: 512, Pids: 16, DiskMB: 64, IOMBs: 5, OutputKB: 10}, step.Resources{}
+	much := wire.Lease{Resources: step.Resources{CPU: 4, MemoryMB: 1024, Pids: 32, DiskMB: 128, IOMBs: 50, OutputKB: 100}, TimeoutMS: 90_000}
+	none := much
+	none.Defaults = []string{"cpu", "memory_mb", "pids", "disk_mb", "io_mb_s", "output_kb", "timeout"}
+	if got := w.bound(none); got.Resources != w.cfg.Most || got.TimeoutMS != 60_000 || w.tooMuch(got) != nil {
+		t.Errorf("nothing was asked for: %+v, %v", got, w.tooMuch(got))
+	}
+	some := much
+	some.Defaults = []string{"cpu", "timeout"}
+	if got := w.bound(some); got.Resources.CPU != 2 || got.TimeoutMS != 60_000 || got.Resources.MemoryMB != 1024 || !strings.Contains(w.tooMuch(got).Error(), "memory_mb: the step asks for 1024") {
+		t.Errorf("some was asked for: %+v, %v", got, w.tooMuch(got))
+	}
+	if got := w.bound(much); got.Resources != much.Resources || !step.Is(w.tooMuch(got), step.KindForbidden) {
+		t.Errorf("of an older API: %+v, %v", got, w.tooMuch(got))
+	}
 	if err := (&Worker{}).tooMuch(wire.Lease{Resources: step.Resources{CPU: 1000}, Network: step.NetworkOpen}); err != nil {
 		t.Error(err)
 	}
+}
+
+// What a sandbox was made with holds to its end, also when the next process of the
+// daemon gives less.
+func TestLimitsLoweredInMidStep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig) { r.limit = step.Resources{Pids: 64, OutputKB: 512} })
+	l := lease("a", "mem", "count", "60", "0.01")
+	l.Resources, l.Defaults = step.Resources{Pids: 128}, []string{"pids"}
+	r.api.submit(l)
+	r.api.until("output", func() bool { return len(r.api.attempts["a"].output) > 0 })
+	r.kill()
+	r.limit = step.Resources{Pids: 8, OutputKB: 1}
+	r.start(4)
+	var got step.Resources
+	r.api.until("it is taken up", func() bool {
+		a := r.w.held("a")
+		if a != nil {
+			got = a.lease.Resources
+		}
+		return a != nil
+	})
+	if got != (step.Resources{Pids: 64, OutputKB: 512}) {
+		t.Errorf("%+v", got)
+	}
+	if v := r.api.verdict("a").verdict.Verdict; !v.Success() {
+		t.Errorf("%+v", v)
+	}
+	r.left()
 }
 
 // The default of block io is the driver's to hold, and when it cannot, the step

@@ -226,6 +226,7 @@ type rig struct {
 	most int64 // bytes of a layer
 	boot string
 
+	limit step.Resources // that any step gets
 	usual step.Resources // of a step that does not ask
 	disk  diskwatch.Disk
 
@@ -285,7 +286,7 @@ func (r *rig) start(slots int) {
 		JournalDir: filepath.Join(r.dir, "journal"), Reserve: reserve, Drivers: host{r.plugins}, Observer: metrics.New(),
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)), Name: "host-1", Version: "test", Slots: slots,
 		LayerBytes: r.most, Boot: r.boot,
-		Default: r.usual, Disk: diskwatch.New(r.disk, slog.New(slog.NewTextHandler(r.t.Output(), nil))),
+		Most: r.limit, Default: r.usual, Disk: diskwatch.New(r.disk, slog.New(slog.NewTextHandler(r.t.Output(), nil))),
 	})
 	if r.overdue > 0 {
 		r.w.overdue = r.overdue

@@ -64,8 +64,9 @@ func (n *Net) Echo(t T, address string) *atomic.Int64 {
 	return &count
 }
 
-// Names serves names at DNS: addresses by name, without a final dot. Names may
-// be changed by calling set. It counts the questions.
+// Names serves names at DNS: addresses by name, without a final dot, and other
+// records like "TXT text", "MX name." and "SRV name.". Names may be changed by
+// calling set. It counts the questions.
 func (n *Net) Names(t T, names map[string][]string) (count *atomic.Int64, set func(map[string][]string)) {
 	t.Helper()
 	var table atomic.Pointer[map[string][]string]
@@ -96,12 +97,21 @@ func answer(query []byte, names map[string][]string) []byte {
 	q := m.Questions[0]
 	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
 	addrs, known := names[strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")]
-	if !known {
+	switch {
+	case !known:
 		m.RCode = dnsmessage.RCodeNameError
+	case addrs == nil: // nobody knows
+		m.RCode = dnsmessage.RCodeServerFailure
 	}
 	for _, text := range addrs {
-		a := netip.MustParseAddr(text)
 		h := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
+		if kind, rest, ok := strings.Cut(text, " "); ok {
+			if kind == strings.TrimPrefix(q.Type.String(), "Type") {
+				m.Answers = append(m.Answers, dnsmessage.Resource{Header: h, Body: other(q.Type, rest)})
+			}
+			continue
+		}
+		a := netip.MustParseAddr(text)
 		switch {
 		case a.Is4() && q.Type == dnsmessage.TypeA:
 			m.Answers = append(m.Answers, dnsmessage.Resource{Header: h, Body: &dnsmessage.AResource{A: a.As4()}})
@@ -114,4 +124,15 @@ func answer(query []byte, names map[string][]string) []byte {
 		return nil
 	}
 	return out
+}
+
+// other is a record that is no address.
+func other(kind dnsmessage.Type, text string) dnsmessage.ResourceBody {
+	switch kind {
+	case dnsmessage.TypeMX:
+		return &dnsmessage.MXResource{Pref: 10, MX: dnsmessage.MustNewName(text)}
+	case dnsmessage.TypeSRV:
+		return &dnsmessage.SRVResource{Priority: 1, Weight: 2, Port: 443, Target: dnsmessage.MustNewName(text)}
+	}
+	return &dnsmessage.TXTResource{TXT: []string{text}}
 }

@@ -124,12 +124,18 @@ func (b *box) try(address string) (net.Conn, error) {
 // lookup asks the sandbox's name server.
 
 func (b *box) lookup(name string) ([]string, error) {
-	r := &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
-		return b.dial(network, egress.Resolver+":53")
-	}}
+	r := b.resolver()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
 	defer cancel()
 	return r.LookupHost(ctx, name+".")
+}
+
+// resolver asks the sandbox's name server.
+
+func (b *box) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
+		return b.dial(network, egress.Resolver+":53")
+	}}
 }
 
 // greeting is what a server says first, or why there was nothing.

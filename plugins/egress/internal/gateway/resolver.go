@@ -29,12 +29,13 @@ type resolver struct {
 	count  *Counters
 	lookup *net.Resolver
 	six    bool // whether this host can call IPv6 addresses
+	looks  chan struct{}
 }
 
 func newResolver(p *policy, count *Counters, servers []string) *resolver {
 	var turn atomic.Uint32
 	var dialer net.Dialer
-	return &resolver{policy: p, count: count, six: routed("[2600::]:53"), lookup: &net.Resolver{
+	return &resolver{policy: p, count: count, six: routed("[2600::]:53"), looks: make(chan struct{}, maxLooks), lookup: &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, servers[int(turn.Add(1)-1)%len(servers)])
@@ -147,47 +148,6 @@ func (r *resolver) addresses(ctx context.Context, name, network string) ([]dnsme
 	}
 	r.policy.learn(name, good)
 	return out, dnsmessage.RCodeSuccess
-}
-
-func (r *resolver) records(ctx context.Context, name string, kind dnsmessage.Type) (out []dnsmessage.ResourceBody, _ dnsmessage.RCode) {
-	var err error
-	switch kind {
-	case dnsmessage.TypeTXT:
-		var found []string
-		found, err = r.lookup.LookupTXT(ctx, name+".")
-		for _, t := range found[:min(len(found), maxAnswers)] {
-			out = append(out, &dnsmessage.TXTResource{TXT: chunks(t)})
-		}
-	case dnsmessage.TypeMX:
-		var found []*net.MX
-		found, err = r.lookup.LookupMX(ctx, name+".")
-		for _, m := range found[:min(len(found), maxAnswers)] {
-			if n, err := dnsmessage.NewName(m.Host); err == nil {
-				out = append(out, &dnsmessage.MXResource{Pref: m.Pref, MX: n})
-			}
-		}
-	case dnsmessage.TypeSRV:
-		var found []*net.SRV
-		_, found, err = r.lookup.LookupSRV(ctx, "", "", name+".")
-		for _, s := range found[:min(len(found), maxAnswers)] {
-			if n, err := dnsmessage.NewName(s.Target); err == nil {
-				out = append(out, &dnsmessage.SRVResource{Priority: s.Priority, Weight: s.Weight, Port: s.Port, Target: n})
-			}
-		}
-	}
-	if err != nil {
-		return nil, codeOf(err)
-	}
-	return out, dnsmessage.RCodeSuccess
-}
-
-// chunks cuts a text into the strings that a TXT record is made of.
-func chunks(t string) []string {
-	var out []string
-	for len(t) > 255 {
-		out, t = append(out, t[:255]), t[255:]
-	}
-	return append(out, t)
 }
 
 func codeOf(err error) dnsmessage.RCode {

@@ -203,7 +203,7 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, about driver.Desc
 		}
 	}
 	h, err := d.Create(ctx, spec)
-	if err != nil && spec.Resources.IOMBs > 0 && a.lease.Resources.IOMBs == 0 && !step.Is(err, step.KindUnavailable) && ctx.Err() == nil {
+	if spec.Resources.IOMBs > 0 && a.lease.Resources.IOMBs == 0 && mayBeTheBound(err) && ctx.Err() == nil {
 		// Nobody asked for a bound that it may not be able to hold.
 		spec.Resources.IOMBs = 0
 		first := err
@@ -220,6 +220,17 @@ func (a *attempt) create(ctx context.Context, d driver.Driver, about driver.Desc
 	entry := a.entry
 	a.mu.Unlock()
 	return a.w.cfg.Ledger.Put(entry)
+}
+
+// mayBeTheBound reports whether a sandbox can have failed by a cap that the driver
+// or its host does not hold. What is not there, in the way, not allowed or too
+// much is so without the cap as well.
+func mayBeTheBound(err error) bool {
+	switch step.KindOf(err) {
+	case step.KindInvalid, step.KindUnsupported, step.KindInternal:
+		return true
+	}
+	return false
 }
 
 // tag packs what the attempt is into the nofx_id tag.

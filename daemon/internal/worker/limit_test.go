@@ -102,7 +102,7 @@ func TestDefaultIO(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	var tried []int64
-	most := int64(1000)
+	most, kind := int64(1000), step.KindInternal
 	r := newRig(t, func(r *rig) {
 		r.usual = step.Resources{IOMBs: 500}
 		r.plugins.works = func(string, string) error { return nil }
@@ -111,7 +111,7 @@ func TestDefaultIO(t *testing.T) {
 			defer mu.Unlock()
 			tried = append(tried, got.IOMBs)
 			if got.IOMBs > most {
-				return step.Errorf(step.KindInternal, "no such device")
+				return step.Errorf(kind, "no such device")
 			}
 			return nil
 		}
@@ -119,16 +119,26 @@ func TestDefaultIO(t *testing.T) {
 	for _, c := range []struct {
 		id          string
 		asked, most int64
+		kind        step.Kind
 		cause       step.Cause
 		tried       []int64
 	}{
-		{"a", 0, 1000, step.CauseExit, []int64{500}},
-		{"b", 0, 0, step.CauseExit, []int64{500, 0}},
-		{"c", 700, 1000, step.CauseExit, []int64{700}},
-		{"d", 700, 0, step.CauseDriverError, []int64{700}},
+		{"a", 0, 1000, step.KindInternal, step.CauseExit, []int64{500}},
+		{"b", 0, 0, step.KindInternal, step.CauseExit, []int64{500, 0}},
+		{"c", 700, 1000, step.KindInternal, step.CauseExit, []int64{700}},
+		{"d", 700, 0, step.KindInternal, step.CauseDriverError, []int64{700}},
+		{"e", 0, 0, step.KindInvalid, step.CauseExit, []int64{500, 0}},
+		{"f", 0, 0, step.KindUnsupported, step.CauseExit, []int64{500, 0}},
+		// What no bound can be the reason of, such as an image that is not there.
+		{"g", 0, 0, step.KindNotFound, step.CauseDriverError, []int64{500}},
+		{"h", 0, 0, step.KindConflict, step.CauseDriverError, []int64{500}},
+		{"i", 0, 0, step.KindForbidden, step.CauseDriverError, []int64{500}},
+		{"j", 0, 0, step.KindRateLimited, step.CauseDriverError, []int64{500}},
+		{"k", 0, 0, step.KindTooLarge, step.CauseDriverError, []int64{500}},
+		{"l", 0, 0, step.KindUnavailable, step.CauseDriverError, []int64{500}},
 	} {
 		mu.Lock()
-		tried, most = nil, c.most
+		tried, most, kind = nil, c.most, c.kind
 		mu.Unlock()
 		l := lease(c.id, "true")
 		l.Resources.IOMBs = c.asked

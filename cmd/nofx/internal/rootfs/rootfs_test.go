@@ -333,6 +333,25 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// A tree whose name begins like those of folders that are not trees yet keeps its
+// record.
+func TestRecordStays(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	good := pack(t, file("bin/sh", "sh"))
+	first, err := s.take(t, "new-debian", good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.take(t, "other", good); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if err != nil || len(all) != 2 || all[0].SHA256 != first.SHA256 || all[0].Source != first.Source || !all[0].Created.Equal(first.Created) {
+		t.Errorf("%+v, %v; want %+v", all, err, first)
+	}
+}
+
 // Two at once do not mix, and what a killed one left goes with the next.
 func TestLock(t *testing.T) {
 	t.Parallel()

@@ -180,7 +180,7 @@ func (s *Store) lock() (io.Closer, error) {
 	}
 	entries, err := os.ReadDir(s.dir)
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), scratch) {
+		if e.IsDir() && strings.HasPrefix(e.Name(), scratch) { // a file is the record of a tree
 			err = errors.Join(err, rmtree.Remove(filepath.Join(s.dir, e.Name())))
 		}
 	}

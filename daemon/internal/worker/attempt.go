@@ -171,7 +171,10 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		return false
 	default:
 		a.log.Warn("the driver could not do it", "driver", a.lease.Driver, "err", err)
-		record.Verdict = a.verdictOf(ctx, err)
+		v, had := a.verdictOf(ctx, err), record.Verdict // what it used holds, if it came to its end
+		had.Usage.DiskBytes = max(had.Usage.DiskBytes, v.Usage.DiskBytes)
+		v.Usage, v.Output = had.Usage, had.Output
+		record.Verdict = v
 		a.end(record)
 	}
 	return true

@@ -131,6 +131,21 @@ func TestHostileArtifacts(t *testing.T) {
 	}
 }
 
+// What a step used is told also when the driver fails after its end.
+func TestUsageOfAFailedCollection(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.plugins.copyOut = func(io.Writer) error { return step.Errorf(step.KindInternal, "the engine broke") }
+	l := lease("a", "mem", "count", "20", "0.01")
+	l.Artifacts = []string{"d"}
+	r.api.submit(l)
+	v := r.api.verdict("a").verdict.Verdict
+	if v.Cause != step.CauseDriverError || v.ExitCode != nil || v.Usage.WallMS < 100 || v.Usage.OutputBytes == 0 || v.Output.TotalBytes != v.Usage.OutputBytes || v.Output.StoredBytes == 0 {
+		t.Errorf("%+v", v)
+	}
+	r.left()
+}
+
 // counted is what mem count writes.
 func counted(n int) string {
 	var b strings.Builder

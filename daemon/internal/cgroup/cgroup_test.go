@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/cgroups/v3"
 	"github.com/coreos/go-systemd/v22/util"
 
+	"github.com/nofx-run/nofx/internal/volume"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -79,6 +81,43 @@ func TestLimitsBite(t *testing.T) {
 	}
 	if c.OOMKills == 0 || c.PidsDenied == 0 || c.MemoryPeak < 30<<20 || c.MemoryPeak > 33<<20 {
 		t.Errorf("counters %+v", c)
+	}
+}
+
+// What goes to block devices is counted, and what comes from them.
+func TestIOIsCounted(t *testing.T) {
+	t.Parallel()
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	if err := volume.Mount(t.Context(), image, dir, 16, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := volume.Unmount(image, dir); err != nil {
+			t.Error(err)
+		}
+	})
+	devices, err := volume.Below(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, d := range devices {
+		names = append(names, d.String())
+	}
+	g := open(t).Group("acme", "a1")
+	if err := g.Make(step.Resources{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.LimitIO(names, 500); err != nil {
+		t.Fatal(err)
+	}
+	const script = "cd %s && dd if=/dev/zero of=f bs=1M count=4 oflag=direct && dd if=f of=/dev/null bs=1M count=2 iflag=direct"
+	if out, err := inside(t, g, fmt.Sprintf(script, dir)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c, err := g.Counters()
+	if err != nil || c.IOWritten < 4<<20 || c.IORead < 2<<20 || c.IOWritten > 16<<20 || c.IORead > 16<<20 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Counters are what the kernel counted for a group. Zero = nothing, or not
@@ -19,6 +20,8 @@ type Counters struct {
 	CPUUsec    int64
 	MemoryPeak int64 // bytes
 	PidsPeak   int64
+	IORead     int64 // bytes, of all block devices
+	IOWritten  int64
 }
 
 // Counters reads them. They are zero for a group that is not there.
@@ -39,12 +42,17 @@ func (g *Group) Counters() (Counters, error) {
 		n.CPUUsec = get(c.V2, "cpu.stat", "usage_usec", 1)
 		n.MemoryPeak = get(c.V2, "memory.peak", "", 1)
 		n.PidsPeak = get(c.V2, "pids.peak", "", 1)
+		n.IORead, n.IOWritten = sum(filepath.Join(c.V2, "io.stat"), "rbytes="), sum(filepath.Join(c.V2, "io.stat"), "wbytes=")
 	} else {
 		n.OOMKills = get(c.V1["memory"], "memory.oom_control", "oom_kill", 1)
 		n.PidsDenied = get(c.V1["pids"], "pids.events", "max", 1)
 		n.CPUUsec = get(c.V1["cpuacct"], "cpuacct.usage", "", 1000)
 		n.MemoryPeak = get(c.V1["memory"], "memory.max_usage_in_bytes", "", 1)
 		n.PidsPeak = get(c.V1["pids"], "pids.peak", "", 1)
+		if dir := c.V1[blkio]; dir != "" { // with the groups that a container engine makes below
+			file := filepath.Join(dir, "blkio.throttle.io_service_bytes_recursive")
+			n.IORead, n.IOWritten = sum(file, "Read "), sum(file, "Write ")
+		}
 	}
 	return n, errors.Join(errs...)
 }
@@ -93,4 +101,20 @@ func number(file, key string) (int64, error) {
 		}
 	}
 	return 0, nil
+}
+
+// sum adds up the numbers that stand behind key, one a device; 0 when the kernel
+// has no such file.
+func sum(file, key string) (all int64) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for _, part := range strings.Split(string(raw), key)[1:] {
+		end := strings.IndexFunc(part+" ", unicode.IsSpace)
+		if n, err := strconv.ParseInt(part[:end], 10, 64); err == nil {
+			all += n
+		}
+	}
+	return all
 }

@@ -155,6 +155,7 @@ func (a *attempt) recheck(v *step.Verdict) {
 	}
 	v.Usage.CPUUsec = max(v.Usage.CPUUsec, n.CPUUsec)
 	v.Usage.MemoryPeakBytes = max(v.Usage.MemoryPeakBytes, n.MemoryPeak)
+	v.Usage.IOReadBytes, v.Usage.IOWriteBytes = max(v.Usage.IOReadBytes, n.IORead), max(v.Usage.IOWriteBytes, n.IOWritten)
 	if a.lease.Command.Isolation != driver.IsolationGVisor { // whose kernel alone knows the step's
 		v.Usage.PidsPeak = max(v.Usage.PidsPeak, n.PidsPeak)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -37,6 +38,7 @@ type Daemon struct {
 	log *slog.Logger
 
 	ledger  *ledger.Ledger
+	groups  io.Closer // holds them for this process
 	cgroups *cgroup.Tree
 	plugins *pluginhost.Host
 	places  *places
@@ -80,6 +82,9 @@ func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 }
 
 func (d *Daemon) open() (err error) {
+	if d.groups, err = holdGroups(d.cfg.CgroupRoot); err != nil {
+		return err
+	}
 	if d.cgroups, err = cgroup.Open(d.cfg.CgroupRoot); err != nil {
 		return err
 	}
@@ -140,7 +145,11 @@ func (d *Daemon) Close() error {
 	if d.api != nil {
 		d.api.Close()
 	}
-	return d.ledger.Close()
+	err := d.ledger.Close()
+	if d.groups != nil {
+		err = errors.Join(err, d.groups.Close())
+	}
+	return err
 }
 
 // Run works until ctx ends, then drains: no new claims, what has not started
@@ -281,7 +290,12 @@ func (d *Daemon) purgeSandboxes(ctx context.Context) error {
 	return err
 }
 
-func removeGroups(ctx context.Context, cfg Config) error {
+func removeGroups(ctx context.Context, cfg Config) (err error) {
+	hold, err := holdGroups(cfg.CgroupRoot)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, hold.Close()) }()
 	tree, err := cgroup.Open(cfg.CgroupRoot)
 	if err != nil {
 		return err

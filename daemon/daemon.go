@@ -14,6 +14,7 @@ import (
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nofx-run/nofx/daemon/internal/cgroup"
@@ -161,7 +162,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	if err := os.WriteFile(d.cfg.path("metrics.addr"), []byte(listener.Addr().String()+"\n"), 0o644); err != nil {
+	if err := d.writeAddress(listener.Addr().String() + "\n"); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 
@@ -209,6 +210,16 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		return err
 	}
 	return nil
+}
+
+// writeAddress writes down where the metrics are, whole for whoever waits for it
+// as long as the disk has room for a second file.
+func (d *Daemon) writeAddress(line string) error {
+	path := d.cfg.path("metrics.addr")
+	if renameio.WriteFile(path, []byte(line), 0o644, renameio.WithTempDir(d.cfg.path())) == nil {
+		return nil
+	}
+	return os.WriteFile(path, []byte(line), 0o644)
 }
 
 // notify tells systemd, where it is there.

@@ -198,7 +198,7 @@ func (f *fakeAPI) create(in wire.SubmitRun) *fakeRun {
 	for i, s := range in.Plan.Steps {
 		run.detail.Steps = append(run.detail.Steps, wire.StepDetail{
 			ID: fmt.Sprintf("step-%d", i+1), Name: s.Name, Tool: s.Tool, Driver: s.Driver, Status: step.StepQueued,
-			Generation: 1, Region: in.Plan.Region, Regions: in.Plan.Regions, Inputs: s.Inputs, DependsOn: s.DependsOn, CreatedAt: time.Now(),
+			Generation: 1, Region: in.Plan.Region, Regions: in.Plan.Regions, Inputs: s.Inputs, DependsOn: s.DependsOn, TimeoutMS: s.TimeoutMS, CreatedAt: time.Now(),
 		})
 	}
 	f.runs = append(f.runs, run)
@@ -314,6 +314,7 @@ func (r *fakeRun) event(typ step.EventType, name string) {
 //	cat                writes its standard input
 //	keep NAME TEXT [CODE]   leaves an artifact and exits
 //	timeout oom segv lost truncated   ends so
+//	limit              writes its wall time
 //	wait               until it is cancelled
 //	hold               so, and it is submitted when two lists have shown it running
 //	vanish             the API is never there again
@@ -414,6 +415,8 @@ func (r *fakeRun) end(s *wire.StepDetail, argv []string) step.Verdict {
 		} else {
 			code, _ = strconv.Atoi(argv[2])
 		}
+	case "limit":
+		r.write(s, wire.Stdout, strconv.FormatInt(s.TimeoutMS, 10)+" ms asked for")
 	case "timeout":
 		v.Cause, v.Message = step.CauseTimeout, "ran longer than 30s"
 	case "oom":

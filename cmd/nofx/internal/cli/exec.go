@@ -44,6 +44,9 @@ func (a *app) execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if !cmd.Flags().Changed("timeout") {
+				plan.Steps[0].TimeoutMS = 0 // nobody asks for more than a policy allows
+			}
 			client, err := a.connect()
 			if err != nil {
 				return err
@@ -67,6 +70,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.IO, "io", "", "`size` a second that it may read from disks, and write, like 10Mi")
 	f.StringVar(&o.Output, "output", "", "output `size`, like 1Mi; more is dropped and marked")
 	f.DurationVar(&o.Timeout, "timeout", 30*time.Second, "wall time")
+	f.Lookup("timeout").DefValue = "that of the tool, 30s as shipped"
 	f.StringVar(&o.Network, "network", string(step.NetworkNone), "none, allow (whom --allow names) or open (the Internet)")
 	f.StringArrayVar(&o.Allow, "allow", nil, "whom it may call: `HOST[:PORTS]`, or a preset such as registries; may be repeated")
 	f.StringArrayVar(&o.Env, "env", nil, "`K=V`, for its environment")

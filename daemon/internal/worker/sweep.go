@@ -175,7 +175,11 @@ func (s *sweep) groups(ctx context.Context) {
 }
 
 func (s *sweep) workspaces() {
-	found, err := s.w.cfg.Workspaces.Runs()
+	list := s.w.cfg.Workspaces.Runs
+	if s.report.DryRun {
+		list = s.w.cfg.Workspaces.Look
+	}
+	found, err := list()
 	if err != nil {
 		s.cannot("workspaces", err)
 		return

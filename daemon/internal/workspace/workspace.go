@@ -98,7 +98,12 @@ func (s *Store) Remove(run string) error {
 
 // Runs lists the names that have a workspace, after removing what earlier
 // removals left.
-func (s *Store) Runs() ([]string, error) {
+func (s *Store) Runs() ([]string, error) { return s.runs(rmtree.TryRemove) }
+
+// Look lists the same and removes nothing.
+func (s *Store) Look() ([]string, error) { return s.runs(func(string) error { return nil }) }
+
+func (s *Store) runs(remove func(string) error) ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
@@ -110,7 +115,7 @@ func (s *Store) Runs() ([]string, error) {
 	var runs []string
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), goneMark) {
-			if err := rmtree.TryRemove(filepath.Join(s.dir, e.Name())); err != nil {
+			if err := remove(filepath.Join(s.dir, e.Name())); err != nil {
 				return nil, err
 			}
 			continue

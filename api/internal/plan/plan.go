@@ -153,24 +153,31 @@ func Compile(ctx context.Context, p wire.Plan, have Catalog) ([]Step, error) {
 }
 
 // shareDisk gives the steps that share their run's workspace the one disk limit
-// that it can have: what any of them asks for.
+// that it can have: what any of them asks for, or else the most that one of their
+// tools has by default.
 func shareDisk(f *faults, steps []Step) {
-	first := -1
+	first, most := -1, int64(0)
 	for i, s := range steps {
-		if !s.Shares() || s.Resources.DiskMB == 0 {
+		if !s.Shares() {
 			continue
 		}
-		if first < 0 {
+		want := s.asked.DiskMB
+		switch {
+		case want == 0:
+			most = max(most, s.Resources.DiskMB)
+		case first < 0:
 			first = i
-		}
-		if want := steps[first].Resources.DiskMB; s.Resources.DiskMB != want {
-			f.add(fmt.Sprintf("body.plan.steps[%d].resources.disk_mb", i), s.Resources.DiskMB,
-				"the step shares the run's workspace with %q, which asks for %d: ask for the same, or give one of them a workspace of its own (workspace: step)", steps[first].Name, want)
+		case want != steps[first].asked.DiskMB:
+			f.add(fmt.Sprintf("body.plan.steps[%d].resources.disk_mb", i), want,
+				"the step shares the run's workspace with %q, which asks for %d: ask for the same, or give one of them a workspace of its own (workspace: step)", steps[first].Name, steps[first].asked.DiskMB)
 		}
 	}
+	if first >= 0 {
+		most = steps[first].asked.DiskMB
+	}
 	for i := range steps {
-		if first >= 0 && steps[i].Shares() {
-			steps[i].Resources.DiskMB = steps[first].Resources.DiskMB
+		if steps[i].Shares() {
+			steps[i].Resources.DiskMB = most
 		}
 	}
 }

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"sort"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nofx-run/nofx/plugins/contained"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -109,10 +107,7 @@ func direct(d driver.Driver) driver.Driver { return d }
 // BenchmarkSandbox/grpc is what the daemon sees; compare with bwrap and exec.
 func BenchmarkSandbox(b *testing.B) {
 	b.Run("exec", func(b *testing.B) { benchCommand(b, "/bin/true") })
-	b.Run("bwrap", func(b *testing.B) {
-		benchCommand(b, "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
-			"--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--die-with-parent", "/bin/true")
-	})
+	b.Run("bwrap", func(b *testing.B) { benchCommand(b, bwrap()...) })
 	b.Run("direct", func(b *testing.B) { benchSandbox(b, direct, 0) })
 	b.Run("grpc", func(b *testing.B) {
 		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0)
@@ -156,16 +151,7 @@ func BenchmarkSandboxes(b *testing.B) {
 // and the least of bundles.
 func BenchmarkGVisor(b *testing.B) {
 	b.Run("runsc-run", func(b *testing.B) {
-		dir := b.TempDir()
-		bundle := `{"ociVersion":"1.0.2","process":{"args":["/bin/true"],"cwd":"/","env":["PATH=/usr/bin:/bin"],"noNewPrivileges":true},
-			"root":{"path":"/","readonly":true},"mounts":[{"destination":"/proc","type":"proc","source":"proc"},{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}],
-			"linux":{"uidMappings":[{"containerID":0,"hostID":1900000000,"size":1}],"gidMappings":[{"containerID":0,"hostID":1900000000,"size":1}],
-			"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"},{"type":"user"}]}}`
-		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(bundle), 0o600); err != nil {
-			b.Fatal(err)
-		}
-		args := append([]string{runscPath, "--root=" + filepath.Join(dir, "run"), "--ignore-cgroups", "--network=none"}, contained.RunscFlags[:]...)
-		benchCommand(b, append(args, "run", "--bundle="+dir, "bench")...)
+		benchCommand(b, runscRun(b)...)
 	})
 	b.Run("grpc", func(b *testing.B) {
 		benchSandbox(b, func(d driver.Driver) driver.Driver { return drivertest.Connect(b, d) }, 0, func(s *driver.Spec) { s.Isolation = driver.IsolationGVisor })

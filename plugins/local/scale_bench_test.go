@@ -16,6 +16,7 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 	"github.com/nofx-run/nofx/sdk/step"
+	"github.com/nofx-run/nofx/test/bench"
 )
 
 const (
@@ -126,6 +127,7 @@ func BenchmarkNeighbour(b *testing.B) {
 		return p50, p99
 	}
 	beat()
+	gate := bench.NewGate(b)
 	p50, p99 := beat()
 	loud := newBox(b, d, func(s *driver.Spec) { s.Resources = step.Resources{CPU: 1, MemoryMB: 256, Pids: 64} })
 	done := make(chan struct{})
@@ -142,11 +144,13 @@ func BenchmarkNeighbour(b *testing.B) {
 	h50, h99 := beat()
 	stop()
 	<-done
+	gate.Look()
 	b.ReportMetric(p50, "quiet-p50-µs")
 	b.ReportMetric(p99, "quiet-p99-µs")
 	b.ReportMetric(h50, "beside-p50-µs")
 	b.ReportMetric(h99, "beside-p99-µs")
-	b.ReportMetric(h99/p99, "p99-ratio")
+	gate.Ratio("p50-ratio", h50/p50)
+	gate.Ratio("p99-ratio", h99/p99)
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -33,12 +31,18 @@ func echoStep(name string) wire.PlanStep {
 	return wire.PlanStep{Name: name, Tool: "test:echo", Workspace: step.WorkspaceStep, Inputs: json.RawMessage(`{"msg":"hello"}`)}
 }
 
-// finish submits a run and returns when its terminal event has arrived over
-// the event stream.
+// finish is complete where nobody asks for the run afterwards.
 func finish(ctx context.Context, s *harness.System, steps ...wire.PlanStep) error {
+	_, err := complete(ctx, s, steps...)
+	return err
+}
+
+// complete submits a run and returns when its terminal event has arrived over
+// the event stream.
+func complete(ctx context.Context, s *harness.System, steps ...wire.PlanStep) (id string, err error) {
 	run, err := s.API().Submit(ctx, wire.SubmitRun{Plan: wire.Plan{Goal: "bench", Steps: steps}}, "")
 	if err != nil {
-		return err
+		return "", err
 	}
 	var end step.EventType
 	err = s.API().Events(ctx, run.ID, "", func(batch []step.Event) error {
@@ -53,51 +57,7 @@ func finish(ctx context.Context, s *harness.System, steps ...wire.PlanStep) erro
 	if err == nil && end != step.EventRunSucceeded {
 		err = fmt.Errorf("run %s ended with %q", run.ID, end)
 	}
-	return err
-}
-
-func report(b *testing.B, s *Sample) {
-	b.Helper()
-	for name, q := range map[string]float64{"p10-ms": 0.1, "p50-ms": 0.5, "p90-ms": 0.9, "p99-ms": 0.99, "max-ms": 1} {
-		if v := s.Quantile(q); !math.IsInf(v, 1) {
-			b.ReportMetric(v, name)
-		}
-	}
-	b.ReportMetric(float64(s.Failed), "failed")
-	b.ReportMetric(0, "ns/op") // the mean over everything says nothing
-}
-
-// BenchmarkIdleStep is one step from POST to its terminal event on a system
-// that does nothing else, one after the other, in turns with a bare
-// fork+exec of the same program.
-func BenchmarkIdleStep(b *testing.B) {
-	const warmup, rounds = 20, 200
-	const idle = 50 * time.Millisecond // in which what the step before left is cleared away
-	s := harness.Start(b)
-	var ours, bare Sample
-	for i := range warmup + rounds {
-		time.Sleep(idle)
-		start := time.Now()
-		err := finish(b.Context(), s, trueStep("a"))
-		took := time.Since(start)
-		start = time.Now()
-		if err := exec.CommandContext(b.Context(), "/bin/true").Run(); err != nil {
-			b.Fatal(err)
-		}
-		if i < warmup {
-			continue
-		}
-		bare.Times = append(bare.Times, time.Since(start))
-		if err != nil {
-			ours.Failed++
-			b.Log(err)
-			continue
-		}
-		ours.Times = append(ours.Times, took)
-	}
-	report(b, &ours)
-	b.ReportMetric(bare.Quantile(0.5), "bare-exec-p50-ms")
-	memory(b, s)
+	return run.ID, err
 }
 
 // BenchmarkThroughput is 2,000 steps in 20 runs, submitted at once.

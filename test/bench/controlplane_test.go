@@ -218,10 +218,12 @@ func BenchmarkControlPlane(b *testing.B) {
 	} {
 		b.Run(shape.name, func(b *testing.B) {
 			p := newPlane(b)
+			gate := NewGate(b)
 			l := newLoad(p, shape.perRun)
 			l.report(l.drive(shape.rate, lead, span), span)
+			gate.Look()
 			if shape.rate == 0 {
-				p.river(l.rate(span), span)
+				p.river(gate, l.rate(span), span)
 			}
 		})
 	}
@@ -231,7 +233,7 @@ var overall = regexp.MustCompile(`overall job/sec \[\s*([0-9.]+)`)
 
 // river runs River's own benchmark in a database of its own on the same
 // Postgres, and reports ours as a part of it.
-func (p *plane) river(ours float64, span time.Duration) {
+func (p *plane) river(gate *Gate, ours float64, span time.Duration) {
 	b := p.b
 	tool := filepath.Join(p.bin, "river")
 	if _, err := os.Stat(tool); err != nil {
@@ -262,5 +264,6 @@ func (p *plane) river(ours float64, span time.Duration) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(jobs, "river-jobs/s")
-	b.ReportMetric(ours/jobs, "steps/river-job")
+	gate.Look()
+	gate.Ratio("steps/river-job", ours/jobs)
 }

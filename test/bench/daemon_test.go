@@ -101,21 +101,6 @@ func (d *daemon) heartbeats(ctx context.Context) error {
 	}
 }
 
-// pause reports whether ctx goes on after it.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // free takes as many slots as are free, waiting for the first.
 func (d *daemon) free(ctx context.Context) int {
 	select {
@@ -259,4 +244,5 @@ func (s *samples) report(b *testing.B, name string) {
 	defer s.mu.Unlock()
 	b.ReportMetric(s.s.Quantile(0.5), name+"-p50-ms")
 	b.ReportMetric(s.s.Quantile(0.99), name+"-p99-ms")
+	b.ReportMetric(s.s.Quantile(1), name+"-max-ms")
 }

@@ -29,6 +29,7 @@ func BenchmarkRows(b *testing.B) {
 	for _, c := range all {
 		c.p.fill(c.rows)
 	}
+	gate := NewGate(b)
 	for range turns {
 		for _, c := range all {
 			l := newLoad(c.p, 10)
@@ -39,14 +40,15 @@ func BenchmarkRows(b *testing.B) {
 			c.pages += c.p.pages() - pages
 			c.cost += used.pg
 			c.steps += l.next.Load() * 10
+			gate.Look()
 		}
 	}
 	for _, c := range all {
 		b.ReportMetric(micros(c.cost, c.steps), c.name+"-pg-µs/step")
 		b.ReportMetric(float64(c.pages)/float64(c.steps), c.name+"-pages/step")
 	}
-	b.ReportMetric(micros(all[1].cost, all[1].steps)/micros(all[0].cost, all[0].steps), "cpu-1e6/1e3")
-	b.ReportMetric(float64(all[1].pages)/float64(all[1].steps)/(float64(all[0].pages)/float64(all[0].steps)), "pages-1e6/1e3")
+	gate.Ratio("cpu-1e6/1e3", micros(all[1].cost, all[1].steps)/micros(all[0].cost, all[0].steps))
+	gate.Ratio("pages-1e6/1e3", float64(all[1].pages)/float64(all[1].steps)/(float64(all[0].pages)/float64(all[0].steps)))
 	b.ReportMetric(0, "ns/op")
 }
 

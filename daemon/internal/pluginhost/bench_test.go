@@ -8,10 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -22,6 +20,7 @@ import (
 	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/driver/drivertest/memdriver"
 	"github.com/nofx-run/nofx/sdk/wire"
+	"github.com/nofx-run/nofx/test/bench"
 )
 
 // benchDriver is the in-memory driver as a plugin, mutual TLS included.
@@ -111,36 +110,22 @@ func bareDriver(b *testing.B) driver.Driver {
 // BenchmarkCall is one small call to a plugin through the host, in turns with
 // the same over bare gRPC.
 func BenchmarkCall(b *testing.B) {
-	contenders := []struct {
-		name string
-		d    driver.Driver
-		took []time.Duration
-	}{{name: "plugin", d: benchDriver(b)}, {name: "bare-grpc", d: bareDriver(b)}}
-	var handles []driver.Handle
-	for _, c := range contenders {
-		h, err := c.d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
+	call := func(d driver.Driver) func(context.Context) error {
+		h, err := d.Create(b.Context(), driver.Spec{ID: "box", Tags: driver.Tags{Owner: "test", ID: "tag"}})
 		if err != nil {
 			b.Fatal(err)
 		}
-		handles = append(handles, h)
-	}
-	for b.Loop() {
-		for i := range contenders {
-			begun := time.Now()
-			if _, err := contenders[i].d.Recover(b.Context(), handles[i]); err != nil {
-				b.Fatal(err)
-			}
-			contenders[i].took = append(contenders[i].took, time.Since(begun))
+		return func(ctx context.Context) error {
+			_, err := d.Recover(ctx, h)
+			return err
 		}
 	}
-	b.ReportMetric(0, "ns/op")
-	medians := make([]float64, len(contenders))
-	for i, c := range contenders {
-		slices.Sort(c.took)
-		medians[i] = float64(c.took[len(c.took)/2].Nanoseconds()) / 1e3
-		b.ReportMetric(medians[i], c.name+"-p50-µs")
-	}
-	b.ReportMetric(medians[0]/medians[1], "plugin/bare")
+	standing := bench.Turns{Warmup: 500, Rounds: 10_000}.Run(b,
+		bench.Contender{Name: "plugin", Run: call(benchDriver(b))},
+		bench.Contender{Name: "bare-grpc", Lacks: "mutual TLS, a deadline, checks of what a plugin says", Run: call(bareDriver(b))},
+	)
+	standing.Report()
+	standing.Ratio("plugin", "bare-grpc")
 }
 
 func ignoreEvent(driver.ExecEvent) error { return nil }

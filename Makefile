@@ -69,8 +69,8 @@ generate-check: ## fail if the committed generated files are not what generate w
 	scripts/generate.sh --check
 
 .PHONY: bench
-bench: setup build runsc river ## measure sandboxes next to bwrap, docker run and bare exec, plugin calls, the control plane next to River, and the whole system
-	go test -run '^$$' -bench . ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger ./daemon/internal/cgroup
+bench: setup build runsc river ## measure sandboxes next to bwrap, runc, runsc and docker run, plugin calls, the control plane next to River, and the whole system
+	go test -p 1 -run '^$$' -bench . -timeout 30m ./plugins/local ./plugins/container ./plugins/egress ./sdk/driver/driverrpc ./daemon/internal/pluginhost ./daemon/internal/ledger ./daemon/internal/cgroup
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench
 
 .PHONY: hostile

@@ -218,7 +218,7 @@ func BenchmarkControlPlane(b *testing.B) {
 	} {
 		b.Run(shape.name, func(b *testing.B) {
 			p := newPlane(b)
-			gate := NewGate(b)
+			gate := NewGate(b, p.server)
 			l := newLoad(p, shape.perRun)
 			l.report(l.drive(shape.rate, lead, span), span)
 			gate.Look()

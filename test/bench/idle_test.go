@@ -77,7 +77,7 @@ func BenchmarkEmptyClaims(b *testing.B) {
 	for n := range asking {
 		daemons = append(daemons, p.newDaemon(n))
 	}
-	gate := NewGate(b)
+	gate := NewGate(b, p.server)
 	for turn := range 2 * turns {
 		who := ours
 		if turn%2 == 1 {

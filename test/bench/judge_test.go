@@ -22,7 +22,7 @@ import (
 
 // BenchmarkRuns is how many programs are run in a second for clients that ask
 // over HTTP and wait for the end: by the whole system, in runs of one step and
-// of a hundred, each step in a fresh sandbox and its verdict committed, and by
+// of twenty, each step in a fresh sandbox and its verdict committed, and by
 // go-judge, which keeps its containers for the next program, and nothing on
 // disk. sandboxes is as many at once as the system has slots, with nothing
 // around them: what it could reach at most.
@@ -31,18 +31,18 @@ func BenchmarkRuns(b *testing.B) {
 		turns   = 4
 		span    = 5 * time.Second
 		clients = 16
-		batch   = 100
+		batch   = 20
 	)
 	s := harness.Start(b)
 	confined(b, s)
 	alone := &throughput{name: "sandboxes", each: 1, clients: 8 * runtime.NumCPU(), ask: newBareBox(b, s.Bin).run}
-	var hundred []wire.PlanStep
+	var twenty []wire.PlanStep
 	for i := range batch {
-		hundred = append(hundred, trueStep(fmt.Sprint("s", i)))
+		twenty = append(twenty, trueStep(fmt.Sprint("s", i)))
 	}
 	contenders := []*throughput{
 		{name: "runs-of-1", each: 1, clients: clients, ask: func(ctx context.Context) error { return finish(ctx, s, trueStep("a")) }},
-		{name: "runs-of-100", each: batch, clients: 2, ask: func(ctx context.Context) error { return finish(ctx, s, hundred...) }},
+		{name: "runs-of-20", each: batch, clients: 8, ask: func(ctx context.Context) error { return finish(ctx, s, twenty...) }},
 	}
 	var judges []*throughput
 	if path := judgePath(b); path == "" {

@@ -58,9 +58,17 @@ func BenchmarkStoredOutput(b *testing.B) {
 	said := wire.PlanStep{Name: "say", Tool: "bash", Workspace: step.WorkspaceStep, Inputs: inputs,
 		Resources: &step.Resources{CPU: 2, OutputKB: storedSize>>10 + 1}}
 	var runs []string
+	programs := []string{"nofxd", "nofx-api", "nofx-driver-local"}
+	used := map[string]time.Duration{}
 	standing := Turns{Warmup: warmup, Rounds: rounds, Rest: time.Second}.Run(b,
 		Contender{Name: "stored", Run: func(ctx context.Context) error {
+			for _, p := range programs {
+				used[p] -= ticks(s.Pid(p))
+			}
 			id, err := complete(ctx, s, said)
+			for _, p := range programs {
+				used[p] += ticks(s.Pid(p))
+			}
 			runs = append(runs, id)
 			return err
 		}},
@@ -72,6 +80,9 @@ func BenchmarkStoredOutput(b *testing.B) {
 	rate := func(name string) float64 { return storedSize / 1e3 / standing.Of(name).Quantile(0.5) } // MB/s from ms
 	for _, name := range []string{"stored", "pipe"} {
 		b.ReportMetric(rate(name), name+"-MB/s")
+	}
+	for _, p := range programs {
+		b.ReportMetric(float64(used[p].Milliseconds())/float64(len(runs))/(storedSize>>20), p+"-ms/MiB")
 	}
 	standing.Gate.Ratio("stored/pipe", rate("stored")/rate("pipe"))
 	want := noiseSum()

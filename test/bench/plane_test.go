@@ -220,6 +220,12 @@ func (p *plane) usage() usage {
 	return usage{api: CPU(p.api.Process.Pid), pg: CPU(p.pg.Pid()), bench: ticks(os.Getpid())}
 }
 
+// server is the processor time of the control plane and its Postgres.
+func (p *plane) server() time.Duration {
+	u := p.usage()
+	return u.api + u.pg
+}
+
 // since is what was used from then on.
 func (u usage) since(then usage) usage {
 	return usage{api: u.api - then.api, pg: u.pg - then.pg, bench: u.bench - then.bench}

@@ -29,7 +29,7 @@ func BenchmarkRows(b *testing.B) {
 	for _, c := range all {
 		c.p.fill(c.rows)
 	}
-	gate := NewGate(b)
+	gate := NewGate(b, few.server, func() time.Duration { return all[1].p.usage().api })
 	for range turns {
 		for _, c := range all {
 			l := newLoad(c.p, 10)

@@ -38,9 +38,9 @@ $(BIN)/runsc: tools/runsc/go.mod tools/runsc/go.sum scripts/runsc.sh
 	@scripts/runsc.sh $@
 
 .PHONY: river
-river: $(BIN)/river ## build River's command, whose own benchmark stands next to ours
+river: $(BIN)/river ## build River's command and a program of its library, which stand next to ours
 
-$(BIN)/river: tools/river/go.mod tools/river/go.sum scripts/river.sh
+$(BIN)/river: tools/river/go.mod tools/river/go.sum tools/river/enqueue/main.go scripts/river.sh
 	@scripts/river.sh $@
 
 .PHONY: test

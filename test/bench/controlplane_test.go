@@ -235,26 +235,11 @@ var overall = regexp.MustCompile(`overall job/sec \[\s*([0-9.]+)`)
 // Postgres, and reports ours as a part of it.
 func (p *plane) river(gate *Gate, ours float64, span time.Duration) {
 	b := p.b
-	tool := filepath.Join(p.bin, "river")
-	if _, err := os.Stat(tool); err != nil {
+	if _, err := os.Stat(p.riverTool()); err != nil {
 		b.Log("river: not there")
 		return
 	}
-	p.sql("CREATE DATABASE river")
-	at, err := url.Parse(p.db.Admin)
-	if err != nil {
-		b.Fatal(err)
-	}
-	at.Path = "/river"
-	run := func(args ...string) string {
-		out, err := exec.CommandContext(b.Context(), tool, append(args, "--database-url", at.String())...).CombinedOutput()
-		if err != nil {
-			b.Fatalf("river %v: %v\n%s", args, err, out)
-		}
-		return string(out)
-	}
-	run("migrate-up")
-	out := run("bench", "--duration", span.String())
+	out := p.riverSays("bench", "--duration", span.String(), "--database-url", p.riverDatabase())
 	found := overall.FindStringSubmatch(out)
 	if found == nil {
 		b.Fatalf("river said no rate:\n%s", out)
@@ -266,4 +251,29 @@ func (p *plane) river(gate *Gate, ours float64, span time.Duration) {
 	b.ReportMetric(jobs, "river-jobs/s")
 	gate.Look()
 	gate.Ratio("steps/river-job", ours/jobs)
+}
+
+func (p *plane) riverTool() string { return filepath.Join(p.bin, "river") }
+
+// riverSays runs River's command.
+func (p *plane) riverSays(args ...string) string {
+	p.b.Helper()
+	out, err := exec.CommandContext(p.b.Context(), p.riverTool(), args...).CombinedOutput()
+	if err != nil {
+		p.b.Fatalf("river %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// riverDatabase makes a database of River's on this Postgres.
+func (p *plane) riverDatabase() string {
+	p.b.Helper()
+	at, err := url.Parse(p.db.Admin)
+	if err != nil {
+		p.b.Fatal(err)
+	}
+	p.sql("CREATE DATABASE river")
+	at.Path = "/river"
+	p.riverSays("migrate-up", "--database-url", at.String())
+	return at.String()
 }

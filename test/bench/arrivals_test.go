@@ -18,7 +18,7 @@ func BenchmarkArrivals(b *testing.B) {
 		runs = 600
 	)
 	s := harness.Start(b)
-	gate := NewGate(b)
+	gate := NewGate(b, used(s))
 	var all samples
 	var group sync.WaitGroup
 	begin := time.Now()

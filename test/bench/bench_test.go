@@ -102,6 +102,17 @@ func BenchmarkThroughput(b *testing.B) {
 	}
 }
 
+// used is the processor time of a system but for its sandboxes; the driver is a
+// child of nofxd's.
+func used(s *harness.System) func() time.Duration {
+	return func() (sum time.Duration) {
+		for _, name := range []string{"postgres", "nofx-api", "nofxd"} {
+			sum += CPU(s.Pid(name))
+		}
+		return sum
+	}
+}
+
 func memory(b *testing.B, s *harness.System) {
 	b.Helper()
 	b.ReportMetric(RSS(s.Pid("nofxd")), "nofxd-MiB")

@@ -68,7 +68,7 @@ func BenchmarkEnqueue(b *testing.B) {
 			return err
 		}
 	}
-	standing := Turns{Warmup: warmup, Rounds: rounds, Rest: rest}.Run(b, Contender{Name: "step", Run: ours}, riverJob)
+	standing := Turns{Warmup: warmup, Rounds: rounds, Rest: rest, Ours: []func() time.Duration{p.server}}.Run(b, Contender{Name: "step", Run: ours}, riverJob)
 	standing.Add("step-to-lease", Sample{Times: lease.Times[min(warmup, len(lease.Times)):]})
 	if theirs != nil {
 		standing.Add("river-job-to-worker", Sample{Times: job.Times[min(warmup, len(job.Times)):]})

@@ -54,7 +54,7 @@ func BenchmarkRuns(b *testing.B) {
 			judges = append(judges, &throughput{name: fmt.Sprintf("go-judge-%d-at-once", slots), each: 1, clients: clients, ask: j.run})
 		}
 	}
-	gate := race(b, turns, span, append(append(contenders, alone), judges...))
+	gate := race(b, used(s), turns, span, append(append(contenders, alone), judges...))
 	for _, ours := range contenders {
 		gate.Ratio(ours.name+"/sandboxes", ours.median()/alone.median())
 		best := 0.0

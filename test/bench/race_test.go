@@ -58,9 +58,9 @@ func (t *throughput) turn(b *testing.B, span time.Duration) {
 
 // race has them take turns after one that does not count, reports the medians of
 // their rates, and prints a table.
-func race(b *testing.B, turns int, span time.Duration, contenders []*throughput) *Gate {
+func race(b *testing.B, ours func() time.Duration, turns int, span time.Duration, contenders []*throughput) *Gate {
 	b.Helper()
-	gate := NewGate(b)
+	gate := NewGate(b, ours)
 	for turn := range 1 + turns {
 		for _, t := range contenders {
 			if turn == 0 {

@@ -41,7 +41,7 @@ func BenchmarkIdleStep(b *testing.B) {
 		}
 	}
 	claim, sandbox, end := timed("claim", queue.claim), timed("sandbox", box.run), timed("finish", queue.finish)
-	standing := Turns{Warmup: warmup, Rounds: rounds, Rest: rest}.Run(b,
+	standing := Turns{Warmup: warmup, Rounds: rounds, Rest: rest, Ours: []func() time.Duration{used(s)}}.Run(b,
 		Contender{Name: "step", Run: func(ctx context.Context) error { return finish(ctx, s, trueStep("a")) }},
 		Contender{Name: "parts", Lacks: "API, TLS, daemon, ledger, journal, its own cgroups, events' readers, audit, tenants", Run: func(ctx context.Context) error {
 			return errors.Join(claim(ctx), sandbox(ctx), end(ctx))

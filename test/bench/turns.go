@@ -26,6 +26,8 @@ type Turns struct {
 	Warmup int           // rounds before those that count
 	Rounds int           // that count
 	Rest   time.Duration // before each turn, in which what the turn before left is cleared away
+
+	Ours []func() time.Duration // for the gate: processor time of what is measured
 }
 
 // Standing is how the turns went.
@@ -43,7 +45,7 @@ type row struct {
 // Run measures. A turn that fails counts as one without end.
 func (t Turns) Run(b *testing.B, contenders ...Contender) *Standing {
 	b.Helper()
-	s := &Standing{Gate: NewGate(b)}
+	s := &Standing{Gate: NewGate(b, t.Ours...)}
 	for _, c := range contenders {
 		s.rows = append(s.rows, &row{Contender: c})
 	}

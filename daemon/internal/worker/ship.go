@@ -10,7 +10,7 @@ import (
 
 const (
 	shipBudget  = 2 << 20              // bytes of records in one request, as they lie in the journals
-	shipPerStep = 512 << 10            // of one attempt, so that a flood does not hold up the others
+	shipPerStep = 512 << 10            // of one attempt beside others, at least; alone it has all of the budget
 	shipGather  = 2 * time.Millisecond // for more records, when the last request is not long ago
 	shipIdle    = 5 * time.Millisecond // for a verdict, when it is
 	shipLater   = 30 * time.Second     // before what the API could not store is offered again
@@ -106,17 +106,21 @@ func (w *Worker) allEnded() bool {
 func (w *Worker) shipOnce(ctx context.Context) (more bool, err error) {
 	me := w.identity()
 	in := wire.JournalRequest{WorkerID: me.WorkerID, Incarnation: w.incarnation, Refusals: true}
+	var waiting []*attempt
+	for _, a := range w.all() {
+		if !a.isFenced() && !a.holdsBack() && a.journal.Position().Last >= a.next {
+			waiting = append(waiting, a)
+		}
+	}
 	sent := map[string]*attempt{}
 	budget, records := shipBudget, 0
-	for _, a := range w.all() {
-		if a.isFenced() || a.holdsBack() || a.journal.Position().Last < a.next {
-			continue
-		}
+	share := max(shipPerStep, shipBudget/max(len(waiting), 1))
+	for _, a := range waiting {
 		if budget <= 0 {
 			more = true
 			break
 		}
-		recs, rest, err := a.tell(min(budget, shipPerStep))
+		recs, rest, err := a.tell(min(budget, share))
 		if err != nil {
 			if a.isFenced() {
 				continue

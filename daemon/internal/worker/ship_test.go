@@ -68,3 +68,29 @@ func TestGather(t *testing.T) {
 		})
 	}
 }
+
+// A step that floods and is alone has whole requests for itself.
+func TestAFloodAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.api.change(func() { r.api.noJournal = true })
+	r.api.submit(lease("flood", "seq", "400000")) // 2.7 MB
+	journal := func() (p journal.Position) {
+		if a := r.w.held("flood"); a != nil {
+			p = a.journal.Position()
+		}
+		return p
+	}
+	r.api.until("it has ended, and its journal has been tried", func() bool { return r.api.journals > 0 && journal().Verdict })
+	before := 0
+	r.api.change(func() { r.api.noJournal, before = false, r.api.journals })
+	a := r.api.verdict("flood")
+	if len(a.output) < 2_600_000 {
+		t.Fatalf("%d bytes", len(a.output))
+	}
+	r.api.change(func() {
+		if n := r.api.journals - before; n > 3 {
+			t.Errorf("%d requests for %d bytes", n, len(a.output))
+		}
+	})
+}

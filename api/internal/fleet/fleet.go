@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,21 +90,28 @@ func (w *Workers) Unable(ctx context.Context, l wire.Lease, shares bool) (driver
 	return missing, nil
 }
 
-// Able reports whether a live worker has the lease's driver healthy, with all that
-// it needs, in a region; "" = in any. Where the run's workspace has to be put
-// together it is one that can do that.
-func (w *Workers) Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error) {
-	p, err := w.look(ctx, true)
+// Able reports whether a live worker, that a tenant with this residency may use,
+// has the lease's driver healthy, with all that it needs, in a region of an order,
+// and in which; none = in any. Where the run's workspace has to be put together it
+// is one that can do that.
+func (w *Workers) Able(ctx context.Context, l wire.Lease, shares bool, order, residency []string, fresh bool) (region string, able bool, err error) {
+	p, err := w.look(ctx, fresh)
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
+	at := -1
 	for i, have := range p.able[l.Driver] {
-		at := p.spots[l.Driver][i]
-		if (region == "" || at.region == region) && (l.LastLayer == 0 || at.layers) && admission.Missing(l, shares, have) == "" {
-			return true, nil
+		s := p.spots[l.Driver][i]
+		if !s.in(residency) || l.LastLayer != 0 && !s.layers || admission.Missing(l, shares, have) != "" {
+			continue
 		}
+		nth := slices.Index(order, s.region)
+		if len(order) > 0 && (nth < 0 || at >= 0 && nth >= at) {
+			continue
+		}
+		region, able, at = s.region, true, nth
 	}
-	return false, nil
+	return region, able, nil
 }
 
 func (w *Workers) look(ctx context.Context, fresh bool) (*picture, error) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/internal/admission"
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/step"
@@ -83,7 +84,8 @@ func (q *Queue) judgeLeases(worker string, rows []pgdb.LeasesOfClaimRow, have ma
 		if missing := admission.Missing(l, r.Shares, have[l.Driver].caps); missing != "" && !judged {
 			why, nobody := q.left.nobody(worker, l.StepID)
 			if !nobody {
-				others = append(others, unfit{l, r.Shares, r.Placed, missing})
+				order, _ := plan.Allowed(r.Regions, r.Residency)
+				others = append(others, unfit{l, r.Shares, r.Placed, order, r.Residency, missing})
 				continue
 			}
 			bad = append(bad, refusal{l, step.Verdict{Cause: step.CauseDriverError, ErrorKind: step.KindUnsupported, Attested: step.AttestedKernel,

@@ -9,9 +9,6 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
-	"github.com/nofx-run/nofx/api/internal/wake"
-	"github.com/nofx-run/nofx/sdk/driver"
-	"github.com/nofx-run/nofx/sdk/wire"
 )
 
 // errUnfit is that a claim took what its worker cannot do: it is undone, and tried
@@ -19,9 +16,11 @@ import (
 var errUnfit = errors.New("a step is not for this worker")
 
 const (
-	leaveFor  = 10 * time.Second // before it is looked at anew who can do it
-	leaveMost = 15 * time.Minute // that a step is left to others, who do not take it
-	mostLeft  = 4096             // steps that one worker leaves
+	leaveFor = 10 * time.Second       // before it is looked at anew who can do it
+	keepLeft = 15 * time.Minute       // after which what was left and is over is forgotten
+	mostLeft = 4096                   // steps that one worker leaves at a time
+	fullWait = 250 * time.Millisecond // before a worker that leaves that many looks again
+	moveWait = 3 * leaveFor           // before a step goes to another region once more: another of its run may send it back
 )
 
 // left are the steps that workers leave to others, which have what the step needs
@@ -34,10 +33,11 @@ type left struct {
 }
 
 type leaving struct {
-	since, until time.Time
-	nobody       bool   // else can do it
-	why          string // nobody may, though another could
-	vacated      *vacancy
+	until   time.Time
+	nobody  bool      // else can do it
+	why     string    // nobody may, though another could
+	moved   time.Time // when it was sent to another region
+	vacated *vacancy
 }
 
 // vacancy is what a step that is bound waits for, if not for the time to pass.
@@ -90,26 +90,31 @@ func (x *left) list(worker string) []string {
 
 // sweep forgets what is long over. x.mu is held.
 func (x *left) sweep(now time.Time) {
-	if now.Sub(x.swept) < leaveMost {
+	if now.Sub(x.swept) < keepLeft {
 		return
 	}
 	x.swept = now
 	for worker, all := range x.workers {
-		maps.DeleteFunc(all, func(_ string, l leaving) bool {
-			if now.Sub(l.until) <= leaveMost {
-				return false
-			}
-			l.vacated.end()
-			return true
-		})
+		forget(all, now.Add(-keepLeft))
 		if len(all) == 0 {
 			delete(x.workers, worker)
 		}
 	}
 }
 
+// forget drops what was over before a time.
+func forget(all map[string]leaving, before time.Time) {
+	maps.DeleteFunc(all, func(_ string, l leaving) bool {
+		if !l.until.Before(before) {
+			return false
+		}
+		l.vacated.end()
+		return true
+	})
+}
+
 // nobody reports whether it was found a moment ago that no other worker can do a
-// step, or that it was left for long enough; why if another could, but must not.
+// step; why if another could, but must not.
 func (x *left) nobody(worker, id string) (why string, nobody bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -122,13 +127,15 @@ type found struct {
 	nobody bool   // else can do it, or may
 	why    string // nobody may; "" = nobody can
 	bound  bool   // it is its worker's until what is at work in its run's workspace has ended
+	moves  bool   // it goes to another region
 	// vacated tells when some of that has; nil = nothing does.
 	vacated *vacancy
 }
 
-// note remembers what was found of a step. One that is bound is not left to
-// anybody yet.
-func (x *left) note(worker, id string, f found) {
+// note remembers what was found of a step, unless that is that others can do it
+// and the worker leaves as many as it can already: then the step waits, and
+// kept is false. That others have much to do is no reason to end it.
+func (x *left) note(worker, id string, f found) (kept bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
@@ -142,76 +149,46 @@ func (x *left) note(worker, id string, f found) {
 		x.workers[worker] = all
 	}
 	l, known := all[id]
-	if !known || f.bound {
-		l.since = now
+	if !known && len(all) >= mostLeft {
+		forget(all, now)
+		if !f.nobody && len(all) >= mostLeft {
+			f.vacated.end()
+			return false
+		}
 	}
 	l.vacated.end()
-	l.until, l.why, l.vacated = now.Add(leaveFor), f.why, f.vacated
-	l.nobody = f.nobody || now.Sub(l.since) > leaveMost || !known && len(all) >= mostLeft
+	l.until, l.nobody, l.why, l.vacated = now.Add(leaveFor), f.nobody, f.why, f.vacated
+	if f.moves {
+		l.moved = now
+	}
 	all[id] = l
+	return true
 }
 
-// unfit is a lease that its worker's driver cannot do.
-type unfit struct {
-	lease   wire.Lease
-	shares  bool
-	region  string // that the step is placed in; "" = anywhere
-	missing driver.Capability
+// moved reports whether a step was sent to another region a moment ago.
+func (x *left) moved(worker, id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return time.Since(x.workers[worker][id].moved) < moveWait
 }
 
-// leave finds out who else could do what a claim took that was undone. A run that
-// is bound to the worker is let go, if it can do without it.
-func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
-	others := make([]bool, len(all)) // can do it
-	shared := map[string]string{}    // runs whose workspace another could go on with, and why
-	vacated := make([]*vacancy, len(all))
-	defer func() {
-		for _, v := range vacated {
-			v.end()
-		}
-	}()
-	for i, u := range all {
-		var err error
-		if others[i], err = q.cfg.Fleet.Able(ctx, u.lease, u.shares, u.region); err != nil {
-			return err
-		}
-		if others[i] && u.shares {
-			shared[u.lease.RunID] = "the driver " + u.lease.Driver + " of the worker that had the run's workspace lacks the capability " + string(u.missing)
-			told, stop := q.hub.Wait(wake.Workspace(u.lease.RunID)) // before the look at what is at work there
-			vacated[i] = &vacancy{told, stop}
-		}
-	}
-	busy, bound, err := q.release(ctx, worker, shared)
-	if err != nil {
-		return err
-	}
-	for i, u := range all {
-		f := found{nobody: !others[i], bound: u.shares && busy[u.lease.RunID]}
-		if f.bound {
-			f.vacated, vacated[i] = vacated[i], nil
-		}
-		if others[i] && u.shares && bound[u.lease.RunID] {
-			f.nobody, f.why = true, "; that of another worker has it, but the run's workspace is on this one, and not all that is in it is saved"
-		}
-		q.left.note(worker, u.lease.StepID, f)
-	}
-	q.hub.More() // whoever can
-	return nil
+// released is what became of runs that are to be let go by their worker.
+type released struct {
+	freed map[string]bool // are bound to nobody any more
+	busy  map[string]bool // in their workspaces a step is at work
+	bound map[string]bool // to what is in theirs
 }
 
 // release frees those of the runs, each with why, that are bound to the worker and
-// can do without it. It tells in whose workspace a step is at work, and which of
-// the others are bound to what is in theirs.
-func (q *Queue) release(ctx context.Context, worker string, why map[string]string) (busy, bound map[string]bool, err error) {
-	busy, bound = map[string]bool{}, map[string]bool{}
+// can do without it.
+func (q *Queue) release(ctx context.Context, worker string, why map[string]string) (out released, err error) {
 	if len(why) == 0 {
-		return busy, bound, nil
+		return out, nil
 	}
 	c := noChange()
 	err = q.db.System(ctx, func(db *pgdb.Queries) error {
 		c = noChange()
-		clear(busy)
-		clear(bound)
+		out = released{busy: map[string]bool{}, bound: map[string]bool{}}
 		runs, err := db.LockRuns(ctx, slices.Collect(maps.Keys(why)))
 		if err != nil {
 			return err
@@ -223,22 +200,21 @@ func (q *Queue) release(ctx context.Context, worker string, why map[string]strin
 				here[id] = why[id]
 			}
 		}
-		freed, err := c.unpin(ctx, db, here)
-		if err != nil {
+		if out.freed, err = c.unpin(ctx, db, here); err != nil {
 			return err
 		}
-		ids := slices.DeleteFunc(slices.Collect(maps.Keys(here)), func(id string) bool { return freed[id] })
+		ids := slices.DeleteFunc(slices.Collect(maps.Keys(here)), func(id string) bool { return out.freed[id] })
 		atWork, err := db.RunsAtWork(ctx, ids)
 		if err != nil {
 			return err
 		}
 		for _, id := range atWork {
-			busy[id] = true
+			out.busy[id] = true
 		}
 		for _, id := range ids {
-			bound[id] = !busy[id]
+			out.bound[id] = !out.busy[id]
 		}
-		if len(freed) == 0 {
+		if len(out.freed) == 0 {
 			return nil
 		}
 		return c.write(ctx, db)
@@ -246,5 +222,5 @@ func (q *Queue) release(ctx context.Context, worker string, why map[string]strin
 	if err == nil {
 		q.announce(ctx, c)
 	}
-	return busy, bound, err
+	return out, err
 }

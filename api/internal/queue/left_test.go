@@ -36,17 +36,11 @@ func TestLeft(t *testing.T) {
 		check("when nobody can", nil, true)
 		time.Sleep(leaveFor + time.Second)
 		check("that is not for ever", nil, false)
-		for begun := time.Now(); time.Since(begun) < leaveMost; time.Sleep(leaveFor) {
+		for begun := time.Now(); time.Since(begun) < 2*keepLeft; time.Sleep(leaveFor) {
 			x.note("w", "s", found{})
 		}
 		x.note("w", "s", found{})
-		check("when nobody takes it", nil, true)
-		for begun := time.Now(); time.Since(begun) < 2*leaveMost; time.Sleep(leaveFor) {
-			x.note("w", "bound", found{bound: true})
-		}
-		if _, nobody := x.nobody("w", "bound"); nobody {
-			t.Error("a step that was not left to anybody yet counts as left for long")
-		}
+		check("when those who can have much to do", []string{"s"}, false)
 		x.note("w", "bound", found{nobody: true, why: "; so"})
 		if why, nobody := x.nobody("w", "bound"); !nobody || why != "; so" {
 			t.Errorf("nobody may: %q, %v", why, nobody)
@@ -67,7 +61,7 @@ func TestLeft(t *testing.T) {
 			t.Errorf("%d stopped", stopped)
 		}
 		x.note("w", "late", found{bound: true, vacated: vacated()})
-		time.Sleep(3 * leaveMost)
+		time.Sleep(3 * keepLeft)
 		x.note("v", "s", found{})
 		if stopped != 3 {
 			t.Errorf("%d stopped", stopped)
@@ -75,11 +69,36 @@ func TestLeft(t *testing.T) {
 		if _, there := x.workers["w"]; there {
 			t.Error("it is remembered for ever")
 		}
+		x.note("w", "far", found{moves: true})
+		if !x.moved("w", "far") || x.moved("w", "near") {
+			t.Error("who was sent to another region is not known")
+		}
+		time.Sleep(leaveFor)
+		if x.note("w", "far", found{}); !x.moved("w", "far") {
+			t.Error("it goes to and fro")
+		}
+		if time.Sleep(moveWait); x.moved("w", "far") {
+			t.Error("it is kept where it is for ever")
+		}
 		for i := range mostLeft + 10 {
-			x.note("v", fmt.Sprint(i), found{})
+			if kept := x.note("v", fmt.Sprint(i), found{}); kept != (i < mostLeft) {
+				t.Fatalf("step %d is kept: %v", i, kept)
+			}
+			if _, nobody := x.nobody("v", fmt.Sprint(i)); nobody {
+				t.Fatalf("others can do step %d, and it is to be ended", i)
+			}
 		}
 		if n := len(x.list("v")); n != mostLeft {
 			t.Errorf("%d are left, want %d at most", n, mostLeft)
+		}
+		if x.note("v", "nobody's", found{nobody: true}); len(x.list("v")) != mostLeft {
+			t.Error("what nobody can do is left")
+		} else if _, nobody := x.nobody("v", "nobody's"); !nobody {
+			t.Error("what nobody can do is not ended")
+		}
+		time.Sleep(leaveFor + time.Second)
+		if !x.note("v", "later", found{}) || len(x.workers["v"]) != 1 {
+			t.Errorf("%d are left, though their time is over", len(x.workers["v"]))
 		}
 	})
 }

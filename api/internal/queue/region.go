@@ -21,10 +21,12 @@ type Fleet interface {
 	Place(ctx context.Context, order, residency, drivers []string) (string, error)
 	// Where is a worker's region, and that of a driver of its; "" = not known.
 	Where(ctx context.Context, worker, driver string) (host, region string, err error)
-	// Able reports whether a live worker has the lease's driver healthy, with all
-	// that it needs, in a region; "" = in any. Where the run's workspace has to be
-	// put together it is one that can do that.
-	Able(ctx context.Context, l wire.Lease, shares bool, region string) (bool, error)
+	// Able reports whether a live worker, that a tenant with this residency may use,
+	// has the lease's driver healthy, with all that it needs, in a region of an order,
+	// and in which; none = in any. Where the run's workspace has to be put together it
+	// is one that can do that. What is known may be some seconds old, unless it is to
+	// be fresh.
+	Able(ctx context.Context, l wire.Lease, shares bool, order, residency []string, fresh bool) (region string, able bool, err error)
 	// ByTenant are the drivers that work with each tenant's own credentials.
 	ByTenant(ctx context.Context) ([]string, error)
 }
@@ -40,7 +42,9 @@ func (unseen) Where(context.Context, string, string) (host, region string, err e
 	return "", "", nil
 }
 
-func (unseen) Able(context.Context, wire.Lease, bool, string) (bool, error) { return false, nil }
+func (unseen) Able(context.Context, wire.Lease, bool, []string, []string, bool) (region string, able bool, err error) {
+	return "", false, nil
+}
 
 func (unseen) ByTenant(context.Context) ([]string, error) { return nil, nil }
 

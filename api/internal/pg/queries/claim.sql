@@ -214,7 +214,7 @@ WHERE s.status || '' = 'queued' AND s.shares AND s.pin = ''
 -- name: LeasesOfClaim :many
 SELECT a.id, a.tenant_id, a.run_id, a.step_id, a.generation, a.number, a.epoch,
        s.name, s.tool, s.driver, s.shares, s.command, s.sealed, s.resources, s.image, s.on_output, s.network, s.network_allow, t.network_private, s.workspace, s.timeout_ms, s.grace_ms, s.artifacts,
-       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer, s.region AS placed,
+       r.correlation_id, s.lane, a.breaker_generation, r.workspace_no, r.layers AS last_layer, s.region AS placed, s.regions, t.residency,
        (s.shares AND (r.steps_left > 1 OR r.steps_failed + r.steps_cancelled > 0) AND EXISTS (
           SELECT 1 FROM nofx.step o WHERE o.run_id = s.run_id AND o.shares AND o.id <> s.id AND o.status <> 'succeeded'))::bool AS snapshot,
        (s.shares AND a.number > 1 AND EXISTS (

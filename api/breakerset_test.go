@@ -47,7 +47,7 @@ func TestSetBreakers(t *testing.T) {
 	if got := w.claim(1, 0); len(got) != 0 {
 		t.Fatalf("claimed %+v", got)
 	}
-	if why := r.run(run.ID).Steps[0].WaitingFor; why != "the breaker of flaky on local, which an operator has opened" {
+	if why := r.run(run.ID).Steps[0].WaitingFor; why != "the breaker of flaky on local, which an operator has opened: the vendor is down" {
 		t.Errorf("waits for %q", why)
 	}
 	if b := r.breaker("flaky", "local"); !b.Forced || b.State != "open" || b.ReadyAt != nil {

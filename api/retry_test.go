@@ -119,6 +119,10 @@ func TestRetryAfter(t *testing.T) {
 	if leases := w.claim(1, 0); len(leases) != 0 {
 		t.Errorf("%+v", leases)
 	}
+	due := r.column("SELECT to_char(due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM nofx.step WHERE run_id = '" + run.ID + "'")[0]
+	if got, want := r.run(run.ID).Steps[0].WaitingFor, "its next try, at "+due; got != want {
+		t.Errorf("it waits for %q, want %q", got, want)
+	}
 	other := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	l := w.one()
 	bad := exit(0)

@@ -20,7 +20,11 @@ func behind(s pgdb.ListStepsRow) string {
 	case breaker.State(*s.Breaker) == breaker.HalfOpen:
 		return what + ", which tries another step first"
 	case s.ReadyAt == nil:
-		return what + ", which an operator has opened"
+		what += ", which an operator has opened"
+		if _, why, said := strings.Cut(*s.BreakerReason, ": "); said { // after what the operator did
+			what += ": " + why
+		}
+		return what
 	}
 	return fmt.Sprintf("%s, open until %s: %s", what, s.ReadyAt.UTC().Format(time.RFC3339), *s.BreakerReason)
 }

@@ -135,6 +135,8 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 				waits[s.ID] = why
 			} else if s.Breaker != nil {
 				waits[s.ID] = behind(s)
+			} else if s.Status == string(step.StepQueued) && s.Later {
+				waits[s.ID] = "its next try, at " + s.DueAt.UTC().Format(time.RFC3339)
 			}
 		}
 		if slices.ContainsFunc(out.Steps, func(d wire.StepDetail) bool { return d.Status == step.StepQueued }) {

@@ -23,8 +23,10 @@ func held(out *wire.RunSummary, row pgdb.GetRunRow, tenant pgdb.TenantTurnRow) {
 		if tenant.MaxRuns > 0 {
 			out.WaitingFor += fmt.Sprintf(", and %d of the tenant's (quota max_concurrent_runs)", tenant.MaxRuns)
 		}
-	case row.Hold == "turn":
+	case row.Hold == "turn" && tenant.MaxRuns > 0:
 		out.WaitingFor = fmt.Sprintf("its turn: %d runs of the tenant at once (quota max_concurrent_runs)", tenant.MaxRuns)
+	case row.Hold == "turn": // for a moment: its time has come, or the bound is gone
+		out.WaitingFor = "its turn"
 	}
 }
 

@@ -151,6 +151,38 @@ func TestRetryNeedsTheWorkspace(t *testing.T) {
 	}
 }
 
+// A run that is run again as a whole begins with an empty workspace, also while
+// the one of before is still there; a step that is tried again alone does not.
+func TestAllBeginsEmpty(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withoutBreakers(t), func(c *api.Config) { c.WorkspaceKeep = time.Hour })
+	w := r.worker("host")
+	run := r.submit(`[{"name":"a","tool":"test:echo"},{"name":"b","tool":"test:echo","depends_on":["a"]}]`)
+	w.finish(w.one(), exit(0))
+	w.finish(w.one(), exit(1))
+	if _, err := r.user.RetryRun(t.Context(), run.ID, wire.RetryRun{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	l := w.one()
+	if l.StepName != "b" || l.WorkspaceNo != 1 {
+		t.Errorf("b alone: %+v", l)
+	}
+	w.finish(l, exit(1))
+	if _, err := r.user.RetryRun(t.Context(), run.ID, wire.RetryRun{All: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		l := w.one()
+		if l.StepName != name || l.WorkspaceNo != 2 {
+			t.Errorf("%s of all: %+v", name, l)
+		}
+		w.finish(l, exit(0))
+	}
+	if got := statuses(r.run(run.ID)); got != "succeeded a=succeeded/2 b=succeeded/3" {
+		t.Error(got)
+	}
+}
+
 // Nothing needs a body, and a broken one is refused.
 func TestRetryBodies(t *testing.T) {
 	t.Parallel()

@@ -170,7 +170,8 @@ func (o *reopening) below(s *pgdb.StepsOfRunsRow) {
 }
 
 // all takes every step of a run that has ended, but those that the plan's
-// policy refuses, and those below them.
+// policy refuses, and those below them. The run begins anew, with an empty
+// workspace, whether or not the one of before is still there.
 func (o *reopening) all(runID string) error {
 	r, p := o.c.runs[runID], o.runs[runID]
 	if !step.RunStatus(r.Status).Terminal() {
@@ -198,6 +199,7 @@ func (o *reopening) all(runID string) error {
 			return err
 		}
 	}
+	o.stale[runID] = true
 	return nil
 }
 

@@ -2,9 +2,12 @@ package api_test
 
 import (
 	"encoding/json"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/nofx-run/nofx/api"
+	"github.com/nofx-run/nofx/sdk/step"
 )
 
 // fires sets up a receiver and a rule that holds, and waits for its message.
@@ -56,6 +59,43 @@ func TestAlertRuleGoesDuringEpisode(t *testing.T) {
 				t.Errorf("open: %v", open)
 			}
 		})
+	}
+}
+
+// A receiver that has said that it is gone is not called any more: neither to be
+// told that an episode is over of whose beginning it was told before, nor to try
+// it. Once it is set again, it is told the next thing, and nothing of before.
+func TestAlertReceiverIsGone(t *testing.T) {
+	t.Parallel()
+	r, in := alertRig(t, "127.0.0.0/8")
+	r.fires(t, in)
+	in.mu.Lock()
+	in.answers = []int{http.StatusGone}
+	in.mu.Unlock()
+	r.testAlert("ops")
+	in.next(t)
+	r.eventually("the receiver is disabled", func() bool {
+		return len(r.column("SELECT name FROM nofx.alert_receiver WHERE disabled_at IS NOT NULL")) == 1
+	})
+	if _, err := r.user.TestAlert(t.Context(), "ops"); !step.Is(err, step.KindConflict) || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("a test of it: %v", err)
+	}
+	if _, err := r.user.TestAlert(t.Context(), "nobody"); !step.Is(err, step.KindNotFound) {
+		t.Errorf("a test of nobody: %v", err)
+	}
+	w := r.worker("host")
+	w.finish(w.one(), exit(0))
+	r.tick()
+	r.eventually("what it is not told is given up", func() bool {
+		return len(r.column("SELECT id FROM nofx.alert_delivery WHERE kind = 'resolved' AND next_at IS NULL AND done_at IS NULL")) == 1
+	})
+	if n := len(in.received); n != 0 {
+		t.Errorf("it was told %d things", n)
+	}
+	r.receiver("ops", in.URL)
+	r.testAlert("ops")
+	if got := typeOf(t, in.next(t)); got != "alert.test" {
+		t.Errorf("told %s", got)
 	}
 }
 

@@ -46,6 +46,9 @@ func (s *Service) Tick(ctx context.Context) error {
 		if err := db.EndRuleless(ctx); err != nil {
 			return err
 		}
+		if err := db.DropGoneDeliveries(ctx); err != nil {
+			return err
+		}
 		if err := db.DropAuditTrouble(ctx, keep.Seconds()); err != nil {
 			return err
 		}

@@ -59,7 +59,15 @@ func (s *Service) Silence(ctx context.Context, who auth.Principal, rule string, 
 // Test has a test message sent, whose id is given.
 func (s *Service) Test(ctx context.Context, who auth.Principal, receiver, id, requestID string) error {
 	return s.act(ctx, who, "alert.test", receiver, requestID, nil, func(db *pgdb.Queries) (int64, error) {
-		return db.InsertTest(ctx, pgdb.InsertTestParams{ID: id, TenantID: who.TenantID, Receiver: receiver})
+		n, err := db.InsertTest(ctx, pgdb.InsertTestParams{ID: id, TenantID: who.TenantID, Receiver: receiver})
+		if err != nil || n > 0 {
+			return n, err
+		}
+		gone, err := db.GoneReceiver(ctx, who.TenantID, receiver)
+		if err == nil && gone {
+			err = step.Errorf(step.KindConflict, "the receiver %.80q is disabled: it said that it is gone; have the operator set it again", receiver)
+		}
+		return 0, err
 	})
 }
 

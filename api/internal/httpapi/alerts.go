@@ -31,6 +31,7 @@ func (s *server) alertRoutes() {
 	})
 	test := withNotFound(operation(auth.User, http.MethodPost, "/api/alerts/receivers/{receiver}/test", "test-alert", "Send a test message to a receiver"))
 	test.DefaultStatus = http.StatusAccepted
+	test.Errors = append(test.Errors, http.StatusConflict)
 	route(s, test, func(ctx context.Context, in *receiverInput) (*ok[wire.AlertTest], error) {
 		id := queue.NewID("msg")
 		return &ok[wire.AlertTest]{wire.AlertTest{MessageID: id}}, s.Alerts.Test(ctx, who(ctx), in.Receiver, id, callOf(ctx).requestID)

@@ -110,6 +110,19 @@ func (q *Queries) DropAuditTrouble(ctx context.Context, keepSeconds float64) err
 	return err
 }
 
+const dropGoneDeliveries = `-- name: DropGoneDeliveries :exec
+UPDATE nofx.alert_delivery d SET next_at = NULL, said = 'the receiver is gone'
+FROM nofx.alert_receiver a
+WHERE a.tenant_id = d.tenant_id AND a.name = d.receiver AND a.disabled_at IS NOT NULL AND d.next_at IS NOT NULL
+`
+
+// DropGoneDeliveries gives up what receivers would be told that have said that
+// they are gone.
+func (q *Queries) DropGoneDeliveries(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, dropGoneDeliveries)
+	return err
+}
+
 const dropReceiver = `-- name: DropReceiver :execrows
 DELETE FROM nofx.alert_receiver WHERE tenant_id = $1 AND name = $2
 `
@@ -217,9 +230,21 @@ func (q *Queries) GetAlert(ctx context.Context, id string) (GetAlertRow, error) 
 	return i, err
 }
 
+const goneReceiver = `-- name: GoneReceiver :one
+SELECT EXISTS (SELECT 1 FROM nofx.alert_receiver r WHERE r.tenant_id = $1 AND r.name = $2 AND r.disabled_at IS NOT NULL)
+`
+
+// GoneReceiver tells whether a receiver has said that it is gone.
+func (q *Queries) GoneReceiver(ctx context.Context, tenantID string, receiver string) (bool, error) {
+	row := q.db.QueryRow(ctx, goneReceiver, tenantID, receiver)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const insertTest = `-- name: InsertTest :execrows
 INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind)
-SELECT $1, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = $2 AND r.name = $3
+SELECT $1, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = $2 AND r.name = $3 AND r.disabled_at IS NULL
 `
 
 type InsertTestParams struct {
@@ -472,7 +497,7 @@ WITH due AS (
   SELECT DISTINCT ON (x.tenant_id, x.receiver) x.tenant_id, x.receiver, x.id, x.next_at, a.failing
   FROM nofx.alert_delivery x
   JOIN nofx.alert_receiver a ON a.tenant_id = x.tenant_id AND a.name = x.receiver
-  WHERE x.next_at <= now() AND coalesce(a.busy_until, '-infinity') <= now()
+  WHERE x.next_at <= now() AND a.disabled_at IS NULL AND coalesce(a.busy_until, '-infinity') <= now()
     AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
                                              WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
   ORDER BY x.tenant_id, x.receiver, x.next_at, x.id

@@ -25,7 +25,7 @@ WITH due AS (
   SELECT DISTINCT ON (x.tenant_id, x.receiver) x.tenant_id, x.receiver, x.id, x.next_at, a.failing
   FROM nofx.alert_delivery x
   JOIN nofx.alert_receiver a ON a.tenant_id = x.tenant_id AND a.name = x.receiver
-  WHERE x.next_at <= now() AND coalesce(a.busy_until, '-infinity') <= now()
+  WHERE x.next_at <= now() AND a.disabled_at IS NULL AND coalesce(a.busy_until, '-infinity') <= now()
     AND (x.kind <> 'resolved' OR NOT EXISTS (SELECT 1 FROM nofx.alert_delivery f
                                              WHERE f.alert_id = x.alert_id AND f.receiver = x.receiver AND f.kind = 'fired' AND f.next_at IS NOT NULL))
   ORDER BY x.tenant_id, x.receiver, x.next_at, x.id
@@ -75,6 +75,13 @@ UPDATE nofx.alert_receiver SET disabled_at = now() WHERE tenant_id = @tenant_id 
 -- name: DropReceiverDeliveries :exec
 UPDATE nofx.alert_delivery SET next_at = NULL, said = 'the receiver is gone' WHERE tenant_id = @tenant_id AND receiver = @receiver AND next_at IS NOT NULL;
 
+-- DropGoneDeliveries gives up what receivers would be told that have said that
+-- they are gone.
+-- name: DropGoneDeliveries :exec
+UPDATE nofx.alert_delivery d SET next_at = NULL, said = 'the receiver is gone'
+FROM nofx.alert_receiver a
+WHERE a.tenant_id = d.tenant_id AND a.name = d.receiver AND a.disabled_at IS NOT NULL AND d.next_at IS NOT NULL;
+
 -- DropAlerts forgets what is old. Of an episode that is open it stays known who
 -- was told, for whom to tell that it is over.
 -- name: DropAlerts :exec
@@ -115,7 +122,11 @@ WHERE tenant_id = @tenant_id AND name = @name;
 -- InsertTest has a message sent that says that the way works.
 -- name: InsertTest :execrows
 INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind)
-SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver;
+SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver AND r.disabled_at IS NULL;
+
+-- GoneReceiver tells whether a receiver has said that it is gone.
+-- name: GoneReceiver :one
+SELECT EXISTS (SELECT 1 FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver AND r.disabled_at IS NOT NULL);
 
 -- name: SetReceiver :exec
 INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)

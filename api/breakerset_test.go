@@ -82,6 +82,9 @@ func TestSetBreakers(t *testing.T) {
 		`{"action":"reset","tool":"flaky","tenant":"nobody"}`:                {http.StatusNotFound, "no tenant nobody"},
 		`{"action":"reset","tool":"` + strings.Repeat("x", 300) + `"}`:       {http.StatusUnprocessableEntity, "body.tool"},
 		`{"action":"reset","tool":"flaky","driver":"local","tenant":"acme"}`: {http.StatusOK, `"drivers":[]`},
+		`{"action":"force-open","tool":"calm","driver":"contaner"}`:          {http.StatusUnprocessableEntity, "neither a driver of NOFX nor one that a worker offers: use one of container"},
+		`{"action":"force-close","tool":"calm","driver":"contaner"}`:         {http.StatusUnprocessableEntity, "body.driver"},
+		`{"action":"reset","tool":"calm","driver":"contaner"}`:               {http.StatusOK, `"drivers":[]`},
 	} {
 		if resp, raw := r.call("POST", "/api/breakers", key, []byte(body)); resp.StatusCode != want.status || !strings.Contains(string(raw), want.text) {
 			t.Errorf("%s: %d %s", body, resp.StatusCode, raw)
@@ -91,6 +94,28 @@ func TestSetBreakers(t *testing.T) {
 	want := []string{"breaker.reset flaky/local ", "breaker.force-open flaky/local the vendor is down", "breaker.force-close flaky/local "}
 	if diff := cmp.Diff(want, rows); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A driver is known by its older name, too, as in a plan; one that only workers
+// have is known while they are there, and what was set of it can always be reset.
+func TestSetBreakersKnowsDrivers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, handlersWith(t, ""))
+	w := r.worker("host", offering("local", able...), offering("mine", able...))
+	operator := r.client("acme", "operator")
+	for asked, want := range map[string]string{"worker-container": "container", "mine": "mine", "e2b": "e2b"} {
+		got, err := operator.SetBreakers(t.Context(), wire.SetBreaker{Action: wire.BreakerForceOpen, Tool: "flaky", Driver: asked})
+		if err != nil || !slices.Equal(got.Drivers, []string{want}) || r.breaker("flaky", want).State != "open" {
+			t.Errorf("%s: %+v, %v", asked, got, err)
+		}
+	}
+	w.drivers = w.drivers[:1]
+	w.register("host")
+	for _, action := range []wire.BreakerAction{wire.BreakerForceClose, wire.BreakerReset} {
+		if got, err := operator.SetBreakers(t.Context(), wire.SetBreaker{Action: action, Tool: "flaky", Driver: "mine"}); err != nil || len(got.Drivers) != 1 {
+			t.Errorf("%s of what nobody has any more: %+v, %v", action, got, err)
+		}
 	}
 }
 

@@ -60,20 +60,6 @@ func (w *Workers) Known(ctx context.Context, fresh bool) (map[string]plan.Driver
 	return p.known, nil
 }
 
-// ByTenant are the drivers that work with each tenant's own credentials.
-func (w *Workers) ByTenant(ctx context.Context) (names []string, err error) {
-	p, err := w.look(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	for name, d := range p.known {
-		if d.ByTenant {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
 // Unable is a capability that a step needs and that its driver lacks on every
 // live worker that has it healthy; "" = one has all, or nobody can say yet.
 func (w *Workers) Unable(ctx context.Context, l wire.Lease, shares bool) (driver.Capability, error) {

@@ -62,6 +62,19 @@ func (o *offers) has(ctx context.Context, name string) bool {
 	return theirs
 }
 
+// Named is the driver that somebody means by a name, which may be an older one. ok
+// is false when it is neither one of NOFX's nor one of those that workers offer;
+// use tells which there are.
+func Named(name string, offered map[string]Driver) (driver string, ok bool, use string) {
+	if to, older := aliases[name]; older {
+		return to, true, ""
+	}
+	_, ours := builtIn[name]
+	_, theirs := offered[name]
+	o := offers{list: offered}
+	return name, ours || theirs, o.names()
+}
+
 func (o *offers) onHost(name string) bool { return builtIn[name].OnHost || o.list[name].OnHost }
 
 func (o *offers) names() string {

@@ -13,6 +13,7 @@ import (
 	"github.com/nofx-run/nofx/api/internal/auth"
 	"github.com/nofx-run/nofx/api/internal/breaker"
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/api/internal/plan"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -36,18 +37,21 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 			return wire.BreakersSet{}, invalid(f.at, "must be one line of at most %d bytes", maxID)
 		}
 	}
-	drivers, known := q.cfg.Rules.Drivers(in.Tool)
-	if !known {
+	drivers, found := q.cfg.Rules.Drivers(in.Tool)
+	if !found {
 		return wire.BreakersSet{}, &step.Error{Kind: step.KindNotFound, Message: "no handler " + clip(in.Tool) + ": nofx handlers lists them"}
 	}
 	why := "an operator's " + string(in.Action)
 	if in.Reason != "" {
 		why += ": " + in.Reason
 	}
-	own, err := q.ownBreakers(ctx, in.Tool)
+	offered, err := q.cfg.Fleet.Known(ctx, true)
 	if err != nil {
 		return wire.BreakersSet{}, err
 	}
+	own := func(driver string) bool { return q.cfg.Rules.Rules(in.Tool).PerTenant || offered[driver].ByTenant }
+	name, known, use := plan.Named(in.Driver, offered)
+	in.Driver = name
 	out := wire.BreakersSet{Tool: in.Tool}
 	var set map[gate]breaker.Breaker
 	err = q.db.System(ctx, func(db *pgdb.Queries) error {
@@ -64,6 +68,11 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 		met, err := db.GatesOfHandler(ctx, in.Tool)
 		if err != nil {
 			return err
+		}
+		known = known || in.Driver == "" || in.Action == wire.BreakerReset || slices.Contains(drivers, in.Driver) ||
+			slices.ContainsFunc(met, func(m pgdb.GatesOfHandlerRow) bool { return m.Driver == in.Driver })
+		if !known { // a slip would bar nothing, and be said to be done
+			return invalid("body.driver", "%q is neither a driver of NOFX nor one that a worker offers: use one of %s", in.Driver, use)
 		}
 		list, err := gatesMeant(in, drivers, met, own)
 		if err != nil {
@@ -105,16 +114,6 @@ func (q *Queue) SetBreakers(ctx context.Context, who auth.Principal, in wire.Set
 		return out, q.settle(ctx)
 	}
 	return out, nil
-}
-
-// ownBreakers tells of which drivers each tenant has a breaker of its own for a
-// handler.
-func (q *Queue) ownBreakers(ctx context.Context, tool string) (func(driver string) bool, error) {
-	if q.cfg.Rules.Rules(tool).PerTenant {
-		return func(string) bool { return true }, nil
-	}
-	byTenant, err := q.cfg.Fleet.ByTenant(ctx)
-	return func(driver string) bool { return slices.Contains(byTenant, driver) }, err
 }
 
 // gatesMeant are the breakers that an operator means. A reset is of those that

@@ -27,8 +27,9 @@ type Fleet interface {
 	// is one that can do that. What is known may be some seconds old, unless it is to
 	// be fresh.
 	Able(ctx context.Context, l wire.Lease, shares bool, order, residency []string, fresh bool) (region string, able bool, err error)
-	// ByTenant are the drivers that work with each tenant's own credentials.
-	ByTenant(ctx context.Context) ([]string, error)
+	// Known is every driver that a worker has, by name. What is known may be some
+	// seconds old, unless it is to be fresh.
+	Known(ctx context.Context, fresh bool) (map[string]plan.Driver, error)
 }
 
 // unseen is the fleet of a queue that is given none.
@@ -46,7 +47,7 @@ func (unseen) Able(context.Context, wire.Lease, bool, []string, []string, bool) 
 	return "", false, nil
 }
 
-func (unseen) ByTenant(context.Context) ([]string, error) { return nil, nil }
+func (unseen) Known(context.Context, bool) (map[string]plan.Driver, error) { return nil, nil }
 
 // place gives steps that are submitted their regions. Those that share their
 // run's workspace go to one.

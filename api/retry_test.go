@@ -123,6 +123,12 @@ func TestRetryAfter(t *testing.T) {
 	if got, want := r.run(run.ID).Steps[0].WaitingFor, "its next try, at "+due; got != want {
 		t.Errorf("it waits for %q, want %q", got, want)
 	}
+	if _, err := r.user.Cancel(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.run(run.ID).Steps[0]; got.Verdict == nil || got.Verdict.Message != "cancelled before its next try" || got.WaitingFor != "" {
+		t.Errorf("cancelled between two tries: %+v", got)
+	}
 	other := r.submit(`[{"name":"a","tool":"test:echo"}]`)
 	l := w.one()
 	bad := exit(0)

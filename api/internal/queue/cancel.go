@@ -69,11 +69,15 @@ func (q *Queue) Cancel(ctx context.Context, who auth.Principal, runID, requestID
 
 // cancelOpen ends the steps that wait or are queued.
 func (c *change) cancelOpen(ctx context.Context, db *pgdb.Queries, tenant, runID string) error {
-	verdict, err := json.Marshal(step.Verdict{Cause: step.CauseCancelled, Attested: step.AttestedKernel, Message: "cancelled before it started"})
+	verdict, err := json.Marshal(unbegun(0))
 	if err != nil {
 		return err
 	}
-	rows, err := db.CancelOpenSteps(ctx, pgdb.CancelOpenStepsParams{Verdict: verdict, TenantID: tenant, RunID: runID})
+	between, err := json.Marshal(unbegun(1))
+	if err != nil {
+		return err
+	}
+	rows, err := db.CancelOpenSteps(ctx, pgdb.CancelOpenStepsParams{Verdict: verdict, Between: between, TenantID: tenant, RunID: runID})
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,16 @@ func (c *change) cancelOpen(ctx context.Context, db *pgdb.Queries, tenant, runID
 		c.count(c.runs[runID], step.StepCancelled)
 	}
 	return nil
+}
+
+// unbegun is the verdict of a step that was cancelled when nothing of it ran,
+// after so many tries.
+func unbegun(tries int32) step.Verdict {
+	v := step.Verdict{Cause: step.CauseCancelled, Attested: step.AttestedKernel, Message: "cancelled before it started"}
+	if tries > 0 {
+		v.Message = "cancelled before its next try"
+	}
+	return v
 }
 
 func clip(s string) string { return s[:min(len(s), 100)] }

@@ -184,7 +184,7 @@ func (c *change) unclaim(ctx context.Context, db *pgdb.Queries, rows []attemptRo
 // cancelled ends the step of an attempt that never started, in a run that is
 // being cancelled.
 func (c *change) cancelled(a attemptRow) error {
-	verdict, err := json.Marshal(step.Verdict{Cause: step.CauseCancelled, Attested: step.AttestedKernel, Message: "cancelled before it started"})
+	verdict, err := json.Marshal(unbegun(a.Number - 1))
 	if err != nil {
 		return err
 	}

@@ -44,12 +44,13 @@ func (q *Queries) CancelAttempts(ctx context.Context, arg CancelAttemptsParams) 
 }
 
 const cancelOpenSteps = `-- name: CancelOpenSteps :many
-UPDATE nofx.step SET status = 'cancelled', ended_at = now(), verdict = $1::json
-WHERE tenant_id = $2 AND run_id = $3 AND status IN ('waiting', 'queued')
+UPDATE nofx.step SET status = 'cancelled', ended_at = now(), verdict = CASE WHEN attempt > 0 THEN $1::json ELSE $2::json END
+WHERE tenant_id = $3 AND run_id = $4 AND status IN ('waiting', 'queued')
 RETURNING id, name, idx, attempt
 `
 
 type CancelOpenStepsParams struct {
+	Between  []byte
 	Verdict  []byte
 	TenantID string
 	RunID    string
@@ -62,8 +63,15 @@ type CancelOpenStepsRow struct {
 	Attempt int32
 }
 
+// CancelOpenSteps ends what does not run, with one verdict or, between two tries,
+// another.
 func (q *Queries) CancelOpenSteps(ctx context.Context, arg CancelOpenStepsParams) ([]CancelOpenStepsRow, error) {
-	rows, err := q.db.Query(ctx, cancelOpenSteps, arg.Verdict, arg.TenantID, arg.RunID)
+	rows, err := q.db.Query(ctx, cancelOpenSteps,
+		arg.Between,
+		arg.Verdict,
+		arg.TenantID,
+		arg.RunID,
+	)
 	if err != nil {
 		return nil, err
 	}

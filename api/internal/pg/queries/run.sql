@@ -139,8 +139,10 @@ FOR NO KEY UPDATE;
 UPDATE nofx.run SET cancel_at = coalesce(cancel_at, now()), cancel_reason = @reason
 WHERE tenant_id = @tenant_id AND id = @id AND ended_at IS NULL;
 
+-- CancelOpenSteps ends what does not run, with one verdict or, between two tries,
+-- another.
 -- name: CancelOpenSteps :many
-UPDATE nofx.step SET status = 'cancelled', ended_at = now(), verdict = @verdict::json
+UPDATE nofx.step SET status = 'cancelled', ended_at = now(), verdict = CASE WHEN attempt > 0 THEN @between::json ELSE @verdict::json END
 WHERE tenant_id = @tenant_id AND run_id = @run_id AND status IN ('waiting', 'queued')
 RETURNING id, name, idx, attempt;
 

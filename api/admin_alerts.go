@@ -57,8 +57,8 @@ func defaultRules() []AlertRule {
 
 var alertName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
 
-// SetAlertReceiver adds or replaces a receiver as the schema's owner, and the
-// usual rules where the tenant lacks them. It returns a webhook's secret.
+// SetAlertReceiver adds or replaces a receiver as the schema's owner, and with a
+// tenant's first one the usual rules. It returns a webhook's secret.
 func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (signing string, err error) {
 	if !alertName.MatchString(r.Name) {
 		return "", fmt.Errorf("name %.80q: 1 to 63 of a-z 0-9 _ . -", r.Name)
@@ -91,8 +91,15 @@ func SetAlertReceiver(ctx context.Context, ownerURL string, r AlertReceiver) (si
 		if err != nil {
 			return err
 		}
+		others, err := q.HasReceivers(ctx, r.Tenant)
+		if err != nil {
+			return err
+		}
 		if err := q.SetReceiver(ctx, pgdb.SetReceiverParams{TenantID: r.Tenant, Name: r.Name, Kind: r.Kind, Sealed: sealed, Place: host}); err != nil {
 			return err
+		}
+		if others {
+			return nil // what is not there was removed
 		}
 		for _, d := range defaultRules() {
 			if err := q.AddRule(ctx, pgdb.AddRuleParams{TenantID: r.Tenant, Name: d.Name, Metric: d.Metric, Above: d.Above, Below: d.Below, ForSeconds: int32(d.For.Seconds())}); err != nil {

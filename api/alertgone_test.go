@@ -99,6 +99,31 @@ func TestAlertReceiverIsGone(t *testing.T) {
 	}
 }
 
+// The usual rules come with the first receiver: one that was removed does not
+// come back with the next, or when one is set again.
+func TestAlertRuleStaysRemoved(t *testing.T) {
+	t.Parallel()
+	r, in := alertRig(t, "127.0.0.0/8")
+	rules := func() int {
+		t.Helper()
+		list, err := r.user.Alerts(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.Rules)
+	}
+	r.receiver("ops", in.URL)
+	all := rules()
+	if err := api.DropAlertRule(t.Context(), r.db.Admin, "acme", "leftovers"); err != nil {
+		t.Fatal(err)
+	}
+	r.receiver("ops", in.URL)
+	r.receiver("chat", in.URL)
+	if n := rules(); all != len(api.AlertMetrics()) || n != all-1 {
+		t.Errorf("%d rules, then %d", all, n)
+	}
+}
+
 // A message whose episode is in the database no more is given up, and keeps no
 // other back.
 func TestAlertMessageOutlivesEpisode(t *testing.T) {

@@ -242,6 +242,17 @@ func (q *Queries) GoneReceiver(ctx context.Context, tenantID string, receiver st
 	return exists, err
 }
 
+const hasReceivers = `-- name: HasReceivers :one
+SELECT EXISTS (SELECT 1 FROM nofx.alert_receiver WHERE tenant_id = $1)
+`
+
+func (q *Queries) HasReceivers(ctx context.Context, tenantID string) (bool, error) {
+	row := q.db.QueryRow(ctx, hasReceivers, tenantID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const insertTest = `-- name: InsertTest :execrows
 INSERT INTO nofx.alert_delivery (id, tenant_id, receiver, kind)
 SELECT $1, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenant_id = $2 AND r.name = $3 AND r.disabled_at IS NULL

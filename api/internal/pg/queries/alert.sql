@@ -128,6 +128,9 @@ SELECT @id, r.tenant_id, r.name, 'test' FROM nofx.alert_receiver r WHERE r.tenan
 -- name: GoneReceiver :one
 SELECT EXISTS (SELECT 1 FROM nofx.alert_receiver r WHERE r.tenant_id = @tenant_id AND r.name = @receiver AND r.disabled_at IS NOT NULL);
 
+-- name: HasReceivers :one
+SELECT EXISTS (SELECT 1 FROM nofx.alert_receiver WHERE tenant_id = @tenant_id);
+
 -- name: SetReceiver :exec
 INSERT INTO nofx.alert_receiver AS r (tenant_id, name, kind, url, sealed, place)
 VALUES (@tenant_id, @name, @kind, '', @sealed, @place)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,11 +87,9 @@ func (a *app) dlqRequeueCommand() *cobra.Command {
 				}
 				return a.print(done, func(w io.Writer) error { return reopened(w, done) })
 			}
-			done, err := client.RequeueMany(cmd.Context(), in, newKey())
-			if err != nil {
-				return err
-			}
-			return a.resolved(done, "requeued")
+			return a.each(in, "requeued", func(in wire.ResolveMany) (wire.Resolved, error) {
+				return client.RequeueMany(cmd.Context(), in, newKey())
+			})
 		}),
 	}
 	m.add(cmd, "from-driver")
@@ -145,15 +144,34 @@ func (a *app) dlqDiscardCommand() *cobra.Command {
 				}
 				return a.resolved(done, "discarded")
 			}
-			done, err := client.DiscardMany(cmd.Context(), in, newKey())
-			if err != nil {
-				return err
-			}
-			return a.resolved(done, "discarded")
+			return a.each(in, "discarded", func(in wire.ResolveMany) (wire.Resolved, error) {
+				return client.DiscardMany(cmd.Context(), in, newKey())
+			})
 		}),
 	}
 	m.add(cmd, "driver")
 	return cmd
+}
+
+// each does it with all entries that are meant, of which the API takes so many at
+// a time. When it cannot go on, it tells what was done, and from where on not.
+func (a *app) each(in wire.ResolveMany, what string, do func(wire.ResolveMany) (wire.Resolved, error)) error {
+	all := wire.Resolved{DryRun: in.DryRun, Done: []string{}, Refused: []wire.RefusedOne{}}
+	for first := true; ; first = false {
+		part, err := do(in)
+		if err != nil {
+			if !first {
+				all.More, all.NextCursor = true, in.Cursor
+				err = errors.Join(a.resolved(all, what), err)
+			}
+			return err
+		}
+		all.Done, all.Refused = append(all.Done, part.Done...), append(all.Refused, part.Refused...)
+		if !part.More || part.NextCursor == in.Cursor {
+			return a.resolved(all, what)
+		}
+		in.Cursor = part.NextCursor
+	}
 }
 
 // resolved tells what became of entries. It fails when one was refused.

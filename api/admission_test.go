@@ -69,6 +69,9 @@ func TestCapabilitiesOfOthers(t *testing.T) {
 	if again := lesser.claim(4, 0); len(again) != 0 {
 		t.Errorf("and then %+v", again)
 	}
+	if got, want := r.run(run.ID).Steps[0].WaitingFor, "a worker whose driver local has the capability files"; got != want {
+		t.Errorf("it waits for %q, want %q", got, want)
+	}
 	l := better.one()
 	if l.StepName != "a" || l.Attempt != 1 {
 		t.Errorf("the better one got %+v", l)
@@ -168,7 +171,8 @@ func TestRunLeavesWhoCannotGoOn(t *testing.T) {
 	if got := better.claim(4, 0); len(got) != 0 {
 		t.Fatalf("the better one got %+v", got)
 	}
-	if d := r.run(run.ID); d.Run.Status != step.RunRunning || d.Steps[2].Status != step.StepQueued {
+	if d := r.run(run.ID); d.Run.Status != step.RunRunning || d.Steps[2].Status != step.StepQueued ||
+		!strings.HasPrefix(d.Steps[2].WaitingFor, "a worker whose driver local has the capability files: that of the worker with the run's workspace lacks it") {
 		t.Fatalf("%+v", d)
 	}
 	lesser.finish(y, lesser.save(y, 2, false, "and of that"))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+
+	"github.com/nofx-run/nofx/sdk/driver"
 )
 
 // spot is a healthy driver of a live worker.
@@ -72,6 +74,7 @@ type Want struct {
 	Order     []string // where it may be; none = anywhere
 	Residency []string // of its tenant; none = no rule
 	Layers    bool     // it goes on in a workspace that has to be put together
+	Needs     []driver.Capability
 }
 
 // Lacks says in words what a step waits for; "" when a worker that may take it
@@ -95,7 +98,7 @@ func (w *Workers) Lacks(ctx context.Context, want Want) (string, error) {
 		}) {
 			return what + " that can put the run's workspace together: those that are there have an older nofxd", nil
 		}
-		return "", nil
+		return p.lacksCapability(want), nil
 	}
 	switch {
 	case want.Region == "" && len(want.Residency) > 0:
@@ -115,6 +118,37 @@ func (w *Workers) Lacks(ctx context.Context, want Want) (string, error) {
 	return what + ": no live one has it healthy", nil
 }
 
+// lacksCapability says what it takes that only some of those have who may take the
+// step. What none has, the next claim finds out.
+func (p *picture) lacksCapability(want Want) string {
+	var missing driver.Capability
+	able := false
+	for i, s := range p.spots[want.Driver] {
+		if !s.in(want.Residency) || want.Region != "" && s.region != want.Region {
+			continue
+		}
+		if lacks := lacking(p.able[want.Driver][i], want.Needs); lacks != "" {
+			missing = lacks
+		} else {
+			able = true
+		}
+	}
+	if missing == "" || !able {
+		return ""
+	}
+	return "a worker whose driver " + want.Driver + " has the capability " + string(missing)
+}
+
+// lacking is the first of the needs that a driver has not; "" when it has all.
+func lacking(have driver.Capabilities, needs []driver.Capability) driver.Capability {
+	for _, need := range needs {
+		if !have.Has(need) {
+			return need
+		}
+	}
+	return ""
+}
+
 func (p *picture) lacksPinned(want Want) string {
 	at := slices.IndexFunc(p.spots[want.Driver], func(s spot) bool { return s.worker == want.Pin })
 	switch {
@@ -128,6 +162,10 @@ func (p *picture) lacksPinned(want Want) string {
 		return "a worker in " + strings.Join(want.Residency, ", ") + ", the tenant's residency: the one that has the run's workspace is in " + s.host
 	case want.Region != "" && s.region != want.Region:
 		return "a worker in " + want.Region + ": the one that has the run's workspace has the driver " + want.Driver + " in " + s.region
+	}
+	if lacks := lacking(p.able[want.Driver][at], want.Needs); lacks != "" {
+		return "a worker whose driver " + want.Driver + " has the capability " + string(lacks) +
+			": that of the worker with the run's workspace lacks it, and the step goes on elsewhere when no other is at work there"
 	}
 	return ""
 }

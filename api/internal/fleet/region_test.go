@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nofx-run/nofx/api/internal/pg/pgdb"
+	"github.com/nofx-run/nofx/sdk/driver"
 )
 
 // seen is a fleet whose rows were read a moment ago.
@@ -81,6 +82,34 @@ func TestLacks(t *testing.T) {
 		"pinned, away":          {Want{Driver: "local", Pin: "6"}, "the worker that has the run's workspace, which is away"},
 		"pinned elsewhere":      {Want{Driver: "local", Pin: "1", Region: "eu-2"}, "a worker in eu-2: the one that has the run's workspace has the driver local in eu-1"},
 		"pinned outside":        {Want{Driver: "local", Pin: "1", Region: "eu-2", Residency: []string{"eu-2"}}, "a worker in eu-2, the tenant's residency: the one that has the run's workspace is in eu-1"},
+	} {
+		got, err := w.Lacks(t.Context(), tc.want)
+		if err != nil || got != tc.text {
+			t.Errorf("%s: %q %v, want %q", name, got, err, tc.text)
+		}
+	}
+}
+
+// Where only some of those who have the driver can do the step, it is said what it
+// takes; where none can, the next claim ends it.
+func TestLacksCapability(t *testing.T) {
+	t.Parallel()
+	const lesser = `[{"name":"local","healthy":true,"capabilities":["lease"]}]`
+	const better = `[{"name":"local","healthy":true,"capabilities":["lease","isolation.gvisor"]}]`
+	w := seen(t, row("1", "eu-1", "live", lesser), row("2", "eu-2", "live", better), row("3", "eu-3", "live", better))
+	gvisor := []driver.Capability{"lease", "isolation.gvisor"}
+	for name, tc := range map[string]struct {
+		want Want
+		text string
+	}{
+		"nothing":           {Want{Driver: "local", Needs: gvisor[:1]}, ""},
+		"some have it":      {Want{Driver: "local", Needs: gvisor}, "a worker whose driver local has the capability isolation.gvisor"},
+		"all there have it": {Want{Driver: "local", Region: "eu-2", Needs: gvisor}, ""},
+		"nobody there has":  {Want{Driver: "local", Region: "eu-1", Needs: gvisor}, ""},
+		"all who may":       {Want{Driver: "local", Residency: []string{"eu-2", "eu-3"}, Needs: gvisor}, ""},
+		"pinned":            {Want{Driver: "local", Pin: "1", Needs: gvisor}, "a worker whose driver local has the capability isolation.gvisor: that of the worker with the run's workspace lacks it, and the step goes on elsewhere when no other is at work there"},
+		"pinned, it has it": {Want{Driver: "local", Pin: "2", Needs: gvisor}, ""},
+		"the driver":        {Want{Driver: "modal", Needs: gvisor}, "a worker with the driver modal: no live one has it healthy"},
 	} {
 		got, err := w.Lacks(t.Context(), tc.want)
 		if err != nil || got != tc.text {

@@ -130,7 +130,8 @@ func (r *Reader) Get(ctx context.Context, tenant, id string) (wire.RunDetail, er
 			if err != nil {
 				return err
 			}
-			out.Steps, wants = append(out.Steps, d), append(wants, fleet.Want{Driver: s.Driver, Pin: s.Pin, Region: s.Region, Order: d.Regions, Residency: s.Residency, Layers: s.Shares && row.Layers > 0})
+			out.Steps, wants = append(out.Steps, d), append(wants, fleet.Want{Driver: s.Driver, Pin: s.Pin, Region: s.Region, Order: d.Regions, Residency: s.Residency,
+				Layers: s.Shares && row.Layers > 0, Needs: needs(s, d)})
 			if why := turnOf(s, out.Run, turn); why != "" {
 				waits[s.ID] = why
 			} else if s.Breaker != nil {

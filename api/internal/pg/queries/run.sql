@@ -84,7 +84,9 @@ WHERE tenant_id = @tenant_id AND id = @id;
 -- name: ListSteps :many
 SELECT s.id, s.name, s.tool, s.driver, s.status, s.generation, s.attempt, s.depends_on, s.inputs, s.outputs, s.verdict,
        s.idempotency_key, s.created_at, s.ended_at, s.pin, s.drivers, s.moved, s.on_open, s.parked, s.concurrency_key, s.concurrency_most, s.deps_left, s.rank, s.region, s.regions, s.resources, s.timeout_ms, t.residency,
-       h.state AS breaker, h.reason AS breaker_reason, h.ready_at, s.shares, s.due_at, (s.due_at > now())::bool AS later,
+       h.state AS breaker, h.reason AS breaker_reason, h.ready_at, s.shares, s.due_at, (s.due_at > now())::bool AS later, s.network, s.artifacts,
+       (CASE WHEN s.status = 'queued' THEN coalesce(s.command ->> 'isolation', '') ELSE '' END)::text AS isolation,
+       (s.status = 'queued' AND (s.command -> 'files') IS NOT NULL)::bool AS files,
        (SELECT a.started_at FROM nofx.attempt a
         WHERE a.step_id = s.id AND a.generation = s.generation AND a.number = s.attempt AND a.status <> 'released') AS started_at,
        coalesce((SELECT a.region FROM nofx.attempt a

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -109,7 +110,7 @@ func TestStepsOfOneWorkspaceInTwoRegions(t *testing.T) {
 }
 
 // A backlog of any length of what one worker cannot do ends no step of it, while
-// another worker can.
+// another worker can, and keeps no other tenant's steps from that one.
 func TestBacklogOfOthers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -129,6 +130,13 @@ func TestBacklogOfOthers(t *testing.T) {
 	}
 	if n := r.column("SELECT count(*)::text FROM nofx.step WHERE status = 'queued'")[0]; n != fmt.Sprint(runs*100) {
 		t.Errorf("%s of %d steps wait still", n, runs*100)
+	}
+	r.client("rival", "user")
+	if resp, raw := r.call("POST", "/api/runs", r.keys["rival user"], []byte(`{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"},{"name":"b",`+withFiles+`,"workspace":"step"}]}}`)); resp.StatusCode != http.StatusCreated {
+		t.Fatalf("%d %s", resp.StatusCode, raw)
+	}
+	if got := lesser.claim(1, 20*time.Second); len(got) != 1 || got[0].TenantID != "rival" || got[0].StepName != "a" {
+		t.Errorf("another tenant's step is not taken: %+v", got)
 	}
 	if got := better.claim(8, 0); len(got) != 8 {
 		t.Errorf("who can got %d", len(got))

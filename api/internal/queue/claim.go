@@ -122,6 +122,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	var refused *change
 	var others []unfit
 	again := false
+	passed := q.left.passed(in.WorkerID)
 	err := q.inTurn(ctx, in.Max, func(db *pgdb.Queries) error {
 		leases, refused, again = []wire.Lease{}, nil, false
 		if err := db.LockClaim(ctx, in.WorkerID+"\n"+in.ClaimID); err != nil {
@@ -144,7 +145,7 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 		if !worker.Used {
 			drivers, regions := toldOf(in.Drivers, have)
 			taken, err := db.Claim(ctx, pgdb.ClaimParams{AttemptIds: ids, WorkerID: in.WorkerID, ClaimID: in.ClaimID, LeaseSeconds: seconds(q.cfg.Lease),
-				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: q.spent.list(), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers, Unfit: q.left.list(in.WorkerID)})
+				Region: worker.Region, Drivers: drivers, Regions: regions, Spent: slices.Concat(q.spent.list(), q.left.barred(in.WorkerID), passed), Reach: i32(in.Max * 2), Most: i32(in.Max), Layers: in.Layers, Unfit: q.left.list(in.WorkerID)})
 			if err != nil {
 				return err
 			}
@@ -185,6 +186,10 @@ func (q *Queue) claim(ctx context.Context, who auth.Principal, in wire.ClaimRequ
 	}
 	if errors.Is(err, errRunsBusy) {
 		return nil, pause(ctx, busyPause)
+	}
+	if len(passed) > 0 && err == nil {
+		q.left.turn(in.WorkerID)
+		again = true // of those that were passed over
 	}
 	if err != nil || refused == nil {
 		if err == nil && again && len(leases) == 0 {

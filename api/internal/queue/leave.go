@@ -87,7 +87,6 @@ func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 		return err
 	}
 	var moves []move
-	full := false
 	for i, u := range all {
 		o, run, id := options[i], u.lease.RunID, u.lease.StepID
 		f := found{nobody: !o.others, bound: u.shares && runs.busy[run]}
@@ -103,7 +102,10 @@ func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 		case o.far != "":
 			f.why = "; that of a worker in " + o.far + " has it, where the step does not go"
 		}
-		full = !q.left.note(worker, id, f) || full
+		q.left.note(worker, u.lease.TenantID, id, f)
+		if !f.nobody {
+			q.left.pass(worker, u.lease.TenantID)
+		}
 	}
 	if len(moves) > 0 {
 		if err := q.moveRegions(ctx, func(context.Context, *pgdb.Queries) ([]move, error) { return moves, nil }); err != nil {
@@ -111,8 +113,5 @@ func (q *Queue) leave(ctx context.Context, worker string, all []unfit) error {
 		}
 	}
 	q.hub.More() // whoever can
-	if full {
-		return pause(ctx, fullWait)
-	}
 	return nil
 }

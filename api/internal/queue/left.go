@@ -16,11 +16,10 @@ import (
 var errUnfit = errors.New("a step is not for this worker")
 
 const (
-	leaveFor = 10 * time.Second       // before it is looked at anew who can do it
-	keepLeft = 15 * time.Minute       // after which what was left and is over is forgotten
-	mostLeft = 4096                   // steps that one worker leaves at a time
-	fullWait = 250 * time.Millisecond // before a worker that leaves that many looks again
-	moveWait = 3 * leaveFor           // before a step goes to another region once more: another of its run may send it back
+	leaveFor = 10 * time.Second // before it is looked at anew who can do it
+	keepLeft = 15 * time.Minute // after which what was left and is over is forgotten
+	mostLeft = 4096             // steps that one worker leaves at a time
+	moveWait = 3 * leaveFor     // before a step goes to another region once more: another of its run may send it back
 )
 
 // left are the steps that workers leave to others, which have what the step needs
@@ -28,11 +27,14 @@ const (
 // alone: another finds it out by itself.
 type left struct {
 	mu      sync.Mutex
-	workers map[string]map[string]leaving // by worker and step
-	swept   time.Time                     // when workers that are gone were last forgotten
+	workers map[string]map[string]leaving   // by worker and step
+	bars    map[string]map[string]time.Time // by worker: tenants of which it takes nothing, and until when
+	skip    map[string][]string             // by worker: tenants that its next claim passes over
+	swept   time.Time                       // when workers that are gone were last forgotten
 }
 
 type leaving struct {
+	tenant  string
 	until   time.Time
 	nobody  bool      // else can do it
 	why     string    // nobody may, though another could
@@ -94,6 +96,10 @@ func (x *left) sweep(now time.Time) {
 		return
 	}
 	x.swept = now
+	maps.DeleteFunc(x.bars, func(_ string, all map[string]time.Time) bool {
+		maps.DeleteFunc(all, func(_ string, until time.Time) bool { return !now.Before(until) })
+		return len(all) == 0
+	})
 	for worker, all := range x.workers {
 		forget(all, now.Add(-keepLeft))
 		if len(all) == 0 {
@@ -132,10 +138,8 @@ type found struct {
 	vacated *vacancy
 }
 
-// note remembers what was found of a step, unless that is that others can do it
-// and the worker leaves as many as it can already: then the step waits, and
-// kept is false. That others have much to do is no reason to end it.
-func (x *left) note(worker, id string, f found) (kept bool) {
+// note remembers what was found of a tenant's step.
+func (x *left) note(worker, tenant, id string, f found) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
@@ -149,20 +153,90 @@ func (x *left) note(worker, id string, f found) (kept bool) {
 		x.workers[worker] = all
 	}
 	l, known := all[id]
-	if !known && len(all) >= mostLeft {
-		forget(all, now)
-		if !f.nobody && len(all) >= mostLeft {
-			f.vacated.end()
-			return false
-		}
+	if !known && !f.nobody && !x.room(worker, tenant, all, now) {
+		f.vacated.end()
+		return
 	}
 	l.vacated.end()
-	l.until, l.nobody, l.why, l.vacated = now.Add(leaveFor), f.nobody, f.why, f.vacated
+	l.tenant, l.until, l.nobody, l.why, l.vacated = tenant, now.Add(leaveFor), f.nobody, f.why, f.vacated
 	if f.moves {
 		l.moved = now
 	}
 	all[id] = l
+}
+
+// room reports whether one more step of a tenant can be remembered. Where a worker
+// leaves as many as it can, it takes nothing of the tenant for a while that has
+// the most of them: those steps wait for who can do them, which is no reason to end
+// them, and other tenants do not wait behind them. x.mu is held.
+func (x *left) room(worker, tenant string, all map[string]leaving, now time.Time) bool {
+	if len(all) < mostLeft {
+		return true
+	}
+	forget(all, now)
+	if len(all) < mostLeft {
+		return true
+	}
+	counts, most := map[string]int{}, tenant
+	for _, l := range all {
+		if counts[l.tenant]++; counts[l.tenant] > counts[most] {
+			most = l.tenant
+		}
+	}
+	if x.bars == nil {
+		x.bars = map[string]map[string]time.Time{}
+	}
+	if x.bars[worker] == nil {
+		x.bars[worker] = map[string]time.Time{}
+	}
+	x.bars[worker][most] = now.Add(leaveFor)
+	if most == tenant {
+		return false
+	}
+	for id, l := range all {
+		if l.tenant == most {
+			l.vacated.end()
+			delete(all, id)
+			break
+		}
+	}
 	return true
+}
+
+// barred are the tenants of which a worker takes nothing now.
+func (x *left) barred(worker string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(x.bars[worker], func(_ string, until time.Time) bool { return !now.Before(until) })
+	return slices.Collect(maps.Keys(x.bars[worker]))
+}
+
+// pass has the worker's next claim pass over a tenant, whose steps it has just come
+// upon and cannot do: others do not wait behind them, however many there are.
+func (x *left) pass(worker, tenant string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.skip == nil {
+		x.skip = map[string][]string{}
+	}
+	if !slices.Contains(x.skip[worker], tenant) {
+		x.skip[worker] = append(slices.Clone(x.skip[worker]), tenant)
+	}
+}
+
+// passed are those tenants.
+func (x *left) passed(worker string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.skip[worker]
+}
+
+// turn is that all tenants have their turn again.
+func (x *left) turn(worker string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.skip, worker)
 }
 
 // moved reports whether a step was sent to another region a moment ago.

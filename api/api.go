@@ -129,7 +129,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (a *API, err error) 
 	}
 	a.server = &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return a, nil
@@ -253,8 +253,9 @@ func (a *API) Run(ctx context.Context) (err error) {
 	background.Go(func() error { return a.every(work, "quotas", queue.QuotasEvery, a.queue.NoteSpent) })
 	background.Go(func() error { return a.every(work, "sequencer", sequenceEvery, a.sequence) })
 
+	front := httpapi.Front(a.server, a.listener)
 	served := make(chan error, 1)
-	go func() { served <- a.server.ServeTLS(a.listener, "", "") }()
+	go func() { served <- a.server.Serve(front) }()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "listening", slog.String("addr", a.Addr()))
 
 	select {

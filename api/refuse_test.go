@@ -122,6 +122,8 @@ func TestRefusals(t *testing.T) {
 		"unknown field above":     {"POST", "/api/runs", user, `{"plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]},"x":1}`, nil, 422, "body.x"},
 		"key twice":               {"POST", "/api/runs", user, `{"plan":{"goal":"g","goal":"h","steps":[{"name":"a","tool":"test:echo"}]}}`, nil, 422, "body.plan.goal"},
 		"input twice":             {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"bash","inputs":{"command":"true","command":"false"}}]`), nil, 422, "body.plan.steps[0].inputs.command"},
+		"half a character":        {"POST", "/api/runs", user, `{"plan":{"goal":"g\ud800","steps":[{"name":"a","tool":"test:echo"}]}}`, nil, 422, "body.plan.goal"},
+		"half of an input":        {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","inputs":{"x":["\udc00"]}}]`), nil, 422, "body.plan.steps[0].inputs.x[0]"},
 		"other case":              {"POST", "/api/runs", user, plan(`[{"name":"a","Tool":"test:echo"}]`), nil, 422, "body.plan.steps[0].Tool"},
 		"other case beside":       {"POST", "/api/runs", user, plan(`[{"name":"a","tool":"test:echo","DRIVER":"local"}]`), nil, 422, "body.plan.steps[0].DRIVER"},
 		"other case above":        {"POST", "/api/runs", user, `{"Plan":{"goal":"g","steps":[{"name":"a","tool":"test:echo"}]}}`, nil, 422, "body.Plan"},

@@ -1,6 +1,7 @@
 // Package strict finds what encoding/json lets pass in silence: a key that is
-// in an object twice, of which the last would win, and one that differs from a
-// field's name in its case, which would count as that field.
+// in an object twice, of which the last would win, one that differs from a
+// field's name in its case, which would count as that field, and text that is
+// none, for which it would put another character.
 package strict
 
 import (
@@ -17,7 +18,7 @@ import (
 const maxDepth = 10_000
 
 // Check looks through JSON that is to be decoded into a T. Its error is of
-// kind invalid, names the first such key, below the location at, and wraps a
+// kind invalid, names the first such place, below the location at, and wraps a
 // SpotError. What is not JSON at all is not its affair.
 func Check[T any](raw []byte, at string) error {
 	return CheckType(raw, reflect.TypeFor[T](), at)
@@ -31,7 +32,7 @@ func CheckType(raw []byte, t reflect.Type, at string) error {
 func check(raw []byte, t reflect.Type, at string, known fields) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	w := walk{dec: dec, known: known}
+	w := walk{dec: dec, known: known, raw: raw}
 	w.value(t, at, 0)
 	return w.err
 }
@@ -79,15 +80,20 @@ func (f fields) learn(t reflect.Type) {
 type walk struct {
 	dec   *json.Decoder
 	known fields
-	form  bool // values are looked at, too
+	raw   []byte
+	form  bool // whether values fit is looked at, not how they are written
 	err   error
 }
 
 // value goes through one value; it reports whether to go on.
 func (w *walk) value(t reflect.Type, at string, depth int) bool {
+	before := w.dec.InputOffset()
 	token, err := w.dec.Token()
 	open, isDelim := token.(json.Delim)
 	if err != nil || depth > maxDepth {
+		return false
+	}
+	if text, ok := token.(string); ok && !w.text(text, before, at) {
 		return false
 	}
 	if w.form && !w.fits(t, token, at) {
@@ -134,12 +140,16 @@ func (w *walk) object(t reflect.Type, at string, depth int) bool {
 	}
 	seen := map[string]bool{}
 	for w.dec.More() {
+		before := w.dec.InputOffset()
 		token, err := w.dec.Token()
 		key, ok := token.(string)
 		if err != nil || !ok {
 			return false
 		}
 		here := at + "." + clip(key)
+		if !w.text(key, before, here) {
+			return false
+		}
 		if seen[key] {
 			return w.fault(here, "is there twice")
 		}
@@ -160,7 +170,18 @@ func (w *walk) object(t reflect.Type, at string, depth int) bool {
 	return true
 }
 
-// SpotError is behind how many bytes of the document a key stands.
+// text looks at one that began behind so many bytes of the document.
+func (w *walk) text(text string, before int64, at string) bool {
+	if w.form {
+		return true
+	}
+	if what := changed(text, w.raw[before:w.dec.InputOffset()]); what != "" {
+		return w.fault(at, what)
+	}
+	return true
+}
+
+// SpotError is behind how many bytes of the document the fault stands.
 type SpotError int64
 
 func (s SpotError) Error() string { return "byte " + strconv.FormatInt(int64(s), 10) }

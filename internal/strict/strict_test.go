@@ -28,6 +28,8 @@ type sample struct {
 	Words map[string]string `json:"words"`
 }
 
+const halved = `has a \u escape that is half of a pair`
+
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
@@ -43,6 +45,15 @@ func TestCheck(t *testing.T) {
 		`{"named":{"x":{"iD":1}}}`:               "body.named.x.iD: is not a known field: it is written id",
 		`{"words":{"a":"","a":""}}`:              "body.words.a: is there twice",
 		`{"other":1,"other":2}`:                  "body.other: is there twice",
+		`{"name":"\ud83d\ude00 \ufffd \\ud800"}`: "", `{"name":"` + "\ufffd" + `","free":["\uD83D\uDE00"]}`: "",
+		`{"name":"a\ud800"}`:                     "body.name: " + halved,
+		`{"name":"\udc00\ud800"}`:                "body.name: " + halved,
+		`{"name":"\ud800\ud83d\ude00"}`:          "body.name: " + halved,
+		`{"name":"\ud800\n\udc00"}`:              "body.name: " + halved,
+		`{"name":"a", "free":[1, "\uDFFF"]}`:     "body.free[1]: " + halved,
+		`{"words":{"a":"", "\ud800":""}}`:        "body.words.\ufffd: " + halved,
+		`["a","\ud800"]`:                         "body[1]: " + halved,
+		`{"name":"` + "\xff" + `"}`:              "body.name: is not UTF-8",
 		`{"name":"a","` + "\u017f" + `":1}`:      "", // no field's name
 		strings.Repeat(`{"a":`, 20_000) + `1`:    "",
 		strings.Repeat(`[`, 1_000_000):           "",

@@ -215,7 +215,7 @@ func (c *Cluster) command(ctx context.Context, program string, args ...string) *
 // as the client sees it: SocketDir, or a shorter way to it.
 func URL(socketDir, role, database string) string {
 	q := url.Values{"host": {socketDir}, "sslmode": {"disable"}}
-	return (&url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + database, RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + database, RawQuery: strings.ReplaceAll(q.Encode(), "+", "%20")}).String()
 }
 
 // Ready reports whether the server accepts connections on its socket in

@@ -214,3 +214,14 @@ func hangUp(t *testing.T, conns ...*pgx.Conn) {
 		}
 	}
 }
+
+// Clients of Postgres do not take a plus for a space.
+func TestURLOfAnyFolder(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"/a/run", "/a b/c  d/run", `/a+b%20c&d=e?f#g'"h:@\/run`, "/ä/run"} {
+		cfg, err := pgx.ParseConfig(pglocal.URL(dir, "nofx_api", "nofx"))
+		if err != nil || cfg.Host != dir || cfg.User != "nofx_api" || cfg.Database != "nofx" {
+			t.Errorf("%s: %q %q %q, %v", dir, cfg.Host, cfg.User, cfg.Database, err)
+		}
+	}
+}

@@ -22,14 +22,13 @@ func changed(text string, raw []byte) string {
 		if raw[i] != '\\' {
 			continue
 		}
-		first, second := escaped(raw[i:]), rune(0)
+		first := escaped(raw[i:])
 		i++ // what is escaped says nothing more by itself
 		if !utf16.IsSurrogate(first) {
 			continue
 		}
 		i += 4
-		second = escaped(raw[i+1:])
-		if utf16.DecodeRune(first, second) == utf8.RuneError {
+		if utf16.DecodeRune(first, escaped(raw[i+1:])) == utf8.RuneError {
 			return `has a \u escape that is half of a pair`
 		}
 		i += 6

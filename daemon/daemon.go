@@ -47,9 +47,14 @@ type Daemon struct {
 	metrics *metrics.Metrics
 	worker  *worker.Worker
 	api     *client.Client
+
+	leaving, hurry chan struct{}
 }
 
-const pluginsReady = 60 * time.Second // for the first start of every plugin
+const (
+	pluginsReady = 60 * time.Second // for the first start of every plugin
+	leaveTimeout = 8 * time.Second  // for ending what outlasts the drain of a host that goes away
+)
 
 // New opens what the daemon has on disk and checks that it can work. Nothing
 // runs yet; Close when Run is not called.
@@ -66,7 +71,7 @@ func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 			return nil, err
 		}
 	}
-	d := &Daemon{cfg: cfg, log: log, metrics: metrics.New()}
+	d := &Daemon{cfg: cfg, log: log, metrics: metrics.New(), leaving: make(chan struct{}), hurry: make(chan struct{})}
 	if d.api, err = client.New(client.Options{
 		BaseURL: cfg.APIURL, Key: token, CAFile: cfg.CAFile, UserAgent: "nofxd/" + buildinfo.Version(),
 	}); err != nil {
@@ -155,7 +160,7 @@ func (d *Daemon) Close() error {
 
 // Run works until ctx ends, then drains: no new claims, what has not started
 // is given back, running steps get the drain timeout. What still runs then
-// goes on under its supervisor, and the next daemon takes it up.
+// goes on under its supervisor, and the next daemon takes it up; see Leave.
 func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.Listen)
@@ -197,9 +202,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		}
 		d.notify(sdnotify.SdNotifyStopping)
 		d.log.Info("draining", "timeout", d.cfg.DrainTimeout)
-		drain, cancel := context.WithTimeout(alive, d.cfg.DrainTimeout)
-		defer cancel()
-		if err := d.worker.Drain(drain); err != nil {
+		if err := d.drain(alive); err != nil {
 			d.log.Warn("steps are left to their supervisors", "err", err)
 		}
 		abort()
@@ -220,6 +223,38 @@ func (d *Daemon) writeAddress(line string) error {
 		return nil
 	}
 	return os.WriteFile(path, []byte(line), 0o644)
+}
+
+// Leave says that this host goes away with the daemon: what outlasts the drain
+// is ended and told of as lost. Call it once, before Run's context ends.
+func (d *Daemon) Leave() { close(d.leaving) }
+
+// Hurry ends the drain of a host that goes away. Call it once.
+func (d *Daemon) Hurry() { close(d.hurry) }
+
+func (d *Daemon) drain(ctx context.Context) error {
+	drain, cancel := context.WithTimeout(ctx, d.cfg.DrainTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-d.hurry:
+			cancel()
+		case <-drain.Done():
+		}
+	}()
+	err := d.worker.Drain(drain)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-d.leaving:
+	default:
+		return err
+	}
+	d.log.Warn("what still runs is ended, and told of as lost")
+	left, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	return d.worker.Leave(left)
 }
 
 // notify tells systemd, where it is there.

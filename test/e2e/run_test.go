@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -266,11 +268,20 @@ func TestUpDrainsWhenItsTerminalGoesAway(t *testing.T) {
 	}
 }
 
-// Ctrl-C while a step runs: it drains and leaves nothing.
+// Ctrl-C while a step runs: it drains and leaves nothing. Nobody waits for the
+// end of the lease.
 func TestUpEndsWithAStepRunning(t *testing.T) {
 	t.Parallel()
 	s := harness.Start(t)
 	id := s.Submit(harness.Bash("long", "echo ready; sleep 602"))
 	s.WaitOutput(id, "long", "ready")
+	s.Hurry(syscall.SIGINT)
+	down := time.Now()
+	s.Up()
+	i := slices.IndexFunc(s.Timeline(id), func(e step.Event) bool { return e.Type == step.EventStepFinished })
+	if i < 0 || s.Timeline(id)[i].CreatedAt.After(down) {
+		t.Errorf("the step was not told of as lost before the end: %+v", s.Timeline(id))
+	}
+	s.Eventually("it is tried again", func() bool { d, ok := s.Run(id); return ok && s.Step(d, "long").Attempt == 2 })
 	s.Hurry(syscall.SIGINT)
 }

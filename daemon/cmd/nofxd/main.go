@@ -1,7 +1,10 @@
 // Command nofxd is the host daemon.
 //
 //	nofxd --config FILE         works until SIGTERM, then drains; SIGHUP has it read
-//	                            the drivers section and look for new plugins again
+//	                            the drivers section and look for new plugins again;
+//	                            SIGINT says that the host goes away with it: what
+//	                            outlasts the drain, which one more signal ends, is
+//	                            ended and told of as lost
 //	nofxd purge --config FILE   removes all that the installation has on this host
 package main
 
@@ -50,12 +53,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cfg.Points = failpoint.FromEnv()
 	syscall.Umask(0o077)
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if purge {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
 		err = daemon.Purge(ctx, cfg, log)
 	} else {
-		err = serve(ctx, *config, cfg, log)
+		err = serve(*config, cfg, log)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "nofxd:", err)
@@ -64,12 +67,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// serve runs the daemon until ctx ends. A hangup has it read its configuration
-// again.
-func serve(ctx context.Context, path string, cfg daemon.Config, log *slog.Logger) error {
-	hangup := make(chan os.Signal, 1)
+// serve runs the daemon until a signal ends it. A hangup has it read its
+// configuration again.
+func serve(path string, cfg daemon.Config, log *slog.Logger) error {
+	hangup, end := make(chan os.Signal, 1), make(chan os.Signal, 4)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(end)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	d, err := daemon.New(cfg, log)
 	if err != nil {
 		return err
@@ -83,6 +90,26 @@ func serve(ctx context.Context, path string, cfg daemon.Config, log *slog.Logger
 				if err := reload(ctx, d, path); err != nil {
 					log.Error("the new configuration is not taken, or not all of it", "err", err)
 				}
+			case <-ended:
+				return
+			}
+		}
+	}()
+	go func() {
+		var leaving, hurry bool
+		for {
+			select {
+			case sig := <-end:
+				again := ctx.Err() != nil
+				if sig == syscall.SIGINT && !leaving {
+					leaving = true
+					d.Leave()
+				}
+				if again && leaving && !hurry {
+					hurry = true
+					d.Hurry()
+				}
+				cancel()
 			case <-ended:
 				return
 			}

@@ -145,6 +145,8 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 			stop(errFenced)
 		case <-a.refused:
 			stop(errRefused)
+		case <-a.w.leaving:
+			stop(errLeft)
 		case <-inner.Done():
 		}
 	}()
@@ -169,6 +171,14 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 		a.log.Info("cut short: the API refuses its journal")
 	case ctx.Err() != nil:
 		return false
+	case errors.Is(context.Cause(inner), errLeft):
+		// Somebody else may begin it anew as soon as the API knows.
+		if err := a.destroyPatiently(context.WithoutCancel(ctx), ctx); err != nil {
+			a.log.Error("the sandbox stays, and so the step is not told of as lost", "err", err)
+			return false
+		}
+		record.Verdict = failure(step.CauseLost, errLeft.Error())
+		a.end(record)
 	default:
 		a.log.Warn("the driver could not do it", "driver", a.lease.Driver, "err", err)
 		v, had := a.verdictOf(ctx, err), record.Verdict // what it used holds, if it came to its end
@@ -181,7 +191,10 @@ func (a *attempt) work(ctx context.Context) (done bool) {
 }
 
 // errFenced is why an attempt's context ends when the API has closed it.
-var errFenced = errors.New("the API has closed the attempt")
+var (
+	errFenced = errors.New("the API has closed the attempt")
+	errLeft   = errors.New("the worker was taken down while the step ran")
+)
 
 // verdictOf turns an error on the way into what the attempt ended by.
 func (a *attempt) verdictOf(ctx context.Context, err error) step.Verdict {

@@ -87,6 +87,8 @@ type Worker struct {
 	beatNow  chan struct{} // what is held has changed in a way that cannot wait
 	draining chan struct{}
 	drain    sync.Once
+	leaving  chan struct{}
+	leave    sync.Once
 	idle     *idle // counts attempts that have not ended
 
 	artifactRoom int64         // bytes of one step's artifacts in all
@@ -117,7 +119,7 @@ type Worker struct {
 func New(cfg Config) *Worker {
 	return &Worker{
 		cfg: cfg, log: cfg.Log, incarnation: newID(),
-		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}),
+		dirty: make(chan struct{}, 1), ended: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), draining: make(chan struct{}), leaving: make(chan struct{}),
 		idle: newIdle(), slots: make(chan struct{}, cfg.Slots), unanswered: true, // by an earlier process
 		artifactRoom: maxArtifactsSize, overdue: mostOverdue, shots: make(chan struct{}, mostShots), large: make(chan struct{}, mostLarge),
 		attempts: map[string]*attempt{}, runs: map[string]ledger.Run{}, ends: map[string]map[string]driver.Deadline{}, going: map[string]chan struct{}{},
@@ -152,6 +154,14 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) Drain(ctx context.Context) error {
 	w.drain.Do(func() { close(w.draining) })
 	poke(w.beatNow)
+	return w.idle.wait(ctx)
+}
+
+// Leave is what follows a drain where this host is going away: what still runs
+// is ended, and told of as lost, so that nobody waits for the lease's end. It
+// returns as Drain does.
+func (w *Worker) Leave(ctx context.Context) error {
+	w.leave.Do(func() { close(w.leaving) })
 	return w.idle.wait(ctx)
 }
 

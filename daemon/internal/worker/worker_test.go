@@ -389,6 +389,30 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A host that goes away ends what outlasts its drain and tells of it, so that
+// nobody waits for the lease's end.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.api.submit(lease("long", "sh", "-c", "echo out; sleep 3600"))
+	r.api.until("output", func() bool { a := r.api.attempts["long"]; return a != nil && len(a.output) > 0 })
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := r.w.Drain(over); err == nil {
+		t.Fatal("the drain ended, and the step did not")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := r.w.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.left()
+	a := r.api.verdict("long")
+	if v := a.verdict.Verdict; v.Cause != step.CauseLost || v.Message != errLeft.Error() || text(a) != "out" {
+		t.Errorf("%+v, output %q", v, text(a))
+	}
+}
+
 // A lease whose breaker has opened since goes back unbegun. The breaker's own
 // probe, and what another breaker stands before, go on.
 func TestBarred(t *testing.T) {

@@ -86,8 +86,9 @@ func (s *System) startDaemon(ctx context.Context) error {
 	child := s.spawn(supervise.Spec{
 		Name:    "nofxd",
 		Command: func() (*exec.Cmd, error) { return s.daemon(context.Background()), nil },
-		Stop:    syscall.SIGTERM,
+		Stop:    syscall.SIGINT, // the host goes away with it: a purge follows
 		Grace:   drainTimeout + 10*time.Second,
+		Abort:   syscall.SIGTERM, // which ends the drain
 	})
 	if err := s.until(ctx, workerStart, "nofxd", child, func(ctx context.Context) error {
 		list, err := probe.Workers(ctx)

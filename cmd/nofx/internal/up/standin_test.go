@@ -121,7 +121,7 @@ func standInDaemon(args []string) int {
 		fmt.Fprintln(os.Stderr, "cannot work: it is broken")
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT)
 	defer stop()
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -48,4 +48,8 @@ func TestUpRefusesFolder(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("%v %v", left, err)
 	}
+	// An unset variable of a script is not the folder that it stands in.
+	if _, err := New(Config{Dir: "", Listen: "127.0.0.1:0"}); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "--data") {
+		t.Errorf("no folder: %v", err)
+	}
 }

@@ -95,6 +95,9 @@ func New(cfg Config) (_ *System, err error) {
 	if cfg.Docker, err = engine(cfg.Docker); err != nil {
 		return nil, err
 	}
+	if cfg.Dir == "" { // Abs would make the current folder of it
+		return nil, step.Errorf(step.KindInvalid, "--data: a folder is needed")
+	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err

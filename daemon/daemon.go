@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
@@ -59,23 +58,36 @@ const (
 // New opens what the daemon has on disk and checks that it can work. Nothing
 // runs yet; Close when Run is not called.
 func New(cfg Config, log *slog.Logger) (*Daemon, error) {
-	if os.Geteuid() != 0 {
-		return nil, step.Errorf(step.KindForbidden, "nofxd needs root to make sandboxes")
+	if err := asRoot(); err != nil {
+		return nil, err
 	}
 	token, err := cfg.token()
 	if err != nil {
 		return nil, err
 	}
+	api, err := client.New(client.Options{
+		BaseURL: cfg.APIURL, Key: token, CAFile: cfg.CAFile, UserAgent: "nofxd/" + buildinfo.Version(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return opened(cfg, log, api)
+}
+
+func asRoot() error {
+	if os.Geteuid() != 0 {
+		return step.Errorf(step.KindForbidden, "nofxd needs root to make sandboxes")
+	}
+	return nil
+}
+
+// opened is New without a way to the API, which a purge does without.
+func opened(cfg Config, log *slog.Logger, api *client.Client) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, log: log, metrics: metrics.New(), api: api, leaving: make(chan struct{}), hurry: make(chan struct{})}
 	for _, dir := range []string{"", "journal", "work", "local"} {
 		if err := os.MkdirAll(cfg.path(dir), 0o700); err != nil {
 			return nil, err
 		}
-	}
-	d := &Daemon{cfg: cfg, log: log, metrics: metrics.New(), leaving: make(chan struct{}), hurry: make(chan struct{})}
-	if d.api, err = client.New(client.Options{
-		BaseURL: cfg.APIURL, Key: token, CAFile: cfg.CAFile, UserAgent: "nofxd/" + buildinfo.Version(),
-	}); err != nil {
-		return nil, err
 	}
 	// The ledger's lock is what keeps a second daemon away from the rest.
 	if d.ledger, err = ledger.Open(cfg.path("ledger.db")); err != nil {
@@ -280,71 +292,4 @@ func (d *Daemon) watchdog(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// Purge removes everything that this installation has on this host: plugins,
-// sandboxes, control groups, workspaces, records. No daemon may be running.
-func Purge(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
-	if _, err := os.Stat(cfg.path("ledger.db")); errors.Is(err, os.ErrNotExist) {
-		return removeGroups(ctx, cfg)
-	}
-	d, err := New(cfg, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	if err := d.purgeSandboxes(ctx); err != nil {
-		return err
-	}
-	runs, err := d.work.Runs()
-	if err != nil {
-		return err
-	}
-	for _, id := range runs {
-		if err := d.work.Remove(id); err != nil {
-			return err
-		}
-		if err := d.ledger.DeleteRun(id); err != nil {
-			return err
-		}
-	}
-	journals, err := filepath.Glob(cfg.path("journal", "*"))
-	if err != nil {
-		return err
-	}
-	for _, j := range journals {
-		if err := os.RemoveAll(j); err != nil {
-			return err
-		}
-	}
-	return d.cgroups.RemoveAll(ctx)
-}
-
-// purgeSandboxes has the drivers on this host destroy all that they have.
-func (d *Daemon) purgeSandboxes(ctx context.Context) error {
-	running, stop := context.WithCancel(ctx)
-	group, running := errgroup.WithContext(running)
-	group.Go(func() error { return d.plugins.Run(running) })
-	err := d.plugins.Ready(running)
-	if err == nil {
-		err = d.worker.Purge(running)
-	}
-	stop()
-	if runErr := group.Wait(); !errors.Is(runErr, context.Canceled) {
-		err = errors.Join(err, runErr)
-	}
-	return err
-}
-
-func removeGroups(ctx context.Context, cfg Config) (err error) {
-	hold, err := holdGroups(cfg.CgroupRoot)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, hold.Close()) }()
-	tree, err := cgroup.Open(cfg.CgroupRoot)
-	if err != nil {
-		return err
-	}
-	return tree.RemoveAll(ctx)
 }

@@ -54,7 +54,7 @@ func TestOneDaemonForEachGroup(t *testing.T) {
 		if d, err := New(c, log); !step.Is(err, step.KindConflict) || !strings.Contains(err.Error(), "cgroup_root") {
 			t.Errorf("a second one: %v, %v", d, err)
 		}
-		if err := Purge(t.Context(), c, log); !step.Is(err, step.KindConflict) {
+		if err := Purge(t.Context(), c, log, false); !step.Is(err, step.KindConflict) {
 			t.Errorf("a purge for a second one: %v", err)
 		}
 	}

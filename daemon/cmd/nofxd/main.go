@@ -5,7 +5,8 @@
 //	                            SIGINT says that the host goes away with it: what
 //	                            outlasts the drain, which one more signal ends, is
 //	                            ended and told of as lost
-//	nofxd purge --config FILE   removes all that the installation has on this host
+//	nofxd purge --config FILE   removes all that the installation has on this host;
+//	                            --without-ledger, even where the ledger cannot be read
 package main
 
 import (
@@ -34,6 +35,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	config := flags.String("config", "/etc/nofx/nofxd.yaml", "configuration `file`")
 	version := flags.Bool("version", false, "print the version")
+	var withoutLedger *bool
+	if purge {
+		withoutLedger = flags.Bool("without-ledger", false, "purge even where the ledger cannot be read: what is in the control groups, and workspaces")
+	}
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
@@ -56,7 +61,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if purge {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		err = daemon.Purge(ctx, cfg, log)
+		err = daemon.Purge(ctx, cfg, log, *withoutLedger)
 	} else {
 		err = serve(*config, cfg, log)
 	}

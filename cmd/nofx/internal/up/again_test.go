@@ -2,11 +2,15 @@ package up
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nofx-run/nofx/cmd/nofx/internal/supervise"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -51,5 +55,23 @@ func TestUpRefusesFolder(t *testing.T) {
 	// An unset variable of a script is not the folder that it stands in.
 	if _, err := New(Config{Dir: "", Listen: "127.0.0.1:0"}); !step.Is(err, step.KindInvalid) || !strings.Contains(err.Error(), "--data") {
 		t.Errorf("no folder: %v", err)
+	}
+}
+
+// What a start waited for is told by what was seen last, not by the last look,
+// which the end of the time cut short.
+func TestUpTellsWhatItWaitedFor(t *testing.T) {
+	t.Parallel()
+	child := &running{Child: supervise.New(supervise.Spec{Name: "nofxd"}, t.TempDir(), t.TempDir(), slog.New(slog.DiscardHandler)), done: make(chan error, 1)}
+	looks := 0
+	err := (&System{}).until(t.Context(), 200*time.Millisecond, "nofxd", child, func(ctx context.Context) error {
+		if looks++; looks == 1 {
+			return errors.New("driver local: permission denied")
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	if err == nil || !strings.Contains(err.Error(), "not ready after 200ms: driver local: permission denied; see ") {
+		t.Errorf("%v", err)
 	}
 }

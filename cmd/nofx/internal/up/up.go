@@ -250,8 +250,12 @@ func (s *System) until(ctx context.Context, d time.Duration, what string, child 
 	defer ticker.Stop()
 	var last error
 	for {
-		if last = probe(ctx); last == nil {
+		err := probe(ctx)
+		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil { // what the end cuts short says nothing
+			last = err
 		}
 		select {
 		case err := <-child.done:

@@ -44,13 +44,15 @@ var (
 	ErrBadManifest  = errors.New("the manifest cannot be read")
 	ErrMissingEntry = errors.New("the manifest does not name it")
 	ErrChanged      = errors.New("it is not the file that the manifest vouches for")
+	ErrFiles        = errors.New("the files beside it are not those that the manifest vouches for")
 )
 
 // Plugin is one file that a manifest vouches for.
 type Plugin struct {
 	Name             string `json:"name"` // of the driver; its file is Prefix+Name
 	Version          string `json:"version"`
-	SHA256           string `json:"sha256"` // of the file, hex
+	SHA256           string `json:"sha256"`                 // of the file, hex
+	FilesSHA256      string `json:"files_sha256,omitempty"` // SumFiles, of one that is interpreted
 	ProtocolVersions []int  `json:"protocol_versions"`
 }
 
@@ -107,14 +109,18 @@ func parse(data []byte) (Manifest, error) {
 	return m, nil
 }
 
-// Check says whether the manifest vouches for a driver's file with this hash.
-func (m Manifest) Check(name string, sum [32]byte) (Plugin, error) {
+// Check says whether the manifest vouches for a driver's file with this hash, and
+// for the files beside it; files is "" for one that is not interpreted.
+func (m Manifest) Check(name string, sum [32]byte, files string) (Plugin, error) {
 	i := slices.IndexFunc(m.Plugins, func(p Plugin) bool { return p.Name == name })
 	if i < 0 {
 		return Plugin{}, ErrMissingEntry
 	}
 	if m.Plugins[i].SHA256 != hex.EncodeToString(sum[:]) {
 		return Plugin{}, ErrChanged
+	}
+	if m.Plugins[i].FilesSHA256 != files {
+		return Plugin{}, ErrFiles
 	}
 	return m.Plugins[i], nil
 }

@@ -58,13 +58,13 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if p, err := got.Check("b", sha256.Sum256([]byte("b"))); err != nil || p.Version != "2.0" {
+	if p, err := got.Check("b", sha256.Sum256([]byte("b")), ""); err != nil || p.Version != "2.0" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if _, err := got.Check("b", sha256.Sum256([]byte("x"))); !errors.Is(err, ErrChanged) {
+	if _, err := got.Check("b", sha256.Sum256([]byte("x")), ""); !errors.Is(err, ErrChanged) {
 		t.Errorf("another file: %v", err)
 	}
-	if _, err := got.Check("c", sha256.Sum256([]byte("c"))); !errors.Is(err, ErrMissingEntry) {
+	if _, err := got.Check("c", sha256.Sum256([]byte("c")), ""); !errors.Is(err, ErrMissingEntry) {
 		t.Errorf("no entry: %v", err)
 	}
 }

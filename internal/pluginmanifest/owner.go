@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,13 +59,14 @@ func CheckFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	c := folderCheck{dir: dir, seen: map[string]bool{}}
+	c := folderCheck{of: dir, dir: dir, seen: map[string]bool{}}
 	return c.tree(dir)
 }
 
 // folderCheck is one CheckFolder under way.
 type folderCheck struct {
-	dir     string
+	of      string          // for errors
+	dir     string          // of plugins, which are not looked at; "" = none are left out
 	seen    map[string]bool // trees
 	entries int
 }
@@ -80,11 +80,11 @@ func (c *folderCheck) tree(root string) error {
 	c.seen[root] = true
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if c.entries++; c.entries > maxEntries {
-			return fmt.Errorf("%s: it and what its links lead to hold more than %d files", c.dir, maxEntries)
+			return fmt.Errorf("%s: it and what its links lead to hold more than %d files", c.of, maxEntries)
 		}
 		var st unix.Stat_t
 		switch {
-		case err == nil && filepath.Dir(path) == c.dir && (strings.HasPrefix(d.Name(), Prefix) || d.Name() == Name || d.Name() == SignatureName):
+		case err == nil && filepath.Dir(path) == c.dir && vouched(d.Name()):
 			return nil
 		case err == nil && d.Type()&fs.ModeSymlink != 0:
 			return c.link(path)

@@ -82,9 +82,15 @@ func openExecutable(cfg Config, name string) (_ *executable, err error) {
 	if cfg.AllowUnsigned {
 		return x, nil
 	}
+	files := ""
+	if pluginmanifest.Interpreted(x.file) {
+		if files, err = pluginmanifest.SumFiles(x.path); err != nil {
+			return nil, err
+		}
+	}
 	manifest, err := pluginmanifest.Read(cfg.Dir, cfg.ManifestKey)
 	if err == nil {
-		_, err = manifest.Check(name, x.sum)
+		_, err = manifest.Check(name, x.sum, files)
 	}
 	if err != nil {
 		return nil, manifestRefusal(name, err)
@@ -103,6 +109,11 @@ func checkOwner(f *os.File, cfg Config) error {
 		// It may be a link, and one that is interpreted is read by its path.
 		if err := pluginmanifest.CheckParents(f.Name()); err != nil {
 			return ownerRefusal(err)
+		}
+		if pluginmanifest.Interpreted(f) {
+			if err := pluginmanifest.CheckBeside(f.Name()); err != nil {
+				return ownerRefusal(err)
+			}
 		}
 		// Nobody signs what it starts or reads beside it.
 		return ownerRefusal(pluginmanifest.CheckFolder(cfg.Dir))

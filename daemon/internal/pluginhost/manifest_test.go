@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -38,8 +39,13 @@ func signDir(t *testing.T, dir string, key ed25519.PrivateKey, names ...string) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		sum := sha256.Sum256(data)
-		plugins = append(plugins, pluginmanifest.Plugin{Name: name, SHA256: hex.EncodeToString(sum[:])})
+		sum, files := sha256.Sum256(data), ""
+		if pluginmanifest.Interpreted(bytes.NewReader(data)) {
+			if files, err = pluginmanifest.SumFiles(filepath.Join(dir, prefix+name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plugins = append(plugins, pluginmanifest.Plugin{Name: name, SHA256: hex.EncodeToString(sum[:]), FilesSHA256: files})
 	}
 	if err := pluginmanifest.Write(dir, plugins, key, time.Now()); err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func manifestRefusal(name string, err error) error {
 		reason = reasonSignature
 	case errors.Is(err, pluginmanifest.ErrMissingEntry):
 		reason = reasonEntry
-	case errors.Is(err, pluginmanifest.ErrChanged):
+	case errors.Is(err, pluginmanifest.ErrChanged), errors.Is(err, pluginmanifest.ErrFiles):
 		reason = reasonSwapped
 	}
 	return refuse(reason, "%s: %w", pluginmanifest.Prefix+name, err)

@@ -72,7 +72,7 @@ func (a *app) signCommand() *cobra.Command {
 		Use:   "sign --key FILE DIR",
 		Short: "sign the driver plugins of a folder",
 		Long: "Writes DIR/" + pluginmanifest.Name + ", which names each nofx-driver-* in DIR with its version and hash, and\n" +
-			"its signature beside it. Each plugin is started to ask it what it is: sign only what you would run.\n\n" +
+			"its signature beside it. A script is signed with all other files in its folder. Each plugin is started to ask it what it is: sign only what you would run.\n\n" +
 			"Exit codes: 0 signed, 2 usage, 3 a plugin could not be asked; nothing is written then.",
 		Args: cobra.ExactArgs(1),
 		RunE: run(func(cmd *cobra.Command, args []string) error {
@@ -108,7 +108,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify --public-key FILE DIR",
 		Short: "check the driver plugins of a folder against its signed manifest",
 		Long: "Checks that the manifest in DIR is signed with the key, and that it vouches for each nofx-driver-* in DIR\n" +
-			"as the file is now. Nothing is started. The daemon checks besides who owns the files.\n\n" +
+			"as the file is now, a script with all other files in its folder. Nothing is started. The daemon checks besides\n" +
+			"who owns the files.\n\n" +
 			"Exit codes: 0 everything is as it was signed, 1 something is not, 2 usage.",
 		Args: cobra.ExactArgs(1),
 		RunE: run(func(_ *cobra.Command, args []string) error {

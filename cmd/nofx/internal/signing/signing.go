@@ -49,7 +49,7 @@ func Sign(ctx context.Context, dir string, key ed25519.PrivateKey) ([]pluginmani
 func ask(ctx context.Context, path, name string) (pluginmanifest.Plugin, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	before, err := hash(path)
+	before, filesBefore, err := hash(path)
 	if err != nil {
 		return pluginmanifest.Plugin{}, err
 	}
@@ -65,30 +65,36 @@ func ask(ctx context.Context, path, name string) (pluginmanifest.Plugin, error) 
 	if about.Name != name {
 		return pluginmanifest.Plugin{}, step.Errorf(step.KindInvalid, "it says that it is %.40q", about.Name)
 	}
-	after, err := hash(path)
-	if err != nil {
+	after, filesAfter, err := hash(path)
+	switch {
+	case err != nil:
 		return pluginmanifest.Plugin{}, err
-	}
-	if before != after {
+	case before != after:
 		return pluginmanifest.Plugin{}, errors.New("its file changed while it was asked")
+	case filesBefore != filesAfter:
+		return pluginmanifest.Plugin{}, errors.New("the files beside it changed while it was asked; it must not write there, such as compiled modules")
 	}
 	return pluginmanifest.Plugin{
-		Name: name, Version: about.Version, SHA256: hex.EncodeToString(before[:]), ProtocolVersions: about.ProtocolVersions,
+		Name: name, Version: about.Version, SHA256: hex.EncodeToString(before[:]), FilesSHA256: filesBefore, ProtocolVersions: about.ProtocolVersions,
 	}, nil
 }
 
-func hash(path string) (sum [sha256.Size]byte, err error) {
+// hash is that of a plugin's file, and of the files beside one that is interpreted.
+func hash(path string) (sum [sha256.Size]byte, files string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return sum, err
+		return sum, "", err
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return sum, err
+		return sum, "", err
 	}
 	h.Sum(sum[:0])
-	return sum, nil
+	if pluginmanifest.Interpreted(f) {
+		files, err = pluginmanifest.SumFiles(path)
+	}
+	return sum, files, err
 }
 
 // Report is what Verify found.
@@ -100,7 +106,8 @@ type Report struct {
 }
 
 // Verdict is one plugin of the folder or of its manifest. Status is "ok",
-// "changed", "unsigned" or "absent".
+// "changed", "files_changed" (those beside an interpreted one), "unsigned" or
+// "absent".
 type Verdict struct {
 	Name    string `json:"name"`
 	Version string `json:"version"` // that the manifest tells
@@ -122,16 +129,18 @@ func Verify(dir string, key pluginmanifest.PublicKey) (Report, error) {
 	report.Valid = err == nil
 	for _, name := range names {
 		v := Verdict{Name: name}
-		sum, err := hash(filepath.Join(dir, pluginmanifest.Prefix+name))
+		sum, files, err := hash(filepath.Join(dir, pluginmanifest.Prefix+name))
 		if err != nil {
 			return report, err
 		}
 		v.SHA256 = hex.EncodeToString(sum[:])
-		switch p, err := manifest.Check(name, sum); {
+		switch p, err := manifest.Check(name, sum, files); {
 		case err == nil:
 			v.Version, v.Status = p.Version, "ok"
 		case errors.Is(err, pluginmanifest.ErrChanged):
 			v.Status = "changed"
+		case errors.Is(err, pluginmanifest.ErrFiles):
+			v.Status = "files_changed"
 		default:
 			v.Status = "unsigned"
 		}

@@ -23,7 +23,7 @@ func (p *process) configure(ctx context.Context, config json.RawMessage) (d driv
 	if err := p.driver.Configure(ctx, config); err != nil {
 		return d, fmt.Errorf("configure: %w", err)
 	}
-	if d, err = p.driver.Describe(ctx); err != nil {
+	if d, err = describe(ctx, p.driver); err != nil {
 		return d, fmt.Errorf("describe, configured: %w", err)
 	}
 	return d, nil

@@ -104,7 +104,14 @@ func TestFaultsHarmNoOther(t *testing.T) {
 	}
 	r.log.until(t, "lines were dropped")
 	stop()
-	// What they say of themselves is short and plain.
+	// What they say of themselves is short and plain, whoever asks.
+	verbose, err := r.Driver("verbose")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := verbose.Describe(bg(t)); err != nil || d.Version != tame(d.Version, maxVersion) || d.Version == "" {
+		t.Errorf("its version has %d bytes: %.20q, %v", len(d.Version), d.Version, err)
+	}
 	for _, i := range r.Infos() {
 		if len(i.Version) > maxVersion || len(i.Message) > maxMessage || len(i.Capabilities) > maxCapabilities || strings.ContainsAny(i.Version+i.Message, "\x00\n") {
 			t.Errorf("%s: %d bytes of version, %d of message, %d capabilities", i.Name, len(i.Version), len(i.Message), len(i.Capabilities))

@@ -101,7 +101,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	if err != nil {
 		return nil, err
 	}
-	if p.desc, err = p.driver.Describe(ctx); err != nil {
+	if p.desc, err = describe(ctx, p.driver); err != nil {
 		return nil, fmt.Errorf("describe: %w", err)
 	}
 	if p.desc.Name != name {

@@ -96,7 +96,7 @@ func (p *process) dies(ctx context.Context) bool {
 // Describe implements driver.Driver.
 func (p *proxy) Describe(ctx context.Context) (d driver.Description, err error) {
 	err = p.again(ctx, p.t.Call, func(ctx context.Context, c *driverrpc.Client) error {
-		d, err = c.Describe(ctx)
+		d, err = describe(ctx, c)
 		return err
 	})
 	return d, err

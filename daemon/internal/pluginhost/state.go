@@ -11,8 +11,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/driverrpc"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
+
+// describe asks a driver what it is. Its version goes into the record of each
+// attempt, whatever the plugin said.
+func describe(ctx context.Context, c *driverrpc.Client) (driver.Description, error) {
+	d, err := c.Describe(ctx)
+	d.Version = tame(d.Version, maxVersion)
+	return d, err
+}
 
 // describe makes state that of p. s.mu is held.
 func (s *slot) describe(p *process) {
@@ -73,7 +82,7 @@ func (s *slot) redescribe(ctx context.Context, p *process) {
 	s.mu.Lock()
 	config := p.config
 	s.mu.Unlock()
-	desc, err := p.driver.Describe(ctx)
+	desc, err := describe(ctx, p.driver)
 	if err != nil || desc.Name != s.name {
 		s.log.Warn("the plugin does not say what it can do now", "err", err)
 		return
@@ -167,7 +176,7 @@ func (s *slot) info() wire.DriverInfo {
 	s.mu.Lock()
 	i := s.state
 	s.mu.Unlock()
-	i.Version, i.Message = tame(i.Version, maxVersion), tame(i.Message, maxMessage)
+	i.Message = tame(i.Message, maxMessage)
 	caps := make([]string, 0, min(len(i.Capabilities), maxCapabilities))
 	for _, c := range i.Capabilities {
 		if len(caps) < maxCapabilities && len(c) <= maxCapability && tame(c, maxCapability) == c {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
@@ -52,7 +53,8 @@ func receive(ctx context.Context, s grpc.ServerStreamingClient[driverpb.ExecEven
 
 // possible reports whether a program can have ended so: a verdict is made of it.
 func possible(x *driver.Exit) bool {
-	signal := x.Cause != step.CauseSignal || x.Signal != "" && len(x.Signal) <= maxSignal && utf8.ValidString(x.Signal)
+	signal := (x.Cause != step.CauseSignal || x.Signal != "") && len(x.Signal) <= maxSignal &&
+		strings.IndexFunc(x.Signal, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 	return x.Cause.Valid() && x.Code >= -1 && x.Code <= 255 && signal &&
 		(x.Attested == step.AttestedKernel || x.Attested == step.AttestedVendor || x.Attested == step.AttestedGuest)
 }

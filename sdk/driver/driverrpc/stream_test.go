@@ -98,17 +98,19 @@ func TestBrokenPromisesAreNoticed(t *testing.T) {
 		events []driver.ExecEvent
 		want   step.Kind
 	}{
-		"no exit":          {[]driver.ExecEvent{out(0, "abc")}, step.KindUnavailable},
-		"a gap":            {[]driver.ExecEvent{out(0, "abc"), out(4, "x"), end()}, step.KindInternal},
-		"an overlap":       {[]driver.ExecEvent{out(0, "abc"), out(2, "x"), end()}, step.KindInternal},
-		"a wrong start":    {[]driver.ExecEvent{out(1, "abc"), end()}, step.KindInternal},
-		"no stream":        {[]driver.ExecEvent{{Data: []byte("x")}, end()}, step.KindInternal},
-		"an unknown cause": {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: "boredom", Attested: step.AttestedKernel}}}, step.KindInternal},
-		"no cause":         {[]driver.ExecEvent{{Exit: &driver.Exit{Attested: step.AttestedKernel}}}, step.KindInternal},
-		"a code of 256":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit, Code: 256, Attested: step.AttestedKernel}}}, step.KindInternal},
-		"nobody's word":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit}}}, step.KindInternal},
-		"no signal":        {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Attested: step.AttestedKernel}}}, step.KindInternal},
-		"a long signal":    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Signal: strings.Repeat("S", 65), Attested: step.AttestedKernel}}}, step.KindInternal},
+		"no exit":                                {[]driver.ExecEvent{out(0, "abc")}, step.KindUnavailable},
+		"a gap":                                  {[]driver.ExecEvent{out(0, "abc"), out(4, "x"), end()}, step.KindInternal},
+		"an overlap":                             {[]driver.ExecEvent{out(0, "abc"), out(2, "x"), end()}, step.KindInternal},
+		"a wrong start":                          {[]driver.ExecEvent{out(1, "abc"), end()}, step.KindInternal},
+		"no stream":                              {[]driver.ExecEvent{{Data: []byte("x")}, end()}, step.KindInternal},
+		"an unknown cause":                       {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: "boredom", Attested: step.AttestedKernel}}}, step.KindInternal},
+		"no cause":                               {[]driver.ExecEvent{{Exit: &driver.Exit{Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a code of 256":                          {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit, Code: 256, Attested: step.AttestedKernel}}}, step.KindInternal},
+		"nobody's word":                          {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseExit}}}, step.KindInternal},
+		"no signal":                              {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a NUL in the signal":                    {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Signal: "SIG\x00", Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a signal of noise beside another cause": {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseTimeout, Signal: "SIG\nTERM", Attested: step.AttestedKernel}}}, step.KindInternal},
+		"a long signal":                          {[]driver.ExecEvent{{Exit: &driver.Exit{Cause: step.CauseSignal, Signal: strings.Repeat("S", 65), Attested: step.AttestedKernel}}}, step.KindInternal},
 	} {
 		exits := 0
 		err := exec(t, func(_ context.Context, sink driver.Sink) error {

@@ -67,6 +67,8 @@ func (c *careless) Describe(ctx context.Context) (driver.Description, error) {
 		if before, _ := c.enter("describe"); before > 0 {
 			return d, errors.New("said already")
 		}
+	case "version-is-noise":
+		d.Version = "1.0\x00\n"
 	case "schema-lets-all-pass":
 		d.ConfigSchema = json.RawMessage(`{"type":"object"}`)
 	case "ignores-what-it-cannot":

@@ -79,6 +79,7 @@ func Defects() map[string][]string {
 		"takes-any-handle":             {"ForeignHandle"},
 		"truncates-instead-of-killing": {"OutputKills"},
 		"unknown-command-is-internal":  {"UnknownCommand"},
+		"version-is-noise":             {"Describe"},
 		"workspace-elsewhere":          {"WorkspaceIsWritable"},
 
 		// Those of a process: a driver inside a test cannot have them.

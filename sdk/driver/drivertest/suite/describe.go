@@ -3,7 +3,9 @@ package suite
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/nofx-run/nofx/sdk/driver"
 	"github.com/nofx-run/nofx/sdk/driver/configschema"
@@ -11,12 +13,18 @@ import (
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
+// maxVersion is what a daemon shows of a version, in bytes.
+const maxVersion = 100
+
 func describeCases() []testCase {
 	return []testCase{
 		{"Describe", func(t T, fx *fixture) {
 			d := fx.desc
 			if d.Name == "" || d.Version == "" {
 				t.Errorf("name %q, version %q: both are needed", d.Name, d.Version)
+			}
+			if len(d.Version) > maxVersion || strings.IndexFunc(d.Version, func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 {
+				t.Errorf("version %.150q: at most %d printable bytes are shown", d.Version, maxVersion)
 			}
 			if !slices.ContainsFunc(d.ProtocolVersions, func(v int) bool { return slices.Contains(driverrpc.Versions(), v) }) {
 				t.Errorf("protocol versions %v have none of %v", d.ProtocolVersions, driverrpc.Versions())

@@ -50,6 +50,7 @@ type process struct {
 	traces traces
 	grace  time.Duration
 	logged chan struct{} // closed when what its process wrote was read to the end
+	last   lastLines     // of its stderr
 	stdio  stdio
 }
 
@@ -89,6 +90,7 @@ func startProcess(ctx context.Context, cfg Config, name string, exe *executable,
 	defer func() {
 		if err != nil {
 			p.stop()
+			p.last.tell(p.log)
 			if _, refused := refusedFor(err); p.child.Ended() != "" && !refused {
 				err = fmt.Errorf("%w (%s)", err, p.child.Ended())
 			}
@@ -121,8 +123,8 @@ func (p *process) begin(cfg Config, name string, pid int) error {
 	go func() {
 		defer close(p.logged)
 		var both sync.WaitGroup
-		both.Go(func() { pumpWords(p.child.Words(), p.log) })
-		pumpWords(p.child.Errors(), p.log)
+		both.Go(func() { pumpWords(p.child.Words(), p.log, nil) })
+		pumpWords(p.child.Errors(), p.log, &p.last)
 		both.Wait()
 	}()
 	if err := p.traces.write(pid); err != nil {

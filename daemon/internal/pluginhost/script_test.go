@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,4 +81,19 @@ func TestInterpretedPlugins(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Why an interpreter gave up is told at the level that a daemon logs at.
+func TestLastLines(t *testing.T) {
+	t.Parallel()
+	log := &logBuffer{}
+	start(t, []string{"memory"}, func(cfg *Config) {
+		cfg.Log = slog.New(slog.NewJSONHandler(log, nil))
+		text := "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done\necho ' in main' >&2\necho 'no module named \033[1mservice' >&2\nexit 1\n"
+		if err := os.WriteFile(filepath.Join(cfg.Dir, prefix+"memory"), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	})
+	log.until(t, `"msg":"what the plugin wrote last","driver":"memory","lines":["line 2",`)
+	log.until(t, `" in main","no module named  [1mservice"]`)
 }

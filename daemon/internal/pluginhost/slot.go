@@ -135,6 +135,9 @@ func (s *slot) once(ctx context.Context, ready func()) (life, error) {
 		if next == nil {
 			s.down("it is not running")
 			p.stop()
+			if ctx.Err() == nil {
+				p.last.tell(s.log)
+			}
 			return life{p.files, time.Since(p.started) >= s.cfg.Timeouts.Stable, p.repeats.Load() > 0}, err
 		}
 		s.retire(p)

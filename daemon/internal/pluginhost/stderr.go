@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nofx-run/nofx/internal/hclogslog"
@@ -19,9 +20,10 @@ const (
 	bytesPerSecond = 8 << 20
 )
 
-// pumpWords logs what a plugin writes until it ends.
-func pumpWords(r io.Reader, log *slog.Logger) {
-	p := &pump{log: log, in: bufio.NewReaderSize(r, hclogslog.MaxLine), tokens: linesBurst, second: time.Now()}
+// pumpWords logs what a plugin writes until it ends; quiet gets the lines that are
+// too light for the log, and may be nil.
+func pumpWords(r io.Reader, log *slog.Logger, quiet *lastLines) {
+	p := &pump{log: log, quiet: quiet, in: bufio.NewReaderSize(r, hclogslog.MaxLine), tokens: linesBurst, second: time.Now()}
 	for p.next() {
 	}
 	p.report()
@@ -30,6 +32,7 @@ func pumpWords(r io.Reader, log *slog.Logger) {
 // pump is the state of one stream.
 type pump struct {
 	log     *slog.Logger
+	quiet   *lastLines
 	in      *bufio.Reader
 	tokens  float64   // lines that may be logged at once
 	second  time.Time // when the counts below began
@@ -73,6 +76,8 @@ func (p *pump) logLine(line []byte) {
 	ctx := context.Background()
 	if p.log.Enabled(ctx, r.Level) {
 		_ = p.log.Handler().Handle(ctx, r) // a log that cannot be written has no better place
+	} else if p.quiet != nil {
+		p.quiet.add(r.Message)
 	}
 }
 
@@ -97,5 +102,35 @@ func (p *pump) report() {
 	if p.dropped > 0 {
 		p.log.Warn("the plugin writes too much; lines were dropped", "lines", p.dropped)
 		p.dropped = 0
+	}
+}
+
+// maxLastLines is how many lines are told of when a plugin has died.
+const maxLastLines = 10
+
+// lastLines are the last of those that the log did not take: the plain text in
+// which an interpreter or a loader says why it gave up.
+type lastLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *lastLines) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.lines) == maxLastLines {
+		l.lines = append(l.lines[:0], l.lines[1:]...)
+	}
+	l.lines = append(l.lines, line)
+}
+
+// tell logs them, once.
+func (l *lastLines) tell(log *slog.Logger) {
+	l.mu.Lock()
+	lines := l.lines
+	l.lines = nil
+	l.mu.Unlock()
+	if len(lines) > 0 {
+		log.Warn("what the plugin wrote last", "lines", lines)
 	}
 }

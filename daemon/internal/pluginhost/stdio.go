@@ -19,7 +19,7 @@ func newStdio(log *slog.Logger) stdio {
 	for _, to := range []**io.PipeWriter{&s.out, &s.err} {
 		r, w := io.Pipe()
 		*to = w
-		s.logged.Go(func() { pumpWords(r, log) })
+		s.logged.Go(func() { pumpWords(r, log, nil) })
 	}
 	return s
 }

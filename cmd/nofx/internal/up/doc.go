@@ -15,7 +15,7 @@
 //	worker/         the daemon's ledger, journals and workspaces
 //	worker.token    the daemon's key
 //	keyset.json     the keys with which the API seals what is sensitive
-//	plugins/        the driver plugins, copied here so that root owns them
+//	plugins/        the driver plugins, copied here so that root owns them; links to scripts
 //	nofxd.yaml      the daemon's configuration
 //
 // A sudden death of `nofx up` leaves its children running; the next one on

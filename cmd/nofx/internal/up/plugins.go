@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nofx-run/nofx/internal/pluginmanifest"
 	"github.com/nofx-run/nofx/sdk/step"
 	"github.com/nofx-run/nofx/sdk/wire"
 )
@@ -76,7 +77,8 @@ func there(list wire.WorkerList, worker, earlier, name string) error {
 }
 
 // installPlugins copies the driver plugins and their programs to a folder
-// that root alone can change, whoever owns the build's.
+// that root alone can change, whoever owns the build's. One that is a script is
+// run from where it is: what it reads lies beside it.
 func (s *System) installPlugins() error {
 	dir := s.path("plugins")
 	if err := os.RemoveAll(dir); err != nil {
@@ -109,6 +111,12 @@ func install(from, to string) error {
 		return err
 	}
 	defer in.Close()
+	if pluginmanifest.Interpreted(in) {
+		if from, err = filepath.Abs(from); err != nil {
+			return err
+		}
+		return os.Symlink(from, to)
+	}
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package up
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -60,5 +61,28 @@ func TestPlugins(t *testing.T) {
 	}
 	if err := checkPlugin(plugin); !step.Is(err, step.KindInvalid) {
 		t.Errorf("not executable: %v", err)
+	}
+}
+
+// A plugin that is a script runs where it lies: what it reads lies beside it.
+func TestScriptPlugin(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	for name, text := range map[string]string{"nofx-driver-script": "#!/bin/sh\ncat \"$(dirname \"$(readlink -f \"$0\")\")/module\"\n", "module": "beside it"} {
+		if err := os.WriteFile(filepath.Join(from, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &System{cfg: Config{Dir: t.TempDir(), BinDir: t.TempDir(), Plugins: []string{filepath.Join(from, "nofx-driver-script")}}}
+	for _, name := range []string{"nofx-driver-local", "nofx-supervisor", "nofx-egress"} {
+		if err := os.WriteFile(filepath.Join(s.cfg.BinDir, name), nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.installPlugins(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), filepath.Join(s.cfg.Dir, "plugins", "nofx-driver-script")).CombinedOutput(); err != nil || string(out) != "beside it" {
+		t.Errorf("%q, %v", out, err)
 	}
 }

@@ -16,6 +16,12 @@ CHUNK = 64 << 10
 STDOUT, STDERR = 1, 2
 
 
+def copy(spec):
+    c = pb.Spec()
+    c.CopyFrom(spec)
+    return c
+
+
 class Refused(Exception):
     """An error with a kind of the protocol."""
 
@@ -25,16 +31,60 @@ class Refused(Exception):
 
 
 class Box:
-    """One sandbox: a folder."""
+    """One sandbox: a folder, and a group that bounds what runs in it."""
 
-    def __init__(self, spec):
-        self.spec = pb.Spec()
-        self.spec.CopyFrom(spec)
+    def __init__(self, spec, groups):
+        self.spec = copy(spec)
         self.created = time.time_ns()
-        self.dir = tempfile.mkdtemp(prefix="box")  # below TMPDIR, which goes with this process
         self.lock = threading.Lock()
         self.runs = {}
-        self.gone = False
+        self.gone = self.over = False
+        self.until = spec.until_boottime_ns  # the end of its lease; 0 = none
+        self.lease = None
+        res = spec.resources
+        try:
+            self.group = groups.make(res.cpu, res.memory_mb, res.pids)
+        except OSError as e:
+            raise Refused("unavailable", "a control group: %s" % e)
+        self.dir = tempfile.mkdtemp(prefix="box")  # below TMPDIR, which goes with this process
+        with self.lock:
+            self.watch()
+
+    def is_of(self, spec):
+        """Whether it was made of this spec; its end is moved by extend alone."""
+        spec = copy(spec)
+        spec.until_boottime_ns = self.spec.until_boottime_ns
+        return spec == self.spec
+
+    def watch(self):
+        """Ends it when its lease does. The lock is held."""
+        if self.lease:
+            self.lease.cancel()
+        if self.until and not self.gone:
+            left = (self.until - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9
+            self.lease = threading.Timer(min(max(left, 0), threading.TIMEOUT_MAX), self.expire)
+            self.lease.daemon = True
+            self.lease.start()
+
+    def expire(self):
+        with self.lock:
+            if self.gone or not self.until:
+                return
+            if self.until > time.clock_gettime_ns(time.CLOCK_BOOTTIME):  # it was moved
+                self.watch()
+                return
+            self.over = True
+        self.stop(0, "lost")
+
+    def extend(self, until):
+        with self.lock:
+            if self.gone:
+                raise Refused("not_found", "sandbox %s does not exist" % self.spec.id)
+            if self.over:
+                raise Refused("conflict", "sandbox %s: its time is over" % self.spec.id)
+            if self.until and (not until or until > self.until):  # never back
+                self.until = until
+                self.watch()
 
     def phase(self):
         with self.lock:
@@ -54,7 +104,10 @@ class Box:
                 return self.runs[spec.id]
             if self.gone:
                 raise Refused("not_found", "sandbox %s does not exist" % self.spec.id)
-            r = self.runs[spec.id] = Run(self.dir, spec)
+            if self.over:
+                raise Refused("conflict", "sandbox %s: its time is over" % self.spec.id)
+            limit = spec.output_limit or self.spec.resources.output_kb << 10 or MAX_OUTPUT
+            r = self.runs[spec.id] = Run(self.dir, self.group, limit, spec)
             return r
 
     def find(self, exec_id):
@@ -74,7 +127,13 @@ class Box:
     def destroy(self):
         with self.lock:
             self.gone = True
+            if self.lease:
+                self.lease.cancel()
         self.stop(0, "cancelled")
+        try:
+            self.group.remove()
+        except OSError as e:
+            raise Refused("unavailable", "removing the control group: %s" % e)
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
@@ -82,7 +141,9 @@ class Run:
     """One exec: bubblewrap, whose child is the first process of a namespace,
     whose child is the main process. A tree of that kind can be killed whole."""
 
-    def __init__(self, workspace, spec):
+    def __init__(self, workspace, group, limit, spec):
+        self.group, self.limit, self.kills = group, limit, spec.on_output == "kill"
+        self.before = group.counts()
         self.changed = threading.Condition()
         self.chunks = []  # (offset, stream, bytes)
         self.kept = self.total = 0
@@ -90,14 +151,14 @@ class Run:
         self.cause = None
         # bwrap asks to die with its parent, and does not look whether that is dead
         # already: so that is asked for, and looked at, before it is started.
-        args = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] || exit 1; exec "$@"', str(os.getpid()),
-                "bwrap", "--unshare-pid", "--die-with-parent", "--new-session"]
+        args = ["bwrap", "--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session"]
         for name in os.listdir("/"):
-            if name not in ("workspace", "proc"):
+            if name not in ("workspace", "proc", "sys"):
                 args += ["--dev-bind", "/" + name, "/" + name]
         info, info_end = os.pipe()
         args += ["--info-fd", str(info_end), "--proc", "/proc", "--bind", workspace, "/workspace",
                  "--chdir", spec.cwd or "/workspace", "--", "env", "-i", *spec.env, *spec.argv]
+        args = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] || exit 1; exec "$@"', str(os.getpid()), *group.enter(args)]
         try:
             self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[info_end])
         except OSError as e:
@@ -136,11 +197,14 @@ class Run:
         while data := f.raw.read(CHUNK) if hasattr(f, "raw") else f.read(CHUNK):
             with self.changed:
                 self.total += len(data)
-                data = data[:max(0, MAX_OUTPUT - self.kept)]
+                data = data[:max(0, self.limit - self.kept)]
                 if data:
                     self.chunks.append((self.kept, stream, data))
                     self.kept += len(data)
                     self.changed.notify_all()
+                full = self.kills and self.total > self.limit
+            if full:
+                self.end("output", 0)
         f.close()
 
     def reap(self):
@@ -153,6 +217,12 @@ class Run:
         exit = pb.Exit(cause="exit", code=code, attested="kernel")
         if code > 128 and code - 128 in {int(s) for s in signal.Signals}:  # as a shell says it
             exit.cause, exit.code, exit.signal = "signal", -1, signal.Signals(code - 128).name
+        ooms, refused, cpu = (now - before for now, before in zip(self.group.counts(), self.before))
+        if ooms > 0:  # of two that end at once either may be blamed
+            exit.cause, exit.message = "oom", "it used more memory than it may"
+        elif refused > 0 and code != 0:
+            exit.cause, exit.message = "pids", "it failed after it was refused a process"
+        exit.usage.cpu_usec, exit.usage.memory_peak_bytes = max(0, cpu), self.group.peak()
         with self.changed:
             exit.cause = self.cause or exit.cause
             exit.output_bytes, exit.total_bytes, exit.truncated = self.kept, self.total, self.kept < self.total

@@ -1,16 +1,18 @@
 """The service nofx.driver.v1.Driver, and what go-plugin wants beside it."""
 
 import functools
+import math
 import re
 import time
 
 import grpc
 
 import driver_pb2 as pb
-from box import Box, Refused
+from box import MAX_OUTPUT, Box, Refused
+from cgroup import Groups
 
 NAME = "python"
-CAPABILITIES = ["multiexec", "cap.walltime"]
+CAPABILITIES = ["multiexec", "cap.walltime", "cap.output", "net.none", "lease"]
 ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")
 
 CODES = {
@@ -38,18 +40,23 @@ class Driver:
 
         self.lock = threading.Lock()
         self.boxes = {}
+        self.groups = Groups()
+        self.capabilities = CAPABILITIES + self.groups.capabilities()
 
     def close(self):
         with self.lock:
             boxes = list(self.boxes.values())
         for b in boxes:
-            b.destroy()
+            try:
+                b.destroy()
+            except Refused:
+                pass  # its group is empty: the next process removes it
 
     # Calls. Each takes a request and the call's context.
 
     def Describe(self, r, ctx):
         return pb.DescribeResponse(
-            name=NAME, version="0.1.0", protocol_versions=[1], capabilities=CAPABILITIES,
+            name=NAME, version="0.1.0", protocol_versions=[1], capabilities=self.capabilities,
             config_schema=b'{"type": "object", "additionalProperties": false}',
             warnings=["no isolation: steps run on the host, with the rights of this driver"])
 
@@ -66,12 +73,12 @@ class Driver:
 
     def Create(self, r, ctx):
         s = r.spec
-        check_spec(s)
+        check_spec(s, self.capabilities)
         with self.lock:
             b = self.boxes.get(s.id)
             if b is None:
-                b = self.boxes[s.id] = Box(s)
-            elif b.spec != s:
+                self.boxes[s.id] = Box(s, self.groups)
+            elif not b.is_of(s):
                 raise Refused("conflict", "sandbox %s exists with another spec" % s.id)
         return pb.CreateResponse(handle=self.handle(s.id))
 
@@ -85,8 +92,8 @@ class Driver:
         return pb.RecoverResponse(phase=b.phase(), execs=b.states())
 
     def Extend(self, r, ctx):
-        self.find(r.handle)
-        raise Refused("unsupported", "this driver does not have lease")
+        self.find(r.handle).extend(r.until_boottime_ns)
+        return pb.ExtendResponse()
 
     def Exec(self, r, ctx):
         check_exec(r.spec)
@@ -166,19 +173,27 @@ class Driver:
         return b
 
 
-def check_spec(s):
+def check_spec(s, capabilities):
     """Refuses what is not valid, and what this driver does not have."""
     res = s.resources
     if not valid_id(s.id, 128) or not s.tags.owner or not s.tags.id:
         raise Refused("invalid", "a sandbox needs an id of 1 to 128 of [A-Za-z0-9._-] and both tags")
-    if min(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.io_mb_s, res.output_kb) < 0:
-        raise Refused("invalid", "a resource is negative")
+    if not math.isfinite(res.cpu) or min(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.io_mb_s, res.output_kb) < 0:
+        raise Refused("invalid", "a resource is negative, or no number")
     if s.network not in ("", "none", "allow", "open"):
         raise Refused("invalid", "network %.40r is not known" % s.network)
-    if max(res.cpu, res.memory_mb, res.pids, res.disk_mb, res.io_mb_s, res.output_kb) > 0 or s.network or s.until_boottime_ns or s.HasField("host"):
-        raise Refused("unsupported", "this driver has no caps, networks, leases or host sandboxes")
+    needs = {
+        "cap.cpu": res.cpu > 0, "cap.memory": res.memory_mb > 0, "cap.pids": res.pids > 0, "cap.disk": res.disk_mb > 0, "cap.blockio": res.io_mb_s > 0,
+        "cap.output": res.output_kb > 0, "net.none": s.network == "none", "net.allow": s.network == "allow", "net.open": s.network == "open",
+        "lease": s.until_boottime_ns != 0, "host": s.HasField("host"),
+    }
+    for need, asked in needs.items():
+        if asked and need not in capabilities:
+            raise Refused("unsupported", "this driver does not have %s" % need)
     if s.image or s.isolation:
         raise Refused("unsupported", "this driver has no images and no isolation")
+    if res.output_kb << 10 > MAX_OUTPUT:
+        raise Refused("unsupported", "this driver keeps no more than %d bytes of an exec's output" % MAX_OUTPUT)
 
 
 def check_exec(e):
@@ -193,8 +208,12 @@ def check_exec(e):
         raise Refused("invalid", "cwd is not an absolute path")
     if seconds(e.timeout) < 0 or seconds(e.grace) < 0 or e.output_limit < 0:
         raise Refused("invalid", "a limit is negative")
-    if e.HasField("tty") or e.output_limit or e.user:
-        raise Refused("unsupported", "this driver has no terminals, output caps or users")
+    if e.on_output not in ("", "truncate", "kill"):
+        raise Refused("invalid", "on_output %.40r is not known" % e.on_output)
+    if e.HasField("tty") or e.user:
+        raise Refused("unsupported", "this driver has no terminals and no users")
+    if e.output_limit > MAX_OUTPUT:
+        raise Refused("unsupported", "this driver keeps no more than %d bytes of an exec's output" % MAX_OUTPUT)
 
 
 def handlers(driver, shut_down):

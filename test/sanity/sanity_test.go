@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,4 +142,34 @@ func TestExampleMinimal(t *testing.T) {
 
 func TestExamplePython(t *testing.T) {
 	grade(t, "B", "../../examples/driver-python/nofx-driver-python", struct{}{}, "--patience", "4")
+}
+
+// The example does not only pass: steps run on it, within their caps.
+func TestExamplePythonRunsSteps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a whole system is started")
+	}
+	dir := t.TempDir()
+	plan := filepath.Join(dir, "plan.yaml")
+	if err := os.WriteFile(plan, []byte(`steps:
+  - {name: hello, tool: bash, driver: python, inputs: {command: 'echo "hello from $PWD"'}}
+  - {name: greedy, tool: bash, driver: python, depends_on: [hello], inputs: {command: 'head -c 2G /dev/zero | tail'}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(built, "nofx"), "up", "--data", filepath.Join(dir, "data"), "--docker", "off",
+		"--listen", "127.0.0.1:0", "--driver", "../../examples/driver-python/nofx-driver-python", "--once", plan)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("%v, want exit 1", err)
+	}
+	for _, want := range []string{"hello from /workspace", "hello  = succeeded, exit 0", "greedy = failed, oom"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the output does not have %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", out)
+	}
 }

@@ -58,6 +58,9 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err != nil {
 		return nil, err
 	}
+	if err := d.vet(ctx, s, image); err != nil {
+		return nil, err
+	}
 	share, err := contained.Share(s.config.StateDir, b.Dir, s.config.Supervisor)
 	if err != nil {
 		return nil, err

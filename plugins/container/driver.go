@@ -39,7 +39,8 @@ type Driver struct {
 	images  sync.Mutex    // the account of pulled images
 	parents sync.RWMutex  // the groups above containers: held to remove some
 	counts  counts
-	heard   heard // of containers, from the engine
+	vetted  vetted // images
+	heard   heard  // of containers, from the engine
 
 	patience    time.Duration  // configureTime
 	configuring sync.Mutex     // one Configure or Close at a time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -58,6 +59,9 @@ func (d *Driver) follow(ctx context.Context, s *setup) {
 	for ctx.Err() == nil {
 		err := s.engine.events(ctx, labelState, s.config.StateDir, since, func(e event) {
 			since = e.at.Add(1)
+			if strings.HasPrefix(e.box, boxOfLook) {
+				return
+			}
 			d.counts.event(e.action)
 			switch e.action {
 			case "oom":

@@ -62,7 +62,7 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 	case s.config.Pull == PullNever && id == "":
 		err = step.Errorf(step.KindNotFound, "image %s is not on this host, and the policy is not to fetch it", full)
 	case s.config.Pull == PullNever, s.config.Pull == PullMissing && id != "":
-		d.used(s, id, false)
+		d.used(s, id, full, false)
 	default:
 		return d.fetch(ctx, s, full, unlock)
 	}
@@ -110,6 +110,6 @@ func (d *Driver) pull(ctx context.Context, s *setup, full string) (string, error
 	if id == "" {
 		return "", step.Errorf(step.KindUnavailable, "image %s was fetched and is not there", full)
 	}
-	d.used(s, id, true)
+	d.used(s, id, full, true)
 	return id, nil
 }

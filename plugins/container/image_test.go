@@ -245,3 +245,47 @@ func TestImageCache(t *testing.T) {
 		t.Errorf("the account: %s, %v", data, err)
 	}
 }
+
+// An image that was pulled under several names goes with all of them. One that
+// somebody else has named as well is his.
+func TestImageCacheWithSeveralNames(t *testing.T) {
+	t.Parallel()
+	d := configured(t, func(c *Config) { c.Pull, c.ImageCacheMB = PullMissing, 1 })
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice, named := newRegistry(t, t.Name()+"-twice"), newRegistry(t, t.Name()+"-named")
+	theirs := "nofx-test/theirs"
+	names := []string{twice.name("a") + ":1", twice.name("a") + ":2", twice.name("b") + ":1", named.name("c") + ":1"}
+	for _, n := range names {
+		removeImage(t, n)
+		h, err := d.Create(t.Context(), newSpec(t, on(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Destroy(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := docker.Do(t.Context(), http.MethodPost, "/images/"+names[3]+"/tag?repo="+theirs+"&tag=1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	removeImage(t, theirs+":1")
+	if err := d.trimImages(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{names[0]: false, names[1]: false, names[2]: false, names[3]: false, theirs + ":1": true} {
+		id, err := set.engine.image(t.Context(), name)
+		if err != nil || (id != "") != want {
+			t.Errorf("%s: there %v, want %v, %v", name, id != "", want, err)
+		}
+	}
+	path, err := cacheOf(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := readCache(path); err != nil || len(kept) != 0 {
+		t.Errorf("the account has %d images, %v", len(kept), err)
+	}
+}

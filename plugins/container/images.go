@@ -13,6 +13,7 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/client"
 
 	"github.com/nofx-run/nofx/sdk/step"
@@ -41,9 +42,23 @@ func cacheOf(s *setup) (string, error) {
 	return path, nil
 }
 
-// cached are the images that this driver has pulled, by id, and when each was
-// last used.
-type cached map[string]time.Time
+// cached are the images that this driver has pulled, by id.
+type cached map[string]kept
+
+// kept is one of them.
+type kept struct {
+	Used  time.Time `json:"used"`            // last
+	Names []string  `json:"names,omitempty"` // in full, that it was pulled under
+}
+
+// UnmarshalJSON also takes what an earlier version wrote, which knew no names.
+func (k *kept) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		return json.Unmarshal(data, &k.Used)
+	}
+	type plain kept
+	return json.Unmarshal(data, (*plain)(k))
+}
 
 func readCache(path string) (cached, error) {
 	data, err := os.ReadFile(path)
@@ -71,9 +86,9 @@ func (c cached) write(path string) error {
 	return os.Rename(path+".part", path)
 }
 
-// used notes that an image of ours is in use; pulled makes it ours. Only a
-// driver with a bound keeps the account.
-func (d *Driver) used(s *setup, id string, pulled bool) {
+// used notes that an image of ours is in use; pulled, under that name, makes it
+// ours. Only a driver with a bound keeps the account.
+func (d *Driver) used(s *setup, id, name string, pulled bool) {
 	if s.config.ImageCacheMB == 0 {
 		return
 	}
@@ -85,10 +100,15 @@ func (d *Driver) used(s *setup, id string, pulled bool) {
 		c, err = readCache(path)
 	}
 	if err == nil {
-		if _, ours := c[id]; !ours && !pulled {
+		k, ours := c[id]
+		if !ours && !pulled {
 			return
 		}
-		c[id] = time.Now().UTC()
+		k.Used = time.Now().UTC()
+		if pulled && !slices.Contains(k.Names, name) {
+			k.Names = append(k.Names, name)
+		}
+		c[id] = k
 		err = c.write(path)
 	}
 	if err != nil {
@@ -98,7 +118,8 @@ func (d *Driver) used(s *setup, id string, pulled bool) {
 
 // trimImages removes images that this driver has pulled, the one that was not
 // used for the longest first, until they fit the bound. One that a container
-// uses stays.
+// uses stays, and so does one that has a name of somebody else's: of that the names
+// go that are ours, and it is not ours any more.
 func (d *Driver) trimImages(ctx context.Context, s *setup) error {
 	if s.config.ImageCacheMB == 0 {
 		return nil
@@ -116,63 +137,128 @@ func (d *Driver) trimImages(ctx context.Context, s *setup) error {
 	if err != nil || len(ours) == 0 {
 		return err
 	}
-	sizes, err := s.engine.imageSizes(ctx)
+	there, err := s.engine.images(ctx)
 	if err != nil {
 		return err
 	}
 	total := int64(0)
 	var ids []string
 	for id := range ours {
-		size, there := sizes[id]
-		if !there {
+		i, ok := there[id]
+		if !ok {
 			delete(ours, id)
 			continue
 		}
-		total += size
+		total += i.size
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(a, b string) int { return ours[a].Compare(ours[b]) })
-	for _, id := range ids {
-		if total <= s.config.ImageCacheMB<<20 {
-			break
-		}
-		gone, err := s.engine.removeImage(ctx, id)
-		if err != nil {
+	bound := s.config.ImageCacheMB << 20
+	var busy map[string]bool
+	if total > bound {
+		if busy, err = s.engine.imagesInUse(ctx); err != nil {
 			return err
 		}
-		if gone {
-			d.log.Info("image removed: the cache is full", "image", id, "bytes", sizes[id])
-			total -= sizes[id]
+	}
+	slices.SortFunc(ids, func(a, b string) int { return ours[a].Used.Compare(ours[b].Used) })
+	for _, id := range ids {
+		if total <= bound {
+			break
+		}
+		if busy[id] {
+			continue
+		}
+		names, foreign := ours[id].split(there[id].refs)
+		gone, err := s.engine.removeImage(ctx, id, names, !foreign)
+		if err != nil {
+			return errors.Join(err, ours.write(path))
+		}
+		if gone || foreign {
+			d.log.Info("image removed: the cache is full", "image", id, "bytes", there[id].size, "named_by_others", foreign)
+			total -= there[id].size
 			delete(ours, id)
 		}
 	}
 	return ours.write(path)
 }
 
-func (e *engine) imageSizes(ctx context.Context) (map[string]int64, error) {
+// split gives those of an image's references that are ours, and whether there are
+// others. What is known of one by its id alone has none.
+func (k kept) split(refs []string) (ours []string, foreign bool) {
+	repos := map[string]bool{}
+	for _, n := range k.Names {
+		if ref, err := reference.ParseNormalizedNamed(n); err == nil {
+			repos[ref.Name()] = true
+		}
+	}
+	for _, r := range refs {
+		ref, err := reference.ParseNormalizedNamed(r)
+		if err != nil || len(k.Names) == 0 {
+			continue
+		}
+		_, digested := ref.(reference.Digested)
+		switch {
+		case slices.Contains(k.Names, ref.String()):
+			ours = append(ours, r)
+		case digested && repos[ref.Name()]: // goes with the names of its repository
+		default:
+			foreign = true
+		}
+	}
+	return ours, foreign
+}
+
+// stored is an image that an engine has.
+type stored struct {
+	size int64
+	refs []string // its names
+}
+
+func (e *engine) images(ctx context.Context) (map[string]stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	r, err := e.api.ImageList(ctx, client.ImageListOptions{})
 	if err != nil {
 		return nil, wrong("images", err)
 	}
-	sizes := map[string]int64{}
+	all := map[string]stored{}
 	for _, i := range r.Items {
-		sizes[i.ID] = i.Size
+		all[i.ID] = stored{size: i.Size, refs: slices.Concat(i.RepoTags, i.RepoDigests)}
 	}
-	return sizes, nil
+	return all, nil
 }
 
-// removeImage reports false for one that a container uses.
-func (e *engine) removeImage(ctx context.Context, id string) (bool, error) {
+// imagesInUse are those that containers are of, anybody's and in every state.
+func (e *engine) imagesInUse(ctx context.Context) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		return nil, wrong("list", err)
+	}
+	busy := map[string]bool{}
+	for _, c := range r.Items {
+		busy[c.ImageID] = true
+	}
+	return busy, nil
+}
+
+// removeImage takes names from an image, and removes it by its id as well if whole.
+// It reports false for one that a container uses.
+func (e *engine) removeImage(ctx context.Context, id string, names []string, whole bool) (bool, error) {
 	ctx, cancel := lasting(ctx, workTimeout)
 	defer cancel()
-	_, err := e.api.ImageRemove(ctx, id, client.ImageRemoveOptions{PruneChildren: true})
-	switch {
-	case err == nil, cerrdefs.IsNotFound(err):
-		return true, nil
-	case cerrdefs.IsConflict(err):
-		return false, nil
+	if whole {
+		names = append(slices.Clone(names), id)
 	}
-	return false, wrong("remove image", err)
+	for _, name := range names {
+		_, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true})
+		switch {
+		case err == nil, cerrdefs.IsNotFound(err):
+		case cerrdefs.IsConflict(err):
+			return false, nil
+		default:
+			return false, wrong("remove image", err)
+		}
+	}
+	return true, nil
 }

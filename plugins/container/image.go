@@ -2,10 +2,13 @@ package container
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/nofx-run/nofx/sdk/step"
 )
@@ -30,13 +33,33 @@ func (e *engine) pull(ctx context.Context, name string) error {
 	defer cancel()
 	r, err := e.api.ImagePull(ctx, name, client.ImagePullOptions{})
 	if err != nil {
-		return wrong("pull "+name, err)
+		return unfetched(name, err)
 	}
 	defer r.Close()
 	if err := r.Wait(ctx); err != nil {
-		return wrong("pull "+name, err)
+		return unfetched(name, err)
 	}
 	return nil
+}
+
+// unfetched is why an image did not come. An engine says of whatever a registry did
+// that it is its own fault. But the step has named the registry, and what is wrong
+// with that says nothing of the driver: no breaker may count it.
+func unfetched(name string, err error) error {
+	e := wrong("pull "+name, err)
+	if step.Is(e, step.KindInternal) && !strings.Contains(err.Error(), unix.ENOSPC.Error()) {
+		return step.Errorf(step.KindNotFound, "image %s cannot be fetched: %w", name, err)
+	}
+	return e
+}
+
+// unready is why a call does not wait for a pull any more. It is no failure: the
+// pull goes on, and takes as long as its registry does.
+func unready(name string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return wrong("pull "+name, err)
+	}
+	return &step.Error{Kind: step.KindRateLimited, Message: "image " + name + " is still being fetched", Err: err, RetryAfter: 10 * time.Second}
 }
 
 // imageFor gives the id of the image that a step runs on, fetched as the
@@ -52,9 +75,11 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 	if err != nil {
 		return "", err
 	}
+	ctx, cancel := early(ctx)
+	defer cancel()
 	unlock, err := d.pulls.Lock(ctx, full) // one pull of an image at a time
 	if err != nil {
-		return "", wrong("pull "+full+", which is under way", err)
+		return "", unready(full, err)
 	}
 	id, err := s.engine.image(ctx, full)
 	switch {
@@ -71,6 +96,15 @@ func (d *Driver) imageFor(ctx context.Context, s *setup, name string) (string, e
 		return "", err
 	}
 	return id, nil
+}
+
+// early ends a moment before the call does, so that its caller still hears why.
+func early(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, end.Add(-time.Until(end)/10))
 }
 
 // fetch pulls an image and gives its id. The pull may take longer than the call
@@ -92,7 +126,7 @@ func (d *Driver) fetch(ctx context.Context, s *setup, full string, unlock func()
 	case p := <-done:
 		return p.id, p.err
 	case <-ctx.Done():
-		return "", wrong("pull "+full+", which goes on", ctx.Err())
+		return "", unready(full, ctx.Err())
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nofx-run/nofx/internal/testdocker"
 	"github.com/nofx-run/nofx/sdk/driver"
+	"github.com/nofx-run/nofx/sdk/driver/drivertest"
 	"github.com/nofx-run/nofx/sdk/step"
 )
 
@@ -27,6 +28,8 @@ type registry struct {
 	*httptest.Server
 	blobs    map[string][]byte
 	manifest []byte
+	layer    []byte // a tar
+	zipped   []byte
 
 	mu    sync.Mutex
 	pulls int
@@ -50,15 +53,22 @@ func newRegistry(t *testing.T, label string) *registry {
 	if _, err := z.Write(layer); err != nil || z.Close() != nil {
 		t.Fatal(err)
 	}
-	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{"Labels":{"l":%q}},"rootfs":{"type":"layers","diff_ids":[%q]}}`, label, digest(layer))
-	r := &registry{blobs: map[string][]byte{digest(config): config, digest(zipped.Bytes()): zipped.Bytes()}}
-	r.manifest = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",
-"config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":%d,"digest":%q},
-"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":%d,"digest":%q}]}`,
-		len(config), digest(config), zipped.Len(), digest(zipped.Bytes()))
+	r := &registry{layer: layer, zipped: zipped.Bytes()}
+	r.configure(t, fmt.Sprintf(`"Labels":{"l":%q}`, label))
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
+}
+
+// configure has the image declare what is in the JSON of its configuration.
+func (r *registry) configure(t *testing.T, declares string) {
+	t.Helper()
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{%s},"rootfs":{"type":"layers","diff_ids":[%q]}}`, declares, digest(r.layer))
+	r.blobs = map[string][]byte{digest(config): config, digest(r.zipped): r.zipped}
+	r.manifest = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",
+"config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":%d,"digest":%q},
+"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":%d,"digest":%q}]}`,
+		len(config), digest(config), len(r.zipped), digest(r.zipped))
 }
 
 func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -120,7 +130,9 @@ func TestPullOutlivesTheCall(t *testing.T) {
 	spec := newSpec(t, on(image))
 	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if _, err := d.Create(short, spec); !step.Is(err, step.KindUnavailable) {
+	client, stop := drivertest.Serve(t, d)
+	defer stop()
+	if _, err := client.Create(short, spec); !step.Is(err, step.KindRateLimited) { // which no breaker counts
 		t.Fatalf("create whose image does not come: %v", err)
 	}
 	before := r.asked()

@@ -84,12 +84,17 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 	if err := limitIO(h, b); err != nil {
 		return nil, err
 	}
-	if h.ReadonlyRootfs {
-		volumes, err := s.engine.volumes(ctx, image)
-		if err == nil {
-			err = scratchFor(h, volumes, s.scratch())
+	volumes, variables, err := s.engine.declared(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range variables { // PID 1 is ours and has nothing of the image's
+		if name != "PATH" {
+			c.Env = append(c.Env, name) // without a value: the engine leaves it out
 		}
-		if err != nil {
+	}
+	if h.ReadonlyRootfs {
+		if err := scratchFor(h, volumes, s.scratch()); err != nil {
 			return nil, err
 		}
 	}

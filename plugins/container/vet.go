@@ -65,7 +65,7 @@ func (d *Driver) vet(ctx context.Context, s *setup, image string) error {
 	if d.vetted.has(image) {
 		return nil
 	}
-	volumes, err := s.engine.volumes(ctx, image)
+	volumes, _, err := s.engine.declared(ctx, image)
 	if err != nil {
 		return err
 	}

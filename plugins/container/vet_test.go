@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +187,29 @@ func TestVetLeavesNothing(t *testing.T) {
 	}
 	if id, err := set.engine.image(t.Context(), set.config.Image); err != nil || !d.vetted.has(id) {
 		t.Errorf("the image is not known as looked at, %v", err)
+	}
+}
+
+// What an image wants to have in the environment of its programs does not reach PID 1,
+// which is not one of them.
+func TestEnvironmentOfTheImage(t *testing.T) {
+	t.Parallel()
+	d := configured(t, func(c *Config) { c.Pull = PullMissing })
+	r := newRegistry(t, t.Name())
+	r.configure(t, `"Env":["GLIBC_TUNABLES=glibc.malloc.check=3","PATH=/evil","BIG=`+strings.Repeat("x", 200_000)+`"]`)
+	image := r.name("team/env") + ":1"
+	removeImage(t, image)
+	_, spec := newBox(t, d, on(image))
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := set.engine.inspect(t.Context(), name(spec.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(st.pid), "environ"))
+	if err != nil || bytes.Contains(environ, []byte("GLIBC")) || bytes.Contains(environ, []byte("evil")) || bytes.Contains(environ, []byte("BIG")) {
+		t.Errorf("PID 1 has %.300q, %v", environ, err)
 	}
 }

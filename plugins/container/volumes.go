@@ -17,18 +17,23 @@ import (
 // workspacePath is where a sandbox shows the workspace.
 const workspacePath = "/workspace"
 
-// volumes are the paths that an image declares as volumes.
-func (e *engine) volumes(ctx context.Context, image string) ([]string, error) {
+// declared is what an image declares: the paths of its volumes, and the names of the
+// variables that its programs are to have.
+func (e *engine) declared(ctx context.Context, image string) (volumes, variables []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	r, err := e.api.ImageInspect(ctx, image)
 	if err != nil {
-		return nil, wrong("image", err)
+		return nil, nil, wrong("image", err)
 	}
 	if r.Config == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return slices.Sorted(maps.Keys(r.Config.Volumes)), nil
+	for _, v := range r.Config.Env {
+		name, _, _ := strings.Cut(v, "=")
+		variables = append(variables, name)
+	}
+	return slices.Sorted(maps.Keys(r.Config.Volumes)), variables, nil
 }
 
 // maxVolumes is how many volumes of an image become scratch folders.

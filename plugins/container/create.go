@@ -98,7 +98,11 @@ func (d *Driver) start(ctx context.Context, b *supervised.Box) (*supervisor.Conn
 			return nil, err
 		}
 	}
-	if err := (maker{s.config.Host, s.id(), systemd}).write(b.Dir); err != nil {
+	m := maker{s.config.Host, s.id(), systemd}
+	if err := d.engines.note(s.config.StateDir, m); err != nil {
+		return nil, err
+	}
+	if err := m.write(b.Dir); err != nil {
 		return nil, err
 	}
 	d.parents.RLock() // nobody removes a group between the runtime's making it and using it

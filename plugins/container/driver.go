@@ -40,7 +40,8 @@ type Driver struct {
 	parents sync.RWMutex  // the groups above containers: held to remove some
 	counts  counts
 	vetted  vetted // images
-	heard   heard  // of containers, from the engine
+	engines engines
+	heard   heard // of containers, from the engine
 
 	patience    time.Duration  // configureTime
 	configuring sync.Mutex     // one Configure or Close at a time

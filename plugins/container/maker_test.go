@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nofx-run/nofx/internal/testdocker"
 	"github.com/nofx-run/nofx/sdk/driver"
@@ -115,5 +116,85 @@ func TestEngineThatMoved(t *testing.T) {
 	}
 	if all, err := e.Containers(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// A container that has lost its folder is found at the engine that made it, which the
+// configuration does not name any more; an engine that has none is forgotten.
+func TestOrphansOfAnotherEngine(t *testing.T) {
+	t.Parallel()
+	old, err := testdocker.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := old.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	state := filepath.Join(t.TempDir(), "state")
+	at := func(host string) func(*Config) { return func(c *Config) { c.Host, c.StateDir = host, state } }
+	d := configured(t, at(old.Host()))
+	h, err := d.Create(t.Context(), newSpec(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := d.Folder(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden := filepath.Join(t.TempDir(), "gone")
+	if err := os.Rename(dir, hidden); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Configure(t.Context(), config(t, at(docker.Host()))); err != nil {
+		t.Fatal(err)
+	}
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		before time.Time
+		left   int
+	}{
+		{time.Now().Add(-time.Hour), 1}, // what is not old enough may be on its way
+		{time.Now().Add(time.Hour), 0},
+	} {
+		if err := d.sweep(t.Context(), set, c.before); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := old.Containers(t.Context()); err != nil || len(all) != c.left {
+			t.Fatalf("the old engine has %d, want %d, %v", len(all), c.left, err)
+		}
+		if known, err := readEngines(state); err != nil || len(known) != c.left {
+			t.Errorf("engines: %+v, %v", known, err)
+		}
+	}
+	if err := os.Rename(hidden, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Destroy(t.Context(), h); err != nil {
+		t.Error(err)
+	}
+}
+
+// One that is away costs a sweep nothing but the try.
+func TestEngineThatIsGone(t *testing.T) {
+	t.Parallel()
+	d := configured(t)
+	set, err := d.configured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := maker{Host: "unix://" + filepath.Join(t.TempDir(), "docker.sock"), ID: "it"}
+	if err := d.engines.note(set.config.StateDir, gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.sweep(t.Context(), set, time.Now()); err != nil {
+		t.Error(err)
+	}
+	if known, err := readEngines(set.config.StateDir); err != nil || len(known) != 1 || known[0] != gone {
+		t.Errorf("engines: %+v, %v", known, err)
 	}
 }

@@ -75,10 +75,17 @@ func (d *Driver) sweep(ctx context.Context, s *setup, before time.Time) error {
 		_, err := os.Lstat(filepath.Join(s.config.StateDir, box))
 		return err == nil
 	})
-	all, err := s.engine.list(ctx, labelState, s.config.StateDir)
+	_, err := d.sweepAt(ctx, s, s.engine, before)
+	return errors.Join(err, d.sweepOthers(ctx, s, before))
+}
+
+// sweepAt does it at one engine, and gives how many containers are left there.
+func (d *Driver) sweepAt(ctx context.Context, s *setup, e *engine, before time.Time) (left int, _ error) {
+	all, err := e.list(ctx, labelState, s.config.StateDir)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	left = len(all)
 	var errs []error
 	for _, c := range all {
 		if c.box == "" || !c.created.Before(before) {
@@ -88,11 +95,14 @@ func (d *Driver) sweep(ctx context.Context, s *setup, before time.Time) error {
 			continue
 		}
 		d.log.Info("a container without a sandbox is removed", "container", c.id, "sandbox", c.box)
-		gone, err := s.engine.remove(ctx, c.id)
+		gone, err := e.remove(ctx, c.id)
 		if gone {
 			d.counts.add(&d.counts.swept)
 		}
+		if err == nil {
+			left--
+		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }

@@ -1,6 +1,8 @@
 package container
 
 import (
+	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,10 +137,14 @@ func TestOrphansOfAnotherEngine(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	at := func(host string) func(*Config) { return func(c *Config) { c.Host, c.StateDir = host, state } }
 	d := configured(t, at(old.Host()))
-	h, err := d.Create(t.Context(), newSpec(t))
+	spec := newSpec(t)
+	h, err := d.Create(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // its group cannot go before it
+		_ = old.Do(context.Background(), http.MethodDelete, "/containers/"+name(spec.ID)+"?force=1", nil, nil) // it is to be gone
+	})
 	dir, err := d.Folder(h)
 	if err != nil {
 		t.Fatal(err)

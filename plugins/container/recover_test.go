@@ -121,8 +121,8 @@ func healthNow(t *testing.T, d *Driver) (h driver.Health) {
 // A driver that is configured before its engine is up takes it as it comes.
 func TestEngineComesLater(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	d := configured(t, withGVisor, func(c *Config) { c.Host = "unix://" + filepath.Join(dir, "docker.sock") })
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	d := configured(t, withGVisor, func(c *Config) { c.Host = "unix://" + socket })
 	level := func() bool {
 		t.Helper()
 		desc, err := d.Describe(t.Context())
@@ -144,7 +144,7 @@ func TestEngineComesLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := testdocker.StartWith(t.Context(), dir, config)
+	e, err := testdocker.StartWith(t.Context(), t.TempDir(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +153,9 @@ func TestEngineComesLater(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	if err := os.Symlink(e.Socket(), socket); err != nil { // with its image: what is tried needs that
+		t.Fatal(err)
+	}
 	well, enough := context.WithTimeout(t.Context(), time.Minute)
 	defer enough()
 	_ = d.Health(well, func(got driver.Health) error {

@@ -58,7 +58,8 @@ func TestEveryRow(t *testing.T) {
 }
 
 // The engine's endpoint for archives resolves links of a container's in the
-// host's view. Files go through the supervisor.
+// host's view, while the container can change them. Files go through the
+// supervisor; only a container that never runs is looked into.
 func TestNoArchiveEndpoint(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../../plugins/container/*.go")
@@ -70,7 +71,11 @@ func TestNoArchiveEndpoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, call := range []string{"CopyToContainer", "CopyFromContainer", "ContainerStatPath", "/archive"} {
+		calls := []string{"CopyToContainer", "CopyFromContainer", "/archive"}
+		if filepath.Base(f) != "vet.go" {
+			calls = append(calls, "ContainerStatPath")
+		}
+		for _, call := range calls {
 			if bytes.Contains(src, []byte(call)) {
 				t.Errorf("%s has %s", f, call)
 			}

@@ -24,14 +24,16 @@ var odd = map[string]map[string]string{
 	"sys":     {"sys": "/etc"},
 	"dev":     {"dev": "/proc"},
 	"null":    {"dev/null": "/proc/sysrq-trigger", "dev/pts": "/proc/sys", "dev/console": "/proc/sys/kernel/core_pattern"},
+	"first":   {"workspace": "/.nofx"},
+	"other":   {".nofx": "/workspace"},
 	"outside": {"workspace": "/proc/1/root", "tmp": "../../../../../../../tmp", "run": "/proc/self/cwd"},
 }
 
 // images are the rows of those.
 func images() []Row {
 	var rows []Row
-	for _, name := range []string{"proc", "sys", "dev", "null", "outside"} {
-		rows = append(rows, Row{ID: "H22", Name: "an image with odd links: " + name, On: "container", Short: name == "null",
+	for _, name := range []string{"proc", "sys", "dev", "null", "first", "other", "outside"} {
+		rows = append(rows, Row{ID: "H22", Name: "an image with odd links: " + name, On: "container", Short: name == "null" || name == "first",
 			Play: func(p *play) (seen, wrong string) { return p.oddImage(name) }})
 	}
 	return rows

@@ -178,7 +178,8 @@ step_clock() { date -s "@$(($(date +%s) + $1))" >/dev/null; }
 
 clock_steps() {
 	begin_step clock
-	local run ahead=3600
+	local run
+	ahead=3600 # the trap sees it after this function
 	trap 'kill -INT $client 2>/dev/null || true; [ $ahead = 0 ] || step_clock -$ahead' EXIT
 	step_clock $ahead
 	[ "$(nofx exec --tool bash --timeout 60s -- 'echo an hour later')" = "an hour later" ]

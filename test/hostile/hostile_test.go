@@ -207,6 +207,8 @@ func (p *play) run(r Row) outcome {
 		o.wrong = "attested by " + v.Attested
 	case r.out() != "" && res.Stdout != r.out():
 		o.wrong = fmt.Sprintf("it printed %.300q, want %.300q", res.Stdout, r.out())
+	case !strings.Contains(res.Stderr, r.Told):
+		o.wrong = fmt.Sprintf("the command does not say %q: %.300q", r.Told, res.Stderr)
 	case r.Look != nil:
 		o.wrong = r.Look(res.Stdout, dir)
 	}
@@ -370,8 +372,11 @@ func table(t *testing.T, outcomes []outcome) {
 	var b strings.Builder
 	for _, o := range outcomes {
 		held := "held"
-		if o.wrong != "" {
+		switch {
+		case o.wrong != "":
 			held = "NOT HELD"
+		case strings.HasPrefix(o.seen, notTried):
+			held = ""
 		}
 		fmt.Fprintf(&b, "%-4s %-16s %-42s %-12s %s\n", o.row.ID, o.driver, o.row.Name, o.seen, held)
 	}

@@ -2,6 +2,9 @@ package hostile
 
 import "github.com/nofx-run/nofx/sdk/step"
 
+// notTried begins what was seen of a row that has nothing to try on this host.
+const notTried = "not tried"
+
 // Row is one hostile program.
 type Row struct {
 	ID    string // of the table in the design
@@ -24,6 +27,8 @@ type Row struct {
 	Out string
 	// Not lists what must not be in its output.
 	Not []string
+	// Told must be in what the command says of it, when it is not "".
+	Told string
 	// Artifacts are what is kept of its workspace.
 	Artifacts []string
 	// Look judges what it printed and what was kept of it, in dir: what is wrong.
